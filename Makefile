@@ -1,0 +1,41 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check test-long test-flower lock proto clean
+
+demo: .venv
+	HF_HUB_OFFLINE=1 $(BIN)/cloister demo --out cloister-demo
+
+test: check
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "slow and not long"
+	$(MAKE) test-flower
+
+check: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .links/cloister
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow and not long"
+
+test-long: .venv
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long
+
+# Every supported Flower version passes the tests that start the real server.
+test-flower: .compat/flwr-1.41.0
+	HF_HUB_OFFLINE=1 PYTHONPATH=.compat/flwr-1.41.0 $(BIN)/pytest -m flower
+
+.venv: requirements.lock requirements-cuda.lock pyproject.toml
+	.ci/venv $(PYTHON)
+
+.compat/flwr-%: requirements-flower.lock | .venv
+	$(BIN)/pip install --quiet --no-deps --require-hashes --target $@ -r requirements-flower.lock
+
+lock: .venv
+	.ci/lock
+
+proto: .venv
+	$(BIN)/python -m grpc_tools.protoc -I privacy/wire --python_out=privacy/wire --pyi_out=privacy/wire --grpc_python_out=privacy/wire privacy/wire/consortium.proto
+	sed -i 's/^import consortium_pb2/from cloister.privacy.wire import consortium_pb2/' privacy/wire/consortium_pb2_grpc.py
+
+clean:
+	rm -rf .venv .compat build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The site: sees records, trusts nobody."""

@@ -1,0 +1,1 @@
+"""What a site learns: model, adapter, training, evaluation."""

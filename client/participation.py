@@ -1,0 +1,215 @@
+"""A site's part in one job: answers the lead's envelopes, and answers each of them once.
+
+The order of a round at the site, each step durable before the next:
+
+1. open the task: signed by the lead of the approved plan, for this plan, site, round and model;
+2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
+3. reserve the round's privacy cost in the ledger, which may refuse;
+4. move the ratchet to the round, train, encode, seal;
+5. store the sealed reply and mark the reserve as spent: from here on only these bytes are ever sent.
+
+A crash between 3 and 5 leaves a reserve and no reply: nothing has left, so the same update is computed
+again from the same ratchet state under the same reserve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from cloister.client.site.ledger import Ledger
+from cloister.privacy import canonical, durable
+from cloister.privacy.entropy import Entropy
+from cloister.privacy.errors import ChannelError, CloisterError, UpdateError
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.plan import Plan
+from cloister.privacy.secagg.encoding import encode
+from cloister.privacy.update import Delta, Sealed, Vector
+from cloister.privacy.wire import messages
+from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
+
+
+class Learner(Protocol):
+    """What a participant needs of the model: training for a round and keeping what arrives."""
+
+    def train(self, model: Vector, header: Header) -> Delta:
+        """The delta of one round's local steps from ``model``, float32 (d,)."""
+        ...
+
+    def keep(self, model: Vector, round: int) -> None:
+        """Takes note of the global model that a round starts from: evaluation at the site only."""
+        ...
+
+    def release(self, model: Vector) -> None:
+        """Keeps the final model of the job at the site."""
+        ...
+
+
+@dataclass(frozen=True)
+class Replies:
+    """The sealed replies of one job on disk; only the newest is kept once its arrival is confirmed."""
+
+    folder: Path
+
+    def _path(self, number: int, attempt: int) -> Path:
+        return self.folder / f"round-{number:05d}-{attempt}.sealed"
+
+    def load(self, header: Header) -> Sealed | None:
+        """The stored reply to a task, or None.
+
+        Raises:
+            ChannelError: ``replay``, the round is over, or was answered from another global model.
+        """
+        newest = max(self.folder.glob("round-*.sealed"), default=None)
+        path = self._path(header.round, header.attempt)
+        if newest is None or newest.name < path.name:
+            return None
+        if newest != path:
+            raise ChannelError("replay", f"Round {header.round} was asked for again after it was over.")
+        sealed = Sealed(data := path.read_bytes(), canonical.digest(data))
+        if peek(data, len(data)).model != header.model:
+            raise ChannelError("replay", f"Round {header.round} was asked for again with another model.")
+        return sealed
+
+    def store(self, header: Header, sealed: Sealed) -> None:
+        """Writes a reply, synced, then drops the ones of earlier rounds."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(header.round, header.attempt)
+        durable.write(path, sealed.data)
+        for old in self.folder.glob("round-*.sealed"):
+            if old.name < path.name:
+                old.unlink()
+
+
+@dataclass
+class Participant:
+    """One site in one job.
+
+    Attributes:
+        plan: the plan that was approved here.
+        identity: the site's keys.
+        lead: the lead's public identity, of the digest that the plan names.
+        learner: trains and keeps the model.
+        ledger: the site's privacy ledger.
+        entropy: the job's source of randomness.
+        log: the site's event log.
+        replies: where sealed replies are stored.
+        done: called after the final model was kept.
+    """
+
+    plan: Plan
+    identity: PrivateIdentity
+    lead: PublicIdentity
+    learner: Learner
+    ledger: Ledger
+    entropy: Entropy
+    log: EventLog
+    replies: Replies
+    done: Callable[[], None] = lambda: None
+    bytes_up: int = field(default=0)
+    bytes_down: int = field(default=0)
+
+    @property
+    def name(self) -> str:
+        """The site's name in the plan."""
+        return self.identity.public.name
+
+    def handle(self, data: bytes) -> bytes:
+        """The sealed answer to an envelope of the lead.
+
+        Raises:
+            ChannelError: the envelope is not from the lead, not for this plan and site, or altered.
+                There is nobody to answer then, so the caller tells the id only.
+        """
+        opened = self._open(data)
+        self.bytes_down += len(data)
+        try:
+            sealed = self._finish(opened) if opened.header.kind == messages.FINISH else self._train(opened)
+        except CloisterError as error:
+            self.log.append(
+                "incident.raised", job=self.plan.digest, round=opened.header.round, reason=error.id
+            )
+            sealed = self._seal(opened.header, messages.REFUSAL, messages.refusal(error.id))
+        self.bytes_up += len(sealed.data)
+        return sealed.data
+
+    def _open(self, data: bytes) -> Opened:
+        limit = self.plan.ring.content_bytes + messages.OVERHEAD
+        seen = peek(data, limit)
+        kind = messages.FINISH if seen.kind == messages.FINISH else messages.TASK
+        expected = Header(
+            kind=kind,
+            consortium=self.plan.consortium,
+            plan=self.plan.digest,
+            round=seen.round,
+            step=0,
+            attempt=seen.attempt,
+            sender=self.plan.lead.name,
+            recipient=self.name,
+            model=seen.model,
+        )
+        return open_envelope(data, expected=expected, recipient=self.identity, sender=self.lead, limit=limit)
+
+    def _task(self, opened: Opened) -> messages.Task:
+        """The task of an opened envelope, whose model must be the one that the signed header names."""
+        task = messages.Task.from_bytes(opened.content, self.plan.adapter.parameters)
+        if messages.model_digest(task.model) != opened.header.model:
+            raise UpdateError(
+                "update_model_mismatch", "The global model is not the one that the lead signed."
+            )
+        if task.acknowledged:
+            self.log.append("update.acknowledged", job=self.plan.digest, sealed=task.acknowledged)
+        return task
+
+    def _train(self, opened: Opened) -> Sealed:
+        header, job = opened.header, self.plan.digest
+        if not 1 <= header.round <= self.plan.training.rounds:
+            raise ChannelError("wrong_context", f"The plan has no round {header.round}.")
+        if stored := self.replies.load(header):
+            return stored
+        task = self._task(opened)
+        self.learner.keep(task.model, header.round - 1)
+        mechanism = self.plan.round_mechanism
+        dataset = self.plan.site(self.name).dataset
+        reservation = mechanism and self.ledger.reserve(
+            dataset, job=job, round=header.round, attempt=header.attempt, mechanism=mechanism
+        )
+        self.entropy.advance(header.round)
+        delta = self.learner.train(task.model, header)
+        if delta.mechanisms != ((mechanism,) if mechanism else ()):
+            raise UpdateError("update_unnoised", "Training did not do the noised steps that the plan names.")
+        encoded = encode(delta, self.plan.weight(self.name), self.plan.ring)
+        sealed = self._seal(header, messages.UPDATE, encoded.content)
+        self.replies.store(header, sealed)
+        if reservation:
+            self.ledger.spend(reservation)
+        self.log.append(
+            "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
+        )
+        return sealed
+
+    def _finish(self, opened: Opened) -> Sealed:
+        task = self._task(opened)
+        self.learner.keep(task.model, self.plan.training.rounds)
+        self.learner.release(task.model)
+        self.log.append("model.received", job=self.plan.digest, model=opened.header.model)
+        self.done()
+        return self._seal(opened.header, messages.CLOSED, b"")
+
+    def _seal(self, asked: Header, kind: str, content: bytes) -> Sealed:
+        header = Header(
+            kind=kind,
+            consortium=asked.consortium,
+            plan=asked.plan,
+            round=asked.round,
+            step=asked.step,
+            attempt=asked.attempt,
+            sender=self.name,
+            recipient=asked.sender,
+            model=asked.model,
+        )
+        data = seal(header, content, self.identity, self.lead)
+        return Sealed(data, canonical.digest(data))

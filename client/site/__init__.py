@@ -1,0 +1,1 @@
+"""What a site keeps: its folder, ledger, ratchet and records."""

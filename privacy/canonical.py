@@ -1,0 +1,101 @@
+"""Canonical encoding and digests: the same value has the same bytes everywhere.
+
+JSON in the form of RFC 8785 (JSON Canonicalization Scheme), written by the ``rfc8785`` package.
+Whatever is signed, hashed or compared between parties is first encoded here. Reading is strict:
+bytes that are not already in canonical form are refused, so that a digest has exactly one text.
+
+Digests are SHA-256, written ``sha256:`` and 64 lower-case hexadecimal digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import rfc8785
+
+from cloister.privacy.errors import CloisterError, PlanError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | tuple[Json, ...] | Mapping[str, Json] | None"
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CHUNK = 1 << 20
+
+
+def encode(value: Json) -> bytes:
+    """The RFC 8785 bytes of ``value``.
+
+    Raises:
+        ValueError: the value holds something that JSON has no form for: NaN, infinity, an integer
+            beyond 2^53, a key that is no string.
+    """
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]  # tuples are lists here
+    except rfc8785.CanonicalizationError as error:
+        raise ValueError(f"no canonical form: {error}") from error
+
+
+def decode(data: bytes, *, otherwise: CloisterError | None = None) -> Any:
+    """The value of canonical bytes.
+
+    Args:
+        data: RFC 8785 bytes.
+        otherwise: the error to raise for bytes that are not canonical JSON
+            (default ``plan_malformed``).
+    """
+    refusal = otherwise or PlanError("plan_malformed", "The bytes are not canonical JSON (RFC 8785).")
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant)
+        if encode(value) != data:
+            raise refusal
+    except (ValueError, RecursionError) as error:
+        raise refusal from error
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def digest(data: bytes) -> str:
+    """``sha256:…`` of bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: Json) -> str:
+    """``sha256:…`` of the canonical encoding of a value."""
+    return digest(encode(value))
+
+
+def is_digest(text: object) -> bool:
+    """Whether ``text`` is a digest in the form written here."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def raw(text: str) -> bytes:
+    """The 32 bytes of a digest.
+
+    Raises:
+        ValueError: ``text`` is no digest.
+    """
+    if not is_digest(text):
+        raise ValueError("not a digest of the form sha256:<64 hexadecimal digits>")
+    return bytes.fromhex(text.removeprefix("sha256:"))
+
+
+def digest_of_file(path: Path) -> str:
+    """``sha256:…`` of a file's bytes, read in pieces of 1 MiB."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            state.update(piece)
+    return "sha256:" + state.hexdigest()
+
+
+def manifest(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Relative name -> digest for each of ``files`` below ``root``, sorted by name."""
+    return {path.relative_to(root).as_posix(): digest_of_file(path) for path in sorted(files)}

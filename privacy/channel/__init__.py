@@ -1,0 +1,1 @@
+"""Sealing, signing and certificates: what protects an update on its way."""

@@ -1,0 +1,1 @@
+"""Differential privacy without torch: accounting, calibration, noise, sampling."""

@@ -1,0 +1,255 @@
+"""The errors of Cloister: one root, one class per area, a stable id for every reason.
+
+::
+
+    CloisterError
+    ├── UsageError        the command was called wrongly (exit 2)
+    ├── InputError        data, columns, files or settings of this machine cannot be used
+    ├── PlanError         a plan is malformed, unsigned, or asks for what cannot be done
+    ├── IdentityError     a key, roster or fingerprint does not hold
+    ├── EnrolmentError    an invite or a request to join was refused
+    ├── ChannelError      something sealed, signed or encrypted does not open or verify
+    ├── UpdateError       an update is not what the plan says
+    ├── RoundError        a round, or a whole run, could not be completed
+    ├── BudgetError       the privacy ledger refuses
+    ├── EntropyError      a random stream would be used twice or cannot be kept
+    ├── LogError          the event log is damaged or cannot be written
+    ├── ModelError        the base model or adapter is not the one agreed
+    ├── StateError        the state on disk cannot be read or written
+    └── TransportError    Flower or the consortium service cannot be reached or refuses
+
+An error carries three things: ``id``, stable over releases and the only part that ever leaves a
+site; ``what``, one line that says what happened; ``do``, one line that says what to do next.
+``what`` and ``do`` are for the person at this machine: they may name files and columns of this
+machine, never contents of records.
+
+Every id is declared in ``REASONS`` of its class, with its meaning; an undeclared id is a bug and
+raises ``KeyError`` where it is used. ``docs/errors.md`` lists them all, which a test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class CloisterError(Exception):
+    """Root of all errors that Cloister raises on purpose.
+
+    Args:
+        reason: one of the ids declared in ``REASONS`` of the class.
+        what: one line, what happened.
+        do: one line, what to do next; empty where nothing can be done here.
+    """
+
+    EXIT: ClassVar[int] = 1
+    REASONS: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, reason: str, what: str, do: str = "") -> None:
+        self.meaning = self.REASONS[reason]
+        self.id = reason
+        self.what = what
+        self.do = do
+        super().__init__(f"{what} {do}".strip())
+
+    def line(self) -> str:
+        """The one line a person sees: what happened, what to do, and the id to search for."""
+        return f"{self.what}{' ' + self.do if self.do else ''} [{self.id}]"
+
+
+class UsageError(CloisterError):
+    """The command was called wrongly."""
+
+    EXIT = 2
+    REASONS: ClassVar[dict[str, str]] = {
+        "option_invalid": "an option has a value that it does not take",
+        "not_available_yet": "the option belongs to a part that this release does not have",
+        "folder_in_use": "the output folder already holds something else",
+    }
+
+
+class InputError(CloisterError):
+    """Data, columns, files or settings of this machine cannot be used."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "file_missing": "a named file does not exist or cannot be read",
+        "file_format": "a file is not of a format that is read here",
+        "column_missing": "a named column is not in the data",
+        "value_missing": "a row lacks its text or its label",
+        "one_class": "the data holds one class only, so there is nothing to learn",
+        "class_unknown": "a label of the data is not among the classes of the plan",
+        "site_empty": "a site would have no rows",
+        "site_too_small": "a site has fewer rows than the plan allows",
+        "split_invalid": "a split is not one of those that exist, or cannot be made on this data",
+        "port_in_use": "another program listens on a port that is needed",
+    }
+
+
+class PlanError(CloisterError):
+    """A plan is malformed, unsigned, or asks for what cannot be done."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "plan_malformed": "a plan is not canonical, or a field is missing, unknown or out of range",
+        "plan_unsigned": "a plan is not signed by the lead of this consortium",
+        "plan_unknown": "a message names a plan that was not approved here",
+        "plan_not_approved": "a plan waits for an approval",
+        "plan_conflict": "two parts of a plan cannot live together",
+        "code_mismatch": "the installed code is not the one the plan names",
+        "task_unsupported": "the plan asks for a task, adapter or model that is not supported",
+    }
+
+
+class IdentityError(CloisterError):
+    """A key, roster or fingerprint does not hold."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "identity_malformed": "a public identity is malformed",
+        "identity_missing": "no identity was made in this folder yet",
+        "roster_mismatch": "the roster of a message is not the one approved here",
+        "peer_unconfirmed": "a key of the roster was never confirmed at this site",
+        "fingerprint_mismatch": "the words that were typed are not those of the key",
+        "key_duplicate": "two parties use the same key or the same name",
+        "party_unknown": "no party of that name is in the roster",
+    }
+
+
+class EnrolmentError(CloisterError):
+    """An invite or a request to join was refused."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "invite_malformed": "an invite cannot be read",
+        "invite_expired": "an invite is past its date",
+        "invite_used": "an invite was used already, by another key",
+        "invite_unknown": "the lead does not know the invite",
+        "request_unsigned": "a request to join is not signed by the keys that it brings",
+        "name_taken": "another party has the name",
+        "already_enrolled": "this site is a member already",
+        "not_enrolled": "this site is not a member yet",
+    }
+
+
+class ChannelError(CloisterError):
+    """Something sealed, signed or encrypted does not open or verify."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "envelope_malformed": "an envelope is not of the wire format",
+        "envelope_too_large": "an envelope is larger than the plan allows",
+        "seal_invalid": "a sealed key does not open: wrong recipient, context or altered bytes",
+        "stream_invalid": "a sealed body was cut, reordered, swapped or altered",
+        "signature_invalid": "a signature does not verify under the sender's key",
+        "wrong_context": "a message is for another plan, round, attempt, sender or recipient",
+        "replay": "a message was seen before, or its round is already over",
+        "tls_group_not_pq": "the connection did not use a hybrid post-quantum key exchange",
+        "tls_version_too_low": "the connection is below TLS 1.3",
+        "client_cert_missing": "the caller presented no certificate",
+        "certificate_invalid": "a certificate is malformed, expired or signed by another authority",
+    }
+
+
+class UpdateError(CloisterError):
+    """An update is not what the plan says."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "update_not_finite": "an update holds NaN or infinity",
+        "update_shape": "an update has another number of values than the plan",
+        "update_model_mismatch": "an update starts from another global model",
+        "update_range": "a value of an update is beyond the range of the plan",
+        "update_unclipped": "an update was to leave without clipping",
+        "update_unnoised": "an update was to leave without the noise that the plan asks for",
+    }
+
+
+class RoundError(CloisterError):
+    """A round, or a whole run, could not be completed."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "below_minimum": "fewer sites answered than the plan's minimum",
+        "nothing_aggregated": "no update could be used in a round",
+        "site_failed": "a site answered with an error",
+        "site_lost": "a site went away and did not come back in time",
+        "site_refused": "a site refuses the job",
+        "deadline": "the time for an answer is over",
+        "stopped": "the run was stopped by its operator",
+        "internal": "an unforeseen failure; its text stays at the party where it happened",
+    }
+
+
+class BudgetError(CloisterError):
+    """The privacy ledger refuses."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "budget_exceeded": "the ledger would pass its limit",
+        "budget_missing": "no budget was set for the dataset",
+        "reservation_unknown": "a spend names a reservation that does not exist",
+        "reservation_conflict": "a reservation exists with other parameters",
+        "mechanism_unaccountable": "no sound account is known for the mechanism",
+    }
+
+
+class EntropyError(CloisterError):
+    """A random stream would be used twice or cannot be kept."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "key_already_used": "a key stream was asked for a second time",
+        "ratchet_behind": "the ratchet has moved past the round that was asked for",
+        "ratchet_unwritable": "the ratchet's state cannot be written, so nothing random may be drawn",
+    }
+
+
+class LogError(CloisterError):
+    """The event log is damaged or cannot be written."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "event_malformed": "an event has a type or a field that is not allowed",
+        "event_altered": "an event does not match its hash",
+        "log_forked": "two events claim the same place, or heads contradict each other",
+        "log_truncated": "the log ends before a head that was signed",
+        "log_rolled_back": "the log is older than a head that others hold",
+        "log_unwritable": "the log cannot be written, so nothing may happen",
+        "head_invalid": "a signed head does not verify",
+        "proof_invalid": "an inclusion or consistency proof does not verify",
+    }
+
+
+class ModelError(CloisterError):
+    """The base model or adapter is not the one agreed."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "model_missing": "the base model is not on this machine",
+        "model_mismatch": "the files of a model do not have the agreed digest",
+        "model_unsafe": "a model folder needs remote code or holds pickled weights",
+        "layer_unsupported": "a trainable tensor is not covered by a private engine",
+        "adapter_invalid": "an adapter cannot be placed on the model",
+    }
+
+
+class StateError(CloisterError):
+    """The state on disk cannot be read or written."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "disk_full": "the disk is full",
+        "state_unwritable": "a file of the state cannot be written",
+        "state_damaged": "a file of the state cannot be read as what it should be",
+        "state_locked": "another process works in the same folder",
+        "state_missing": "the folder holds no such state",
+        "permissions": "a secret file can be read by others",
+    }
+
+
+class TransportError(CloisterError):
+    """Flower or the consortium service cannot be reached or refuses."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "unreachable": "the other side does not answer",
+        "refused": "the other side refuses the connection or the call",
+        "bundle_invalid": "the Flower bundle holds something else than the two agreed files",
+        "too_large": "a message is larger than the limit",
+        "rate_limited": "too many calls in a short time",
+        "protocol": "the other side answered something that is not the protocol",
+        "clock": "the clocks of the two sides differ too much",
+    }
+
+
+def areas() -> Iterator[type[CloisterError]]:
+    """All error classes, in the order of the tree."""
+    yield from CloisterError.__subclasses__()

@@ -1,0 +1,1 @@
+"""The event log of a party: events, hash chain, Merkle tree, signed heads."""

@@ -1,0 +1,171 @@
+"""The Merkle tree over a log: RFC 6962, with the proofs as RFC 9162 states them.
+
+A tree is given by its *leaf hashes* in order; a root, a node and a leaf hash are 32 bytes. Whoever
+holds only a root can be shown, with about ``log2(size)`` hashes, that one entry is in the tree
+(inclusion) or that a larger tree holds the smaller one unchanged as its beginning (consistency).
+
+The ``verify_`` functions return nothing or raise ``LogError`` with the id ``proof_invalid``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import NoReturn
+
+from cloister.privacy.errors import LogError
+
+EMPTY = hashlib.sha256(b"").digest()
+"""Root of the tree without leaves (RFC 6962, section 2.1)."""
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """Hash of one entry. The prefix keeps leaves and nodes apart (RFC 6962, section 2.1)."""
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash of an inner node with its two children (RFC 6962, section 2.1)."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """All that is needed to append to a tree and to know its root: at most 64 hashes.
+
+    Args:
+        size: number of leaves.
+        nodes: roots of the perfect subtrees that the leaves fall into, from the largest (left) to
+            the smallest (right); one for each bit that is set in ``size``.
+    """
+
+    size: int = 0
+    nodes: tuple[bytes, ...] = ()
+
+    def append(self, leaf: bytes) -> Frontier:
+        """The frontier with one more leaf hash at the right."""
+        node, nodes, carry = leaf, self.nodes, self.size
+        while carry & 1:
+            node, nodes, carry = node_hash(nodes[-1], node), nodes[:-1], carry >> 1
+        return Frontier(self.size + 1, (*nodes, node))
+
+    def root(self) -> bytes:
+        """Root of the tree."""
+        if not self.nodes:
+            return EMPTY
+        return reduce(lambda right, left: node_hash(left, right), reversed(self.nodes))
+
+
+def root(leaves: Sequence[bytes]) -> bytes:
+    """Root of the tree over ``leaves``."""
+    return reduce(Frontier.append, leaves, Frontier()).root()
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """Hashes that lead from leaf ``index`` to the root, lowest first (RFC 9162, section 2.1.3.1)."""
+    if not 0 <= index < len(leaves):
+        raise ValueError("the tree has no such leaf")
+    proof: list[bytes] = []
+    start, stop = 0, len(leaves)
+    while stop - start > 1:
+        middle = _middle(start, stop)
+        if index < middle:
+            proof.append(root(leaves[middle:stop]))
+            stop = middle
+        else:
+            proof.append(root(leaves[start:middle]))
+            start = middle
+    return tuple(reversed(proof))
+
+
+def consistency_proof(leaves: Sequence[bytes], old: int) -> tuple[bytes, ...]:
+    """Hashes that tie the tree of the first ``old`` leaves to the whole (RFC 9162, section 2.1.4.1)."""
+    if not 0 < old <= len(leaves):
+        raise ValueError("the earlier tree must have a leaf, and no more than the later one")
+    proof: list[bytes] = []
+    start, stop = 0, len(leaves)
+    while old < stop:
+        middle = _middle(start, stop)
+        if old <= middle:
+            proof.append(root(leaves[middle:stop]))
+            stop = middle
+        else:
+            proof.append(root(leaves[start:middle]))
+            start = middle
+    if start:  # where the old tree is itself a left subtree, the verifier already holds its root
+        proof.append(root(leaves[start:stop]))
+    return tuple(reversed(proof))
+
+
+def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
+    """Check that ``leaf`` stands at ``index`` in the tree of ``size`` leaves with this root.
+
+    The steps are those of RFC 9162, section 2.1.3.2.
+
+    Raises:
+        LogError: ``proof_invalid``.
+    """
+    if not 0 <= index < size or not _are_hashes((leaf, *proof)):
+        _refuse("An inclusion proof is malformed.")
+    node, place, last = leaf, index, size - 1
+    for other in proof:
+        if last == 0:
+            _refuse("An inclusion proof is too long.")
+        if place & 1 or place == last:
+            node = node_hash(other, node)
+            place, last = _climb(place, last)
+        else:
+            node = node_hash(node, other)
+        place, last = place >> 1, last >> 1
+    if last != 0 or node != root:
+        _refuse("An inclusion proof does not lead to the root.")
+
+
+def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> None:
+    """Check that the tree of ``new`` leaves begins with the tree of ``old`` leaves, 0 < old <= new.
+
+    The steps are those of RFC 9162, section 2.1.4.2.
+
+    Raises:
+        LogError: ``proof_invalid``.
+    """
+    if not 0 < old <= new or not _are_hashes(proof) or (old == new) is not (not proof):
+        _refuse("A consistency proof is malformed.")
+    path = proof if old & (old - 1) else (old_root, *proof)
+    place, last = old - 1, new - 1
+    while place & 1:
+        place, last = place >> 1, last >> 1
+    was = now = path[0]
+    for other in path[1:]:
+        if last == 0:
+            _refuse("A consistency proof is too long.")
+        if place & 1 or place == last:
+            was, now = node_hash(other, was), node_hash(other, now)
+            place, last = _climb(place, last)
+        else:
+            now = node_hash(now, other)
+        place, last = place >> 1, last >> 1
+    if last != 0 or was != old_root or now != new_root:
+        _refuse("A consistency proof does not lead to both roots.")
+
+
+def _middle(start: int, stop: int) -> int:
+    """Where a tree splits: the left part is the largest power of two below its size."""
+    return start + (1 << ((stop - start - 1).bit_length() - 1))
+
+
+def _climb(place: int, last: int) -> tuple[int, int]:
+    """Go up the right border to the level where the node is a right child, or to the root."""
+    while place and not place & 1:
+        place, last = place >> 1, last >> 1
+    return place, last
+
+
+def _are_hashes(values: Sequence[bytes]) -> bool:
+    return all(len(value) == len(EMPTY) for value in values)
+
+
+def _refuse(what: str) -> NoReturn:
+    raise LogError("proof_invalid", what, "Ask the party that keeps the log for a new proof.")

@@ -1,0 +1,334 @@
+"""What may be written into an event log: the types, their fields, and the kind of every field.
+
+``FAMILIES`` is the whole vocabulary, as data. Later releases add types to it; they never change the
+form of a line (``events``) nor the meaning of a type that exists.
+
+Formal guarantees:
+    A value is a digest, a name that parties chose for themselves, one of a closed set of words, an
+    error id, a calendar date, a wide band, or a number that the plan or the protocol makes public.
+    No kind takes free text, a path, a host name, an exact number of records, a row's id, a norm, a
+    loss or a seed. What was measured on test data appears in steps of 0.01 and is not covered by
+    epsilon unless the event says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+
+from cloister.privacy import canonical
+from cloister.privacy.errors import areas
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_BAND = re.compile(r"(0|[1-9]\d{0,11})-([1-9]\d{0,11})")
+_REASONS = frozenset(reason for area in areas() for reason in area.REASONS)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A set of allowed values: ``meaning`` for people, ``holds`` for the check."""
+
+    meaning: str
+    holds: Callable[[object], bool]
+
+
+def _whole(low: int, high: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(low: float, high: float) -> Callable[[object], bool]:
+    return lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    )
+
+
+def _pattern(pattern: re.Pattern[str]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def one_of(*words: str) -> Kind:
+    """One of these words."""
+    return Kind("one of " + ", ".join(words), lambda value: isinstance(value, str) and value in words)
+
+
+def many(kind: Kind) -> Kind:
+    """A list of distinct values of a kind in ascending order, so that it does not tell who came first."""
+
+    def holds(value: object) -> bool:
+        if not isinstance(value, list | tuple) or not all(map(kind.holds, value)):
+            return False
+        return all(a < b for a, b in pairwise(value))
+
+    return Kind(f"ascending list of: {kind.meaning}", holds)
+
+
+def _is_date(value: object) -> bool:
+    if not isinstance(value, str) or _DATE.fullmatch(value) is None:
+        return False
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_band(value: object) -> bool:
+    """A band says little: it is at least 10 wide and its high end at least a quarter above its low end."""
+    match = _BAND.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return False
+    low, high = int(match[1]), int(match[2])
+    return high - low >= max(9, low / 4)
+
+
+def _is_hundredth(value: object) -> bool:
+    return isinstance(value, int | float) and _number(0, 1)(value) and round(value, 2) == value
+
+
+DIGEST = Kind("digest, sha256:<64 hexadecimal digits>", canonical.is_digest)
+NAME = Kind("name of a party or dataset", _pattern(_NAME))
+REASON = Kind("error id", lambda value: isinstance(value, str) and value in _REASONS)
+DATE = Kind("calendar date, YYYY-MM-DD", _is_date)
+BAND = Kind("wide band of a number of records or persons, low-high", _is_band)
+COUNT = Kind("public whole number from 0", _whole(0, 2**53 - 1))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+EPSILON = Kind("epsilon, 0 to 1e9", _number(0, 1e9))
+DELTA = Kind("delta, 0 to below 1", lambda value: _number(0, 1)(value) and value != 1)
+RATE = Kind("sampling rate of the plan, above 0 to 1", lambda value: _number(0, 1)(value) and value != 0)
+SCALE = Kind("noise multiplier or clipping bound of the plan, 0 to 1e9", _number(0, 1e9))
+HUNDREDTH = Kind("share of test data in steps of 0.01", _is_hundredth)
+OFFSET = Kind("milliseconds, within a day", _whole(-86_400_000, 86_400_000))
+
+ROLE = one_of("lead", "site", "auditor", "witness")
+PERSON = one_of("lead", "administrator", "steward", "researcher", "auditor", "validator")
+UNIT = one_of("record", "person")
+MODE = one_of("local", "joint", "off")
+ACCOUNTANT = one_of("rdp", "pld", "prv")
+MESSAGE = one_of("task", "update", "refusal", "finish", "closed")
+ROUTE = one_of("flower", "consortium")
+TLS = one_of("1.2", "1.3", "not-seen")
+CIPHER = one_of(
+    "TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "other", "not-seen"
+)
+GROUP = one_of(
+    "X25519MLKEM768",
+    "SecP256r1MLKEM768",
+    "SecP384r1MLKEM1024",
+    "X25519",
+    "P-256",
+    "P-384",
+    "other",
+    "not-seen",
+)
+METHOD = one_of("mtls", "node-key", "signature", "invite", "words", "authority")
+STAGE = one_of("plan", "start", "first-release", "release", "policy")
+ARTEFACT = one_of("adapter", "model", "metrics", "report")
+METRIC = one_of("accuracy", "macro-f1", "auc", "worst-site-accuracy")
+
+Fields = Mapping[str, Kind]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One type of event.
+
+    Args:
+        fields: name -> kind; a name that ends in ``?`` may be left out.
+        job: whether events of this type name a job: ``never``, ``maybe`` or ``always``.
+        round: likewise for a round; a round always comes with its job.
+    """
+
+    fields: Fields
+    job: str = "never"
+    round: str = "never"
+
+
+def _party(fields: Fields) -> Family:
+    return Family(fields)
+
+
+def _job(fields: Fields) -> Family:
+    return Family(fields, job="always", round="maybe")
+
+
+def _round(fields: Fields) -> Family:
+    return Family(fields, job="always", round="always")
+
+
+def _any(fields: Fields) -> Family:
+    return Family(fields, job="maybe", round="maybe")
+
+
+_DOCUMENT = one_of("data-use-agreement", "processor-agreement", "ethics-approval", "permit", "other")
+_CHANGE = one_of("tighter", "looser", "mixed", "same")
+_SEVERITY = one_of("low", "medium", "high")
+_KEY = {"party": NAME, "identity": DIGEST}
+_CHARGE = {"dataset": NAME, "unit": UNIT, "epsilon": EPSILON, "delta": DELTA}
+_LEDGER = _CHARGE | {"reservation": DIGEST, "accountant": ACCOUNTANT, "total": EPSILON}
+
+FAMILIES: Mapping[str, Family] = {
+    # The log itself. `identity` binds the chain to the writer's keys.
+    "log.opened": _party({"identity": DIGEST, "previous?": DIGEST}),
+    "log.recovered": _party({"bytes": COUNT}),
+    "log.heartbeat": _party({}),
+    "log.gap": _party({"seconds": COUNT}),
+    "log.rotated": _party({"identity": DIGEST}),
+    "log.reviewed": _party({"size": COUNT, "root": DIGEST, "role": PERSON}),
+    "log.witnessed": _any({"party": NAME, "size": COUNT, "root": DIGEST}),
+    "log.countersigned": _any({"witness": NAME, "size": COUNT, "root": DIGEST}),
+    "clock.status": _party(
+        {"source": one_of("ntp", "ptp", "gps", "system", "peer"), "offset_ms": OFFSET, "party?": NAME}
+    ),
+    # Keys, certificates, members, connections.
+    "key.enrolled": _party({**_KEY, "role": ROLE, "not_after?": DATE}),
+    "key.confirmed": _party({**_KEY, "method": METHOD}),
+    "key.rotated": _party({**_KEY, "previous": DIGEST}),
+    "key.revoked": _party({**_KEY, "reason?": REASON}),
+    "certificate.issued": _party(
+        {"party": NAME, "certificate": DIGEST, "use": one_of("site", "operator", "server"), "not_after": DATE}
+    ),
+    "invite.issued": _party({"party": NAME, "invite": DIGEST, "not_after": DATE}),
+    "invite.refused": _party({"reason": REASON, "party?": NAME, "invite?": DIGEST}),
+    "roster.changed": _party({"roster": DIGEST, "members": many(NAME)}),
+    "site.joined": _party(_KEY),
+    "site.withdrew": _any({"party": NAME, "reason?": REASON}),
+    "site.lost": _any({"party": NAME, "reason": REASON}),
+    "site.returned": _any({"party": NAME}),
+    "auth.ok": _party({"method": METHOD, "route": ROUTE, "party?": NAME, "certificate?": DIGEST}),
+    "auth.failed": _party(
+        {"method": METHOD, "route": ROUTE, "reason": REASON, "party?": NAME, "certificate?": DIGEST}
+    ),
+    "channel.opened": _party(
+        {
+            "party": NAME,
+            "route": ROUTE,
+            "tls": TLS,
+            "cipher": CIPHER,
+            "group": GROUP,
+            "local": DIGEST,
+            "remote?": DIGEST,
+        }
+    ),
+    "channel.refused": _party(
+        {
+            "route": ROUTE,
+            "reason": REASON,
+            "party?": NAME,
+            "tls?": TLS,
+            "cipher?": CIPHER,
+            "group?": GROUP,
+            "remote?": DIGEST,
+        }
+    ),
+    # What is allowed, and who allowed it.
+    "policy.loaded": _party({"policy": DIGEST, "signers?": many(PERSON)}),
+    "policy.changed": _party(
+        {"policy": DIGEST, "previous": DIGEST, "change": _CHANGE, "signers?": many(PERSON)}
+    ),
+    "policy.rejected": _party({"policy": DIGEST, "reason": REASON}),
+    "policy.decision": _any(
+        {
+            "policy": DIGEST,
+            "request": DIGEST,
+            "rules": many(NAME),
+            "outcome": one_of("allow", "ask", "refuse"),
+        }
+    ),
+    "consent.recorded": _any({"document": DIGEST, "form": _DOCUMENT, "role": PERSON, "not_after?": DATE}),
+    "consent.expired": _any({"document": DIGEST, "form": _DOCUMENT}),
+    "consent.withdrawn": _any({"document": DIGEST, "form": _DOCUMENT, "role": PERSON}),
+    "approval.requested": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
+    "approval.granted": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
+    "approval.denied": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON, "reason?": REASON}),
+    "approval.timeout": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
+    # Jobs and rounds. `job` is the digest of the plan.
+    "job.proposed": _job({"base": DIGEST, "roster": DIGEST, "code": DIGEST, "sites": many(NAME)}),
+    "job.accepted": _job({"party?": NAME}),
+    "job.refused": _job({"reason": REASON, "party?": NAME}),
+    "job.started": _job({"model": DIGEST, "code": DIGEST}),
+    "job.resumed": _job({"model": DIGEST, "code": DIGEST}),
+    "job.finished": _job({"model": DIGEST, "rounds": COUNT}),
+    "job.aborted": _job({"reason": REASON, "rounds": COUNT}),
+    "dataset.opened": _any(
+        {
+            "dataset": NAME,
+            "rows": BAND,
+            "unit": UNIT,
+            "persons?": BAND,
+            "cap?": COUNT,
+            "columns?": DIGEST,
+            "commitment?": DIGEST,
+        }
+    ),
+    "round.opened": _round({"model": DIGEST, "attempt": COUNT, "invited?": many(NAME)}),
+    "round.closed": _round(
+        {
+            "model_in": DIGEST,
+            "model_out": DIGEST,
+            "attempt": COUNT,
+            "survived?": many(NAME),
+            "rule?": one_of("weighted-mean"),
+        }
+    ),
+    "round.aborted": _round({"model": DIGEST, "attempt": COUNT, "reason": REASON, "survived?": many(NAME)}),
+    # Every sealed envelope, at both ends. `envelope` is the digest of its bytes.
+    "update.sent": _round(
+        {"envelope": DIGEST, "bytes": COUNT, "attempt": COUNT, "message": MESSAGE, "recipient": NAME}
+    ),
+    "update.received": _round(
+        {"envelope": DIGEST, "bytes": COUNT, "attempt": COUNT, "message": MESSAGE, "sender": NAME}
+    ),
+    "update.accepted": _round({"envelope": DIGEST, "sender": NAME}),
+    "update.refused": _any({"reason": REASON, "envelope?": DIGEST, "sender?": NAME}),
+    "update.acknowledged": _round({"envelope": DIGEST, "party": NAME}),
+    # Privacy. `reservation` ties what was reserved, spent and released.
+    "dp.step_summary": _round(
+        {
+            "mode": MODE,
+            "unit": UNIT,
+            "mechanism": one_of("gaussian", "discrete-gaussian"),
+            "sampler": one_of("poisson", "full-batch"),
+            "entropy": one_of("ratchet", "fixed"),
+            "noise_multiplier": SCALE,
+            "clip": SCALE,
+            "rate": RATE,
+            "steps": COUNT,
+        }
+    ),
+    "budget.opened": _party(_CHARGE),
+    "budget.reserved": _job(_LEDGER),
+    "budget.spent": _job(_LEDGER),
+    "budget.released": _job(_LEDGER),
+    "budget.refused": _job({**_CHARGE, "reason": REASON, "limit": EPSILON}),
+    "budget.exhausted": _any({"dataset": NAME, "unit": UNIT, "limit": EPSILON}),
+    # Results and what becomes of them.
+    "eval.recorded": _job(
+        {
+            "metric": METRIC,
+            "split": one_of("test", "public"),
+            "value": HUNDREDTH,
+            "sites": COUNT,
+            "rows?": BAND,
+            "covered": FLAG,
+        }
+    ),
+    "release.requested": _job({"artefact": DIGEST, "form": ARTEFACT, "recipient?": NAME}),
+    "release.approved": _job({"artefact": DIGEST, "form": ARTEFACT, "role": PERSON}),
+    "release.denied": _job({"artefact": DIGEST, "form": ARTEFACT, "role": PERSON, "reason?": REASON}),
+    "release.exported": _job({"artefact": DIGEST, "form": ARTEFACT, "recipient?": NAME}),
+    "model.released": _job({"model": DIGEST, "version": COUNT}),
+    "model.rolled_back": _job({"model": DIGEST, "version": COUNT}),
+    "incident.raised": _any({"reason": REASON, "severity": _SEVERITY, "party?": NAME}),
+    "incident.closed": _any({"reason": REASON, "incident": DIGEST}),
+    "report.built": _any({"bundle": DIGEST}),
+    "report.verified": _any(
+        {
+            "bundle": DIGEST,
+            "result": one_of("verified", "altered", "incomplete", "not-reproducible", "untrusted-key"),
+        }
+    ),
+}

@@ -1,0 +1,144 @@
+"""Which parameters are trained, in which order: the flat vector that every party means.
+
+The layout follows from public facts only: the shapes in the header of the base model's safetensors
+files, the adapter's settings and the number of classes. So the lead can state an update's exact size
+without torch, and every site gets the same order.
+
+Names are those of PEFT without its wrappers: ``<module>.lora_A.weight`` (rank x in),
+``<module>.lora_B.weight`` (out x rank), ``head.weight`` (classes x hidden), ``head.bias``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from cloister.privacy import canonical
+from cloister.privacy.errors import ModelError
+from cloister.privacy.update import Vector
+
+_HEADER_LIMIT = 100 << 20
+_LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the trained tensors, sorted by name.
+
+    Attributes:
+        tensors: (name, shape) pairs; a tensor's values follow each other in row-major order.
+    """
+
+    tensors: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def size(self) -> int:
+        """d, the number of trained parameters."""
+        return sum(prod(shape) for _, shape in self.tensors)
+
+    def digest(self) -> str:
+        """The digest of names and shapes."""
+        return canonical.digest_of([[name, list(shape)] for name, shape in self.tensors])
+
+    def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
+        """Each tensor's name, shape and place in the flat vector."""
+        start = 0
+        for name, shape in self.tensors:
+            stop = start + prod(shape)
+            yield name, shape, slice(start, stop)
+            start = stop
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the adapter sits.
+
+    Attributes:
+        rank: r of LoRA.
+        targets: last names of the adapted Linear modules, such as ``query``.
+        top_layers: how many of the last layers are adapted; 0 for none (a head only).
+        classes: the number of labels.
+    """
+
+    rank: int
+    targets: tuple[str, ...]
+    top_layers: int
+    classes: int
+
+
+def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape from the headers of safetensors files.
+
+    Raises:
+        ModelError: ``model_unsafe`` for a file that is not safetensors.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, _HEADER_LIMIT))
+        try:
+            tensors = json.loads(header)
+            found |= {k: tuple(v["shape"]) for k, v in tensors.items() if k != "__metadata__"}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError("model_unsafe", f"{path.name} is not a safetensors file.") from error
+    return found
+
+
+def depth(tensors: Iterable[str]) -> int:
+    """The number of transformer layers that the tensor names speak of."""
+    return 1 + max((int(m.group(1)) for name in tensors if (m := _LAYER.search(name))), default=-1)
+
+
+def layout(tensors: Mapping[str, tuple[int, ...]], hidden: int, placement: Placement) -> Layout:
+    """The layout of LoRA on the named targets of the top layers, and a linear head.
+
+    Args:
+        tensors: name -> shape of the base model.
+        hidden: the width of the pooled features.
+        placement: where the adapter sits.
+
+    Raises:
+        ModelError: ``adapter_invalid`` if a target is found in none of the top layers.
+    """
+    first = depth(tensors) - placement.top_layers
+    entries: list[tuple[str, tuple[int, ...]]] = [
+        ("head.bias", (placement.classes,)),
+        ("head.weight", (placement.classes, hidden)),
+    ]
+    for name, shape in tensors.items():
+        match = _LAYER.search(name)
+        module = name.removesuffix(".weight")
+        if match is None or int(match.group(1)) < first or not name.endswith(".weight"):
+            continue
+        if module.rpartition(".")[2] in placement.targets:
+            out, width = shape
+            entries.append((f"{module}.lora_A.weight", (placement.rank, width)))
+            entries.append((f"{module}.lora_B.weight", (out, placement.rank)))
+    if placement.top_layers and len(entries) == 2:
+        raise ModelError(
+            "adapter_invalid", f"No layer of the model has a module named {' or '.join(placement.targets)}."
+        )
+    return Layout(tuple(sorted(entries)))
+
+
+def initial(plan: Layout, seed: str) -> Vector:
+    """The start of training: float32, shape (d,), the same for every party.
+
+    LoRA's A is uniform in +-1/sqrt(in) (the spread PEFT starts from), drawn from AES-256-CTR under
+    the digest ``seed``, which is public; B and the head are zero, so the start is the base model.
+    """
+    stream = Cipher(algorithms.AES(canonical.raw(seed)), modes.CTR(bytes(16))).encryptor()
+    values = np.zeros(plan.size, dtype=np.float32)
+    for name, shape, place in plan.slices():
+        if name.endswith(".lora_A.weight"):
+            words = np.frombuffer(stream.update(bytes(4 * prod(shape))), dtype="<u4")
+            values[place] = (words / 2**31 - 1) / sqrt(shape[1])
+    return values

@@ -1,0 +1,220 @@
+"""The plan: one frozen, validated, canonically encoded value that describes a run.
+
+Its digest is what sites approve and sign, what every update is bound to and what the report quotes.
+Parameters that change speed only stand apart (``server.app.Pace``) and are never in the digest.
+
+Learning rates act on the mean gradient of a step: the clipped and noised sum divided by
+``rate * rows.low``, a public constant; never by the true number of rows.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cloister.privacy import canonical
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.errors import PlanError
+from cloister.privacy.secagg.encoding import Ring
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A frozen part of a plan: unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Party(Part):
+    """One party, its public identity and the code that it runs, by digest."""
+
+    name: Name
+    identity: Digest
+    code: Digest
+
+
+class Rows(Part):
+    """The public band that a site's number of training rows lies in, both ends included."""
+
+    low: Annotated[int, Field(ge=1)]
+    high: Annotated[int, Field(ge=1)]
+
+
+class Site(Party):
+    """A party that trains: its dataset is named and its size known only as a band."""
+
+    dataset: Name
+    rows: Rows
+
+
+class Base(Part):
+    """The base model: by a digest over the manifest of all its files."""
+
+    name: Text
+    digest: Digest
+    max_tokens: Annotated[int, Field(ge=8, le=8192)]
+
+
+class Task(Part):
+    """What is learnt: the classes are agreed beforehand, never collected from records."""
+
+    kind: Literal["sequence-classification"] = "sequence-classification"
+    labels: Annotated[tuple[Text, ...], Field(min_length=2, max_length=10_000)]
+
+
+class Adapter(Part):
+    """LoRA on the top layers and a linear head: the only parameters that are trained and travel.
+
+    Attributes:
+        top_layers: how many of the last layers carry LoRA; the layers below stay frozen.
+        seed: public start of LoRA's A.
+        parameters: d, the length of an update.
+        layout: digest of the order of the parameters.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=256)]
+    alpha: Positive
+    targets: Annotated[tuple[Text, ...], Field(min_length=1)]
+    top_layers: Annotated[int, Field(ge=0, le=1000)]
+    seed: Digest
+    parameters: Annotated[int, Field(ge=1, le=2**31)]
+    layout: Digest
+
+
+class Training(Part):
+    """How a site trains in a round and how the rounds go together."""
+
+    algorithm: Literal["fedavg"] = "fedavg"
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    steps: Annotated[int, Field(ge=1, le=100_000)]
+    rate: Annotated[float, Field(gt=0, le=1)]
+    optimizer: Literal["sgd", "adam"]
+    head_rate: Positive
+    adapter_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class Privacy(Part):
+    """The promise: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``."""
+
+    mode: Literal["local", "off"]
+    unit: Literal["record"] = "record"
+    relation: Literal["add-remove"] = "add-remove"
+    bound: Positive
+    noise_multiplier: Annotated[float, Field(ge=0)]
+    epsilon: Annotated[float, Field(ge=0)]
+    delta: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _noise_where_promised(self) -> Self:
+        private = self.mode == "local"
+        if private and not (self.noise_multiplier > 0 and self.epsilon > 0 and self.delta > 0):
+            raise ValueError("local privacy needs noise_multiplier, epsilon and delta above 0")
+        if not private and (self.noise_multiplier or self.epsilon or self.delta):
+            raise ValueError("without privacy, noise_multiplier, epsilon and delta are 0")
+        return self
+
+
+class Aggregation(Part):
+    """How updates become one: ``secure`` is False while the server can see single updates."""
+
+    secure: Literal[False] = False
+    minimum_sites: Annotated[int, Field(ge=1)]
+    range: Positive = 4.0
+
+
+class Plan(Part):
+    """A whole run. Two plans with the same terms differ in their nonce and are two jobs."""
+
+    version: Literal[1] = 1
+    consortium: Name
+    purpose: Text
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    roster: Digest
+    lead: Party
+    sites: Annotated[tuple[Site, ...], Field(min_length=1, max_length=1000)]
+    base: Base
+    task: Task
+    adapter: Adapter
+    training: Training
+    privacy: Privacy
+    aggregation: Aggregation
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        names = [self.lead.name, *(site.name for site in self.sites)]
+        if len(set(names)) != len(names):
+            raise ValueError("two parties have the same name")
+        if self.aggregation.minimum_sites > len(self.sites):
+            raise ValueError("minimum_sites is more than there are sites")
+        if len(set(self.task.labels)) != len(self.task.labels):
+            raise ValueError("a label stands twice")
+        return self
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Plan:
+        """The plan of canonical bytes.
+
+        Raises:
+            PlanError: ``plan_malformed``, naming the field.
+        """
+        canonical.decode(data, otherwise=PlanError("plan_malformed", "The plan is not canonical JSON."))
+        try:
+            plan = cls.model_validate_json(data)
+        except ValidationError as error:
+            raise malformed(error) from error
+        if plan.to_bytes() != data:
+            raise PlanError(
+                "plan_malformed", "The plan leaves a field to its default; every field must be written."
+            )
+        return plan
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes: what is signed, approved and hashed."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @cached_property
+    def digest(self) -> str:
+        """The digest of the plan: the name of the job."""
+        return canonical.digest(self.to_bytes())
+
+    def site(self, name: str) -> Site:
+        """The terms of one site.
+
+        Raises:
+            PlanError: ``plan_unknown``, the site is not in the plan.
+        """
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise PlanError("plan_unknown", f"The plan does not name {name}.")
+
+    def weight(self, name: str) -> float:
+        """The public weight of a site: the low end of its band over the sum of all; they add up to 1."""
+        return self.site(name).rows.low / sum(site.rows.low for site in self.sites)
+
+    @property
+    def ring(self) -> Ring:
+        """The ring that updates are summed in."""
+        return Ring(self.adapter.parameters, len(self.sites), self.aggregation.range)
+
+    @property
+    def round_mechanism(self) -> GaussianSteps | None:
+        """What one round costs a site that trains in it; None without privacy."""
+        if self.privacy.mode == "off":
+            return None
+        return GaussianSteps(self.privacy.noise_multiplier, self.training.rate, self.training.steps)
+
+
+def malformed(error: ValidationError) -> PlanError:
+    """The first fault of a validation as a plan error: names the field, never its value."""
+    first: Any = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "plan"
+    return PlanError("plan_malformed", f"The plan cannot be used: {place}: {first['msg']}.")

@@ -1,0 +1,1 @@
+"""Secure aggregation: the encoding on the integer ring that sums are taken in."""

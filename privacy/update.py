@@ -1,0 +1,92 @@
+"""The stages of an update on its way, as frozen types: only the next function accepts each.
+
+::
+
+    gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Sealed
+
+The values carry their own guarantee: noise reads its scale from the ``Clipped`` value it protects,
+the ledger charges the mechanisms that a ``Delta`` really underwent, and only an ``Encoded`` value
+can be sealed. There is no way to seal a vector that skipped a stage: mypy refuses the call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.privacy.dp.events import GaussianSteps
+
+Vector: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped:
+    """A sum over units of gradient vectors, each cut to Euclidean norm at most ``bound``.
+
+    Formal guarantees:
+        Adding or removing one unit changes ``values`` by at most ``bound`` in Euclidean norm.
+
+    Attributes:
+        values: float32, shape (d,).
+        bound: the clipping bound C > 0, in units of the gradient.
+    """
+
+    values: Vector
+    bound: float
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """A clipped sum with Gaussian noise of standard deviation ``noise_multiplier * bound`` added.
+
+    Attributes:
+        values: float32, shape (d,).
+        bound: the clipping bound of the sum.
+        noise_multiplier: sigma > 0, the noise in units of the bound.
+    """
+
+    values: Vector
+    bound: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """What a site's local steps changed in the trained parameters.
+
+    Attributes:
+        values: float32, shape (d,): parameters after minus parameters before.
+        mechanisms: every noised step that went into ``values``; empty for training without privacy.
+    """
+
+    values: Vector
+    mechanisms: tuple[GaussianSteps, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A weighted delta as integers of the ring that sums are taken in.
+
+    Attributes:
+        content: little-endian int32, 4 bytes a parameter.
+        mechanisms: carried over from the delta.
+    """
+
+    content: bytes
+    mechanisms: tuple[GaussianSteps, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sealed:
+    """An update sealed for its recipient and signed by its sender: the only form that leaves.
+
+    Attributes:
+        data: the envelope's bytes.
+        digest: ``sha256:…`` of ``data``.
+    """
+
+    data: bytes
+    digest: str

@@ -1,0 +1,1 @@
+"""Formats on the wire: the sealed envelope and the consortium service."""

@@ -1,0 +1,1 @@
+"""The aggregator: receives sealed updates, never records, and never imports torch."""

@@ -1,0 +1,104 @@
+"""One round at the aggregator, as a state machine without I/O.
+
+The rules:
+
+- only invited sites may answer, each once; a second answer changes nothing and is named;
+- an answer is added to the running sum when it arrives and is then dropped;
+- a site is in exactly one state: waiting, accepted, refused (with the reason) or lost;
+- a round closes with a new global model only if at least the plan's minimum of sites was accepted;
+  otherwise it raises, and the global model stays what it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cloister.privacy.errors import RoundError
+from cloister.privacy.plan import Plan
+from cloister.privacy.secagg.encoding import Sum
+from cloister.privacy.update import Vector
+
+WAITING, ACCEPTED, REFUSED, LOST = "waiting", "accepted", "refused", "lost"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a site stands in a round: its state, and the id of the reason where it failed."""
+
+    state: str
+    reason: str = ""
+
+
+@dataclass
+class Round:
+    """A round that is under way.
+
+    Attributes:
+        plan: the plan of the job.
+        number: counted from 1.
+        attempt: counted from 1; a resend of the same task keeps it.
+        model: digest of the global model that sites start from.
+        invited: the names of the sites that were asked.
+    """
+
+    plan: Plan
+    number: int
+    attempt: int
+    model: str
+    invited: tuple[str, ...]
+    standings: dict[str, Standing] = field(init=False)
+    _sum: Sum = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.standings = dict.fromkeys(self.invited, Standing(WAITING))
+        self._sum = Sum(self.plan.ring)
+
+    def accept(self, site: str, content: bytes | bytearray) -> None:
+        """Adds a site's encoded update to the sum.
+
+        Raises:
+            RoundError: ``site_failed``, the site was not asked or has answered already.
+            UpdateError: the content is not what the plan says; the site stands as refused.
+        """
+        self._check_waiting(site)
+        self._sum.add(content, self.plan.weight(site))
+        self.standings[site] = Standing(ACCEPTED)
+
+    def refuse(self, site: str, reason: str) -> None:
+        """Notes that a site's answer cannot be used, or that the site itself refuses."""
+        self._check_waiting(site)
+        self.standings[site] = Standing(REFUSED, reason)
+
+    def lose(self, site: str, reason: str) -> None:
+        """Notes that a site went away or did not answer in time."""
+        self._check_waiting(site)
+        self.standings[site] = Standing(LOST, reason)
+
+    def _check_waiting(self, site: str) -> None:
+        if self.standings.get(site) != Standing(WAITING):
+            raise RoundError("site_failed", f"{site} was not waited for in round {self.number}.")
+
+    def of(self, state: str) -> tuple[str, ...]:
+        """The sites in a state, in the order of the plan."""
+        return tuple(name for name, standing in self.standings.items() if standing.state == state)
+
+    def close(self, model: Vector) -> Vector:
+        """The next global model: the old one plus the weighted mean of the accepted updates.
+
+        Raises:
+            RoundError: ``below_minimum``, naming every site that is missing and why; or
+                ``nothing_aggregated``.
+        """
+        accepted, minimum = self.of(ACCEPTED), self.plan.aggregation.minimum_sites
+        missing = ", ".join(
+            f"{n}: {s.reason or s.state}" for n, s in self.standings.items() if s.state != ACCEPTED
+        )
+        if not accepted:
+            raise RoundError("nothing_aggregated", f"Round {self.number} got no update ({missing}).")
+        if len(accepted) < minimum:
+            raise RoundError(
+                "below_minimum",
+                f"Round {self.number} got {len(accepted)} updates of at least {minimum} ({missing}).",
+                "Bring the missing sites back and resume, or propose a plan without them.",
+            )
+        return model + self._sum.mean()

@@ -1,0 +1,1 @@
+"""`cloister bench`: the one place for figures."""

@@ -1,0 +1,139 @@
+"""The house: imports run one way, the server never loads torch, the wheel holds every package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("privacy", "client", "server", "simulations")
+MAY_IMPORT = {
+    "privacy": {"privacy"},
+    "client": {"client", "privacy"},
+    "server": {"server", "privacy"},
+    "simulations": {"simulations", "client", "server", "privacy"},
+}
+TORCH_SIDE = {"torch", "transformers", "opacus", "peft"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported(tree: ast.AST, module: str) -> Iterator[str]:
+    """Absolute dotted names of everything a module imports, relative imports resolved."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            yield prefix
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def arrows(source: str, module: str) -> set[str]:
+    """Which of our four folders a module imports; bare names count as a breach named ``bare:…``."""
+    found = set()
+    for name in imported(ast.parse(source), module):
+        parts = name.split(".")
+        if parts[0] == "cloister" and len(parts) > 1 and parts[1] in FOLDERS:
+            found.add(parts[1])
+        elif parts[0] in FOLDERS:
+            found.add(f"bare:{parts[0]}")
+    return found
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("cloister", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_run_one_way(folder: str) -> None:
+    for path in sources(folder):
+        breach = arrows(path.read_text(), module_name(path)) - MAY_IMPORT[folder]
+        assert not breach, f"{path.relative_to(ROOT)} imports {breach}"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from cloister import server", {"server"}),
+        ("import cloister.server.app", {"server"}),
+        ("from ..server import app", {"server"}),
+        ("from .. import simulations", {"simulations"}),
+        ("import privacy.plan", {"bare:privacy"}),
+        ("import os", set()),
+    ],
+)
+def test_the_arrow_reader_sees_every_form(source: str, found: set[str]) -> None:
+    assert arrows(source, "cloister.client.app") == found
+
+
+def test_only_the_private_step_of_the_contract_imports_torch() -> None:
+    for path in sources("privacy"):
+        if path.parent.name != "step":
+            names = {name.split(".")[0] for name in imported(ast.parse(path.read_text()), module_name(path))}
+            assert not names & TORCH_SIDE, path.relative_to(ROOT)
+
+
+def test_the_server_never_loads_torch() -> None:
+    modules = [module_name(path) for path in sources("server")]
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"print(sorted({TORCH_SIDE!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT / ".links"
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def packages() -> set[str]:
+    return {
+        ".".join(("cloister", *path.parent.relative_to(ROOT).parts))
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+
+
+def test_every_package_is_listed_for_the_wheel() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(settings["tool"]["setuptools"]["packages"]) == packages()
+
+
+@pytest.mark.slow
+def test_the_built_wheel_holds_and_imports_everything(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    modules = [module_name(path) for folder in FOLDERS for path in sources(folder)]
+    missing = [
+        name
+        for name in modules
+        if not (site / name.replace(".", "/")).is_dir()
+        and not (site / (name.replace(".", "/") + ".py")).is_file()
+    ]
+    assert not missing
+    script = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\nimport cloister.privacy as p; print(p.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=site,
+        env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.stdout.strip().startswith(str(site))
