@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check test-long test-flower lock proto clean
+.PHONY: demo test check test-long test-flower lock proto docs clean
 
 demo: .venv
 	HF_HUB_OFFLINE=1 $(BIN)/cloister demo --out cloister-demo
@@ -36,6 +36,9 @@ lock: .venv
 proto: .venv
 	$(BIN)/python -m grpc_tools.protoc -I privacy/wire --python_out=privacy/wire --pyi_out=privacy/wire --grpc_python_out=privacy/wire privacy/wire/consortium.proto
 	sed -i 's/^import consortium_pb2/from cloister.privacy.wire import consortium_pb2/' privacy/wire/consortium_pb2_grpc.py
+
+docs: .venv
+	$(BIN)/python .ci/errors.py
 
 clean:
 	rm -rf .venv .compat build dist *.egg-info

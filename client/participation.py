@@ -5,8 +5,8 @@ The order of a round at the site, each step durable before the next:
 1. open the task: signed by the lead of the approved plan, for this plan, site, round and model;
 2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
 3. reserve the round's privacy cost in the ledger, which may refuse;
-4. move the ratchet to the round, train, encode, seal;
-5. store the sealed reply and mark the reserve as spent: from here on only these bytes are ever sent.
+4. move the ratchet to the round, train, note what was spent, encode, seal;
+5. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
 A crash between 3 and 5 leaves a reserve and no reply: nothing has left, so the same update is computed
 again from the same ratchet state under the same reserve.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cloister.client.site.ledger import Ledger
+from cloister.client.site.ledger import Ledger, Reservation
 from cloister.privacy import canonical, durable
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import ChannelError, CloisterError, UpdateError
@@ -169,27 +169,35 @@ class Participant:
         if not 1 <= header.round <= self.plan.training.rounds:
             raise ChannelError("wrong_context", f"The plan has no round {header.round}.")
         if stored := self.replies.load(header):
+            self._release(header, stored)
             return stored
         task = self._task(opened)
         self.learner.keep(task.model, header.round - 1)
-        mechanism = self.plan.round_mechanism
-        dataset = self.plan.site(self.name).dataset
-        reservation = mechanism and self.ledger.reserve(
-            dataset, job=job, round=header.round, attempt=header.attempt, mechanism=mechanism
-        )
+        reservation = self._reserve(header)
         self.entropy.advance(header.round)
         delta = self.learner.train(task.model, header)
-        if delta.mechanisms != ((mechanism,) if mechanism else ()):
-            raise UpdateError("update_unnoised", "Training did not do the noised steps that the plan names.")
+        if reservation:
+            self.ledger.spend(reservation, delta.mechanisms)
         encoded = encode(delta, self.plan.weight(self.name), self.plan.ring)
         sealed = self._seal(header, messages.UPDATE, encoded.content)
         self.replies.store(header, sealed)
-        if reservation:
-            self.ledger.spend(reservation)
+        self._release(header, sealed)
         self.log.append(
             "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
         )
         return sealed
+
+    def _reserve(self, header: Header) -> Reservation | None:
+        """The ledger's reservation for a round; the same again for the same round and attempt."""
+        mechanism = self.plan.round_mechanism
+        if mechanism is None:
+            return None
+        dataset = self.plan.site(self.name).dataset
+        return self.ledger.reserve(dataset, self.plan.digest, header.round, header.attempt, mechanism)
+
+    def _release(self, header: Header, sealed: Sealed) -> None:
+        if reservation := self._reserve(header):
+            self.ledger.release(reservation, sealed.digest)
 
     def _finish(self, opened: Opened) -> Sealed:
         task = self._task(opened)

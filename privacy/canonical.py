@@ -34,7 +34,7 @@ def encode(value: Json) -> bytes:
             beyond 2^53, a key that is no string.
     """
     try:
-        return rfc8785.dumps(value)  # type: ignore[arg-type]  # tuples are lists here
+        return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise ValueError(f"no canonical form: {error}") from error
 

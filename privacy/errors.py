@@ -180,6 +180,7 @@ class BudgetError(CloisterError):
     REASONS: ClassVar[dict[str, str]] = {
         "budget_exceeded": "the ledger would pass its limit",
         "budget_missing": "no budget was set for the dataset",
+        "budget_conflict": "a budget exists with other terms, or is not one",
         "reservation_unknown": "a spend names a reservation that does not exist",
         "reservation_conflict": "a reservation exists with other parameters",
         "mechanism_unaccountable": "no sound account is known for the mechanism",
@@ -206,7 +207,9 @@ class LogError(CloisterError):
         "log_truncated": "the log ends before a head that was signed",
         "log_rolled_back": "the log is older than a head that others hold",
         "log_unwritable": "the log cannot be written, so nothing may happen",
+        "log_foreign": "the log was begun by another identity",
         "head_invalid": "a signed head does not verify",
+        "head_missing": "no signed head vouches for the log",
         "proof_invalid": "an inclusion or consistency proof does not verify",
     }
 

@@ -129,7 +129,9 @@ def load_encoder(base: BaseModel) -> nn.Module:
             local_files_only=True,
         )
     except (OSError, ValueError) as error:
-        raise ModelError("model_unsafe", f"{base.name} cannot be loaded: {error}", _USE_SAFETENSORS) from error
+        raise ModelError(
+            "model_unsafe", f"{base.name} cannot be loaded: {error}", _USE_SAFETENSORS
+        ) from error
     encoder.requires_grad_(False)
     encoder.eval()
     return encoder  # type: ignore[no-any-return]
@@ -204,7 +206,9 @@ def _downloaded(name: str) -> Path:
 
 def _refuse_unsafe(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError("model_missing", f"{folder} holds no model: config.json is missing.", _USE_SAFETENSORS)
+        raise ModelError(
+            "model_missing", f"{folder} holds no model: config.json is missing.", _USE_SAFETENSORS
+        )
     if (folder / "adapter_config.json").exists():
         # transformers would follow it to another base model, unchecked.
         raise ModelError("model_unsafe", f"{folder} holds an adapter, not a base model.", _USE_SAFETENSORS)
@@ -214,7 +218,9 @@ def _refuse_unsafe(folder: Path) -> None:
         raise ModelError("model_missing", f"{folder} holds no weights.", _USE_SAFETENSORS)
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _settings(folder / name):
-            raise ModelError("model_unsafe", f"{folder / name} asks for code from the model folder.", _USE_SAFETENSORS)
+            raise ModelError(
+                "model_unsafe", f"{folder / name} asks for code from the model folder.", _USE_SAFETENSORS
+            )
     layout.shapes(folder.glob("*.safetensors"))
 
 

@@ -1,9 +1,9 @@
 """A site's own file: texts, labels and, where there are such columns, persons and places.
 
-CSV and JSON lines (also ``.gz``) and Parquet are read through ``datasets``, which keeps a copy of
-the records as an Arrow file while it reads: that copy is made in a temporary folder and removed
-before :func:`load` returns, so that no second copy of the records stays on the disk. Nothing is
-asked of any hub or network.
+CSV (also ``.gz``) is read strictly here. JSON lines (also ``.gz``) and Parquet are read through
+``datasets``, which keeps a copy of the records as an Arrow file while it reads: that copy is made in
+a temporary folder and removed before :func:`load` returns, so that no second copy of the records
+stays on the disk. Nothing is asked of any hub or network.
 
 What is told to others about the records is one thing only: the band of :func:`rows_band`.
 """
@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import tempfile
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from cloister.privacy.errors import InputError
 
 _FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
-_FORMATS_TEXT = "a .csv, .jsonl or .parquet file (.csv and .jsonl also as .gz)"
+_KNOWN = "a .csv, .jsonl or .parquet file (.csv and .jsonl also as .gz)"
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ class Records:
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Records:
         """The rows of the given places, in the order given."""
-        return Records(*(_taken(column, rows) for column in (self.texts, self.labels)), *self._others(rows))
-
-    def _others(self, rows: Sequence[int] | NDArray[np.int64]) -> Iterator[tuple[str, ...] | None]:
-        return (None if column is None else _taken(column, rows) for column in (self.persons, self.sites))
+        return Records(
+            _taken(self.texts, rows),
+            _taken(self.labels, rows),
+            None if self.persons is None else _taken(self.persons, rows),
+            None if self.sites is None else _taken(self.sites, rows),
+        )
 
     def classes(self) -> tuple[str, ...]:
         """The labels that occur, sorted."""
@@ -79,7 +82,7 @@ class Records:
         if unknown:
             raise InputError(
                 "class_unknown",
-                f"{len(unknown)} of {len(self)} rows have a label that is not among the {len(places)} classes.",
+                f"{len(unknown)} of {len(self)} rows have a label that is none of the {len(places)} classes.",
                 "Correct the labels, or ask the lead for a plan with these classes.",
             )
         return np.array([places[label] for label in self.labels], dtype=np.int64)
@@ -175,66 +178,58 @@ def _side(text: str, key: bytes) -> int:
 
 def _read(path: Path, wanted: list[str]) -> dict[str, tuple[str, ...]]:
     kind = _kind(path)
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise InputError(
-            "file_missing", f"{path} cannot be read.", "Give the path of a readable file."
-        ) from error
-    if path.stat().st_size == 0:
-        raise InputError("site_empty", f"{path} is empty.", "Name a file that has rows.")
-    table = _csv(path, wanted) if kind == "csv" else _typed(path, kind, wanted)
+    _check_readable(path)
+    with _format_errors(path):
+        table = _csv(path, wanted) if kind == "csv" else _typed(path, kind, wanted)
     return {name: tuple(_text(path, name, value) for value in table[name]) for name in wanted}
 
 
 def _kind(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = bool(suffixes) and suffixes[-1] == ".gz"
+    packed = suffixes[-1:] == [".gz"]
     kind = _FORMATS.get("".join(suffixes[-2:-1] if packed else suffixes[-1:]))
     if kind is None or (packed and kind == "parquet"):
-        raise InputError("file_format", f"{path} is of a format that is not read.", f"Give {_FORMATS_TEXT}.")
+        raise InputError("file_format", f"{path} is of a format that is not read.", f"Give {_KNOWN}.")
     return kind
 
 
-def _csv(path: Path, wanted: list[str]) -> Any:
-    """Only the wanted columns, all as text: a label ``01`` stays ``01`` and a text ``NA`` is a text."""
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError as error:
+        raise InputError(
+            "file_missing", f"{path} does not exist or cannot be read.", "Give the path of a readable file."
+        ) from error
+    if not first:
+        raise InputError("site_empty", f"{path} is empty.", "Name a file that has rows.")
+
+
+def _csv(path: Path, wanted: list[str]) -> dict[str, list[str]]:
+    """All values as text: a label ``01`` stays ``01`` and a text ``NA`` is a text."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with _format_errors(path), opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
-    _check_columns(path, header, wanted)
-    import datasets
-
-    features = datasets.Features({name: datasets.Value("string") for name in wanted})
-    return _table(
-        path,
-        datasets.Dataset.from_csv,
-        features=features,
-        usecols=wanted,
-        keep_default_na=False,
-        na_values=[],
-    )
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        header = next(lines, [])
+        _check_columns(path, header, wanted)
+        rows = [row for row in lines if row]
+    if any(len(row) != len(header) for row in rows):  # an unquoted comma would move a text into the label
+        raise ValueError("a row has another number of fields than the header")
+    return {name: [row[header.index(name)] for row in rows] for name in wanted}
 
 
-def _typed(path: Path, kind: str, wanted: list[str]) -> Any:
-    import datasets
+def _typed(path: Path, kind: str, wanted: list[str]) -> dict[str, list[Any]]:
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
 
-    reader = datasets.Dataset.from_json if kind == "json" else datasets.Dataset.from_parquet
-    return _table(path, reader, wanted=wanted)
-
-
-def _table(path: Path, reader: Any, wanted: list[str] | None = None, **options: Any) -> dict[str, list[Any]]:
-    import datasets
-
-    with (
-        tempfile.TemporaryDirectory(prefix="cloister-records-") as cache,
-        _quiet(),
-        _format_errors(path),
-    ):
-        dataset = reader(str(path), cache_dir=cache, keep_in_memory=True, **options)
-        _check_columns(path, dataset.column_names, wanted or [])
-        chosen: datasets.Dataset = dataset.select_columns(wanted) if wanted else dataset
-        table: dict[str, list[Any]] = chosen.to_dict()
+    reader = Dataset.from_json if kind == "json" else Dataset.from_parquet
+    with tempfile.TemporaryDirectory(prefix="cloister-records-") as cache, _quiet():
+        try:
+            dataset = reader(str(path), cache_dir=cache, keep_in_memory=True)
+        except DatasetGenerationError as error:
+            raise ValueError("datasets cannot read the file") from error
+        _check_columns(path, dataset.column_names, wanted)
+        table: dict[str, list[Any]] = dataset.select_columns(wanted).to_dict()
         return table
 
 
@@ -257,13 +252,11 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _format_errors(path: Path) -> Iterator[None]:
     """Failures to parse as ``file_format``, without the parser's words: they may quote records."""
-    from datasets.exceptions import DatasetGenerationError
-
     try:
         yield
-    except (DatasetGenerationError, ValueError, EOFError, csv.Error, OSError) as error:
+    except (ValueError, EOFError, csv.Error, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
-            "file_format", f"{path} is not what its ending says, or not UTF-8.", f"Give {_FORMATS_TEXT}."
+            "file_format", f"{path} is not what its ending says, or not UTF-8.", f"Give {_KNOWN}."
         ) from error
 
 
@@ -278,11 +271,9 @@ def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> N
 
 
 def _text(path: Path, name: str, value: object) -> str:
-    if value is None:
+    if value is None or value != value:  # Parquet has both null and NaN
         return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and value == value:
+    if isinstance(value, str | int | float):
         return str(value)
     raise InputError(
         "file_format", f"The column {name} of {path} holds no text.", "Name a column of texts or numbers."

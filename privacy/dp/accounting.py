@@ -151,12 +151,12 @@ def _fractional_orders(sigma: float, rate: float) -> Floats:
     rest = (1 - _FRACTIONS[:, None]) * np.exp(-power) + _FRACTIONS[:, None] * np.exp(log_ratio - power)
     with np.errstate(divide="ignore"):  # an integrand that rounds to nothing is nothing
         terms = power + np.log1p(-np.minimum(rest, 1)) - z * z / 2
-    return np.logaddexp(0, _log_sum(terms) + math.log(step) - math.log(2 * math.pi) / 2)
+        return np.logaddexp(0, _log_sum(terms) + math.log(step) - math.log(2 * math.pi) / 2)
 
 
 def _log_sum(terms: Floats) -> Floats:
     """Log of the sum of exponentials along the last axis."""
-    top = terms.max(axis=-1)
+    top = np.maximum(terms.max(axis=-1), -1e300)
     return np.asarray(top + np.log(np.exp(terms - top[:, None]).sum(axis=-1)))
 
 

@@ -71,11 +71,7 @@ class GaussianSteps:
         """
         if not isinstance(value, Mapping) or set(value) != _FIELDS or value["kind"] != _KIND:
             raise BudgetError("mechanism_unaccountable", f"A mechanism is not of the kind {_KIND}.")
-        sigma, rate = value["noise_multiplier"], value["rate"]
-        # JSON has one kind of number: 1.0 comes back from its canonical form as 1.
-        return cls(
-            float(sigma) if _is_number(sigma) else sigma, float(rate) if _is_number(rate) else rate, value["steps"]
-        )
+        return cls(value["noise_multiplier"], value["rate"], value["steps"])
 
 
 def _is_number(value: object) -> bool:

@@ -66,6 +66,7 @@ class Event:
         Raises:
             LogError: ``event_malformed``.
         """
+        self._check_frame()
         check(self.type, self.job, self.round, self.body)
         value: dict[str, Json] = {"v": VERSION, **vars(self)}
         for scope in ("job", "round"):
@@ -80,27 +81,26 @@ class Event:
         Raises:
             LogError: ``event_malformed``.
         """
-        value: Any = canonical.decode(line, otherwise=_malformed("A line is not canonical JSON."))
+        value: Any = canonical.decode(line, otherwise=malformed("A line is not canonical JSON."))
         if not isinstance(value, dict) or value.pop("v", None) != VERSION:
-            raise _malformed("A line is not an event of this version.")
+            raise malformed("A line is not an event of this version.")
         value = {"job": None, "round": None, **value}
         if value.keys() != cls.__dataclass_fields__.keys():
-            raise _malformed("A line lacks a field of every event, or has one more.")
+            raise malformed("A line lacks a field of every event, or has one more.")
         event = cls(**value)
-        event._check_frame()
         if event.encode() != line:
-            raise _malformed("A line writes an event in another form than the one that exists.")
+            raise malformed("A line writes an event in another form than the one that exists.")
         return event
 
     def _check_frame(self) -> None:
         kinds = {"writer": NAME, "seq": COUNT, "prev": DIGEST}
         if not isinstance(self.body, dict) or not isinstance(self.type, str):
-            raise _malformed("An event has no type or no body.")
+            raise malformed("An event has no type or no body.")
         for name, kind in kinds.items():
             if not kind.holds(getattr(self, name)):
-                raise _malformed(f"The field {name} of an event is not a {kind.meaning}.")
+                raise malformed(f"The field {name} of an event is not a {kind.meaning}.")
         if not _is_time(self.ts):
-            raise _malformed("The field ts of an event is not a UTC time in milliseconds.")
+            raise malformed("The field ts of an event is not a UTC time in milliseconds.")
 
 
 def check(type_: str, job: str | None, round_: int | None, body: Mapping[str, Json]) -> None:
@@ -111,27 +111,27 @@ def check(type_: str, job: str | None, round_: int | None, body: Mapping[str, Js
     """
     family = FAMILIES.get(type_)
     if family is None:
-        raise _malformed("No such type of event exists.")
+        raise malformed("No such type of event exists.")
     _check_scope(type_, "job", family.job, job, DIGEST)
     _check_scope(type_, "round", family.round, round_, COUNT)
     if round_ is not None and job is None:
-        raise _malformed(f"An event {type_} names a round but no job.")
+        raise malformed(f"An event {type_} names a round but no job.")
     kinds = {name.removesuffix("?"): kind for name, kind in family.fields.items()}
     needed = {name for name in family.fields if not name.endswith("?")}
     if unknown := sorted(body.keys() - kinds.keys()):
-        raise _malformed(f"An event {type_} has {len(unknown)} fields that do not exist for it.")
+        raise malformed(f"An event {type_} has {len(unknown)} fields that do not exist for it.")
     if missing := sorted(needed - body.keys()):
-        raise _malformed(f"An event {type_} lacks {', '.join(missing)}.")
+        raise malformed(f"An event {type_} lacks {', '.join(missing)}.")
     for name, value in body.items():
         if not kinds[name].holds(value):
-            raise _malformed(f"The field {name} of an event {type_} is not a {kinds[name].meaning}.")
+            raise malformed(f"The field {name} of an event {type_} is not a {kinds[name].meaning}.")
 
 
 def _check_scope(type_: str, scope: str, rule: str, value: object, kind: Kind) -> None:
     if (rule == "always" and value is None) or (rule == "never" and value is not None):
-        raise _malformed(f"An event {type_} must {'not ' if rule == 'never' else ''}name a {scope}.")
+        raise malformed(f"An event {type_} must {'not ' if rule == 'never' else ''}name a {scope}.")
     if value is not None and not kind.holds(value):
-        raise _malformed(f"The {scope} of an event {type_} is not a {kind.meaning}.")
+        raise malformed(f"The {scope} of an event {type_} is not a {kind.meaning}.")
 
 
 def timestamp(moment: datetime) -> str:
@@ -155,5 +155,6 @@ def _is_time(value: object) -> bool:
     return True
 
 
-def _malformed(what: str) -> LogError:
+def malformed(what: str) -> LogError:
+    """The error for what is not an event."""
     return LogError("event_malformed", what, "Only the events that the documentation lists can be logged.")

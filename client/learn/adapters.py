@@ -1,0 +1,136 @@
+"""The classifier: a frozen encoder, LoRA where the plan's layout says, mean pooling and a linear head.
+
+All that is trained is one flat float32 vector in the order of ``privacy.layout``; ``set_flat`` and
+``get_flat`` copy between that vector and the parameters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cloister.privacy.errors import ModelError
+from cloister.privacy.layout import Layout
+from cloister.privacy.update import Vector
+
+SCALE = 8.0
+"""What unit-length pooled features are multiplied with before the head.
+
+A head on features of length 1 needs large weights to be sure of anything, and small learning rates
+would never get there.
+"""
+
+LORA_A = ".lora_A.weight"
+_LORA_B = ".lora_B.weight"
+
+
+class Classifier(nn.Module):
+    """Encoder, masked mean pooling to unit length, times ``SCALE``, linear head.
+
+    Attributes:
+        encoder: the base model, LoRA in place, all else frozen and without dropout.
+        head: classes x hidden weights and a bias.
+        layout: the order of the trained tensors.
+        trained: layout name -> parameter.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Linear, layout: Layout) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.head = head
+        self.layout = layout
+        self.trained = {_layout_name(name): p for name, p in self.named_parameters() if p.requires_grad}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.head.weight.device
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits, shape (n, classes), of token ids and mask, both int64 of shape (n, tokens)."""
+        return self.classify(self.pooled(ids, mask))
+
+    def pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Features of unit length, shape (n, hidden), of token ids and mask."""
+        return pool(self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits, shape (n, classes), of pooled features."""
+        logits: Tensor = self.head(SCALE * pooled)
+        return logits
+
+
+def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
+    """Puts LoRA and a head on a frozen encoder, which is changed in place.
+
+    Args:
+        encoder: a base model as ``model.load_encoder`` gives it.
+        layout: what is trained; ranks, targets and classes follow from its names and shapes.
+        alpha: LoRA's alpha: an adapter's output is multiplied with alpha / rank.
+
+    Raises:
+        ModelError: ``adapter_invalid``, the layout does not fit the encoder.
+    """
+    shapes = dict(layout.tensors)
+    if "head.weight" not in shapes or "head.bias" not in shapes:
+        raise ModelError("adapter_invalid", "The layout has no head.")
+    encoder.requires_grad_(False)
+    modules = [name.removesuffix(LORA_A) for name in shapes if name.endswith(LORA_A)]
+    if modules:
+        _inject(encoder, modules, shapes[modules[0] + LORA_A][0], alpha)
+    classes, hidden = shapes["head.weight"]
+    classifier = Classifier(encoder, nn.Linear(hidden, classes), layout)
+    placed = {name: tuple(parameter.shape) for name, parameter in classifier.trained.items()}
+    if placed != shapes:
+        odd = sorted(set(placed.items()) ^ set(shapes.items()))
+        raise ModelError("adapter_invalid", f"The layout does not fit the model at {odd[0][0]}.")
+    return classifier
+
+
+def get_flat(classifier: Classifier) -> Vector:
+    """A copy of all trained parameters: float32, shape (d,)."""
+    parts = [classifier.trained[name].detach().reshape(-1) for name, _ in classifier.layout.tensors]
+    return torch.cat(parts).to("cpu", torch.float32).numpy()
+
+
+def set_flat(classifier: Classifier, vector: Vector) -> None:
+    """Copies ``vector``, float32 of shape (d,), into the trained parameters.
+
+    Raises:
+        ModelError: ``adapter_invalid``, the vector has another length than the layout.
+    """
+    if vector.shape != (classifier.layout.size,):
+        raise ModelError(
+            "adapter_invalid", f"{vector.size} values do not fit {classifier.layout.size} parameters."
+        )
+    values = torch.from_numpy(np.array(vector, dtype=np.float32)).to(classifier.device)
+    with torch.no_grad():
+        for name, shape, part in classifier.layout.slices():
+            classifier.trained[name].copy_(values[part].view(shape))
+
+
+def pool(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean over real tokens, scaled to length 1: (n, tokens, hidden) and (n, tokens) to (n, hidden)."""
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return nn.functional.normalize(mean, dim=1)
+
+
+def _inject(encoder: nn.Module, modules: list[str], rank: int, alpha: float) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of peft's own imports
+        from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=modules)
+    try:
+        inject_adapter_in_model(config, encoder)
+    except ValueError as error:
+        raise ModelError("adapter_invalid", f"LoRA cannot be placed: {error}") from error
+
+
+def _layout_name(parameter: str) -> str:
+    return parameter.removeprefix("encoder.").replace(".default.", ".")

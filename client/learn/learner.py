@@ -1,0 +1,100 @@
+"""A site's learner in one job: the warm model over its own records, behind the participant's seam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cloister.client.learn import export
+from cloister.client.learn.adapters import Classifier, place
+from cloister.client.learn.evaluation import predict, score
+from cloister.client.learn.features import Features, prepare
+from cloister.client.learn.model import BaseModel, load_encoder, tokenize
+from cloister.client.learn.training import LocalTrainer, Moment, Settings
+from cloister.client.site.records import Records
+from cloister.privacy import canonical, durable
+from cloister.privacy.entropy import Entropy
+from cloister.privacy.errors import ModelError
+from cloister.privacy.layout import Layout, Placement, layout
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Delta, Vector
+from cloister.privacy.wire.envelope import Header
+
+
+def agreed_layout(plan: Plan, base: BaseModel) -> Layout:
+    """The layout that the plan means, worked out again from the model on this machine.
+
+    Raises:
+        ModelError: ``model_mismatch`` or ``adapter_invalid``, this release would order it differently.
+    """
+    base.require(plan.base.digest)
+    adapter = plan.adapter
+    placement = Placement(adapter.rank, adapter.targets, adapter.top_layers, len(plan.task.labels))
+    found = layout(base.tensors, base.hidden, placement)
+    if (found.size, found.digest()) != (adapter.parameters, adapter.layout):
+        raise ModelError("adapter_invalid", "The plan orders the trained parameters in another way.")
+    return found
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out records of the site, ready to be scored; figures on them never leave it."""
+
+    features: Features
+    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class SiteLearner:
+    """Trains for one plan at one site.
+
+    Args:
+        plan: the approved plan.
+        site: this site's name in it.
+        base: the base model on this machine.
+        train: the records that are trained on.
+        held: records kept back for evaluation at the site.
+        entropy: the job's source of randomness.
+        folder: where progress and the final model are kept.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        site: str,
+        base: BaseModel,
+        records: tuple[Records, Records],
+        entropy: Entropy,
+        folder: Path,
+    ) -> None:
+        train, held = records
+        self._plan, self._base, self._entropy, self._folder = plan, base, entropy, folder
+        self._settings = Settings.of(plan, site)
+        self.classifier: Classifier = place(load_encoder(base), agreed_layout(plan, base), plan.adapter.alpha)
+        labels = plan.task.labels
+        self._trainer = LocalTrainer(self.classifier, self._features(train), train.targets(labels))
+        self._held = Held(self._features(held), held.targets(labels)) if len(held) else None
+
+    def _features(self, records: Records) -> Features:
+        return prepare(self.classifier, tokenize(self._base, records.texts, self._plan.base.max_tokens))
+
+    def train(self, model: Vector, header: Header) -> Delta:
+        """One round's local steps from ``model``; see ``LocalTrainer.train``."""
+        moment = Moment(header.round, header.attempt, header.model)
+        return self._trainer.train(model, self._settings, self._entropy, moment)
+
+    def keep(self, model: Vector, round: int) -> None:
+        """Scores a global model on the held-out records and adds a line to the site's own progress."""
+        accuracy = None
+        if self._held is not None:
+            accuracy = score(predict(self.classifier, self._held.features, model), self._held.labels).accuracy
+        line = canonical.encode({"round": round, "accuracy": accuracy}) + b"\n"
+        path = self._folder / "progress.jsonl"
+        known = path.read_bytes() if path.exists() else b""
+        if line not in known:
+            durable.write(path, known + line)
+
+    def release(self, model: Vector) -> None:
+        """Keeps the final model in PEFT format."""
+        export.save(self._folder / "model", self._base, self._plan, model)

@@ -1,0 +1,240 @@
+"""The local training of one site in one round: sampling, clipping, noise, optimizer, in that order.
+
+Federated averaging, McMahan et al. 2017 (arXiv 1602.05629), with the local steps of DP-SGD, Abadi et
+al. 2016 (arXiv 1607.00133). Nothing but the change of the parameters comes out: no loss, no metric,
+no count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cloister.client.learn.adapters import Classifier, get_flat, set_flat
+from cloister.client.learn.features import Features, Indices, chunks
+from cloister.privacy.dp import accounting, noise, sampling
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.entropy import Entropy, KeyStream
+from cloister.privacy.errors import UpdateError
+from cloister.privacy.layout import Layout
+from cloister.privacy.plan import Plan
+from cloister.privacy.step.hooks import HooksEngine
+from cloister.privacy.step.interface import Engine, Losses
+from cloister.privacy.update import Delta, Noised, Vector
+
+_ADAM_DECAYS, _ADAM_FLOOR = (0.9, 0.999), 1e-8
+
+Rule: TypeAlias = Callable[[Vector], Vector]
+"""An optimizer: the mean gradient of a step to the change of the parameters, both float32, shape (d,)."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The privacy of a step.
+
+    Attributes:
+        bound: the clipping bound C > 0 of one unit's gradient.
+        noise_multiplier: sigma > 0, the noise in units of the bound.
+    """
+
+    bound: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a site trains in a round.
+
+    Attributes:
+        steps: local steps.
+        rate: the probability in (0, 1] with which each unit takes part in a step.
+        expected_units: a public number of units; sums are divided by ``rate * expected_units``.
+        optimizer: its state starts anew each round.
+        head_rate: learning rate of the head, acting on that mean gradient.
+        adapter_rate: learning rate of LoRA.
+        momentum: of ``sgd``.
+        guard: clipping and noise; None to train without privacy.
+    """
+
+    steps: int
+    rate: float
+    expected_units: int
+    optimizer: Literal["sgd", "adam"]
+    head_rate: float
+    adapter_rate: float
+    momentum: float = 0.9
+    guard: Guard | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, site: str) -> Settings:
+        """What a plan asks of one site.
+
+        Raises:
+            PlanError: ``plan_unknown``, the plan does not name the site.
+        """
+        training, privacy = plan.training, plan.privacy
+        return cls(
+            steps=training.steps,
+            rate=training.rate,
+            expected_units=plan.site(site).rows.low,
+            optimizer=training.optimizer,
+            head_rate=training.head_rate,
+            adapter_rate=training.adapter_rate,
+            momentum=training.momentum,
+            guard=None if privacy.mode == "off" else Guard(privacy.bound, privacy.noise_multiplier),
+        )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a run the training stands: what every key stream is bound to.
+
+    Attributes:
+        round: counted from 1.
+        attempt: counted from 1.
+        model: digest of the global model that training starts from.
+    """
+
+    round: int
+    attempt: int
+    model: str
+
+
+class LocalTrainer:
+    """A site's warm model and documents; trains as often as it is asked.
+
+    Args:
+        classifier: a model as ``adapters.place`` gives it.
+        features: the site's training documents.
+        labels: the class of each, int64, shape (documents,).
+    """
+
+    def __init__(self, classifier: Classifier, features: Features, labels: NDArray[np.int64]) -> None:
+        if len(features.lengths) != len(labels):
+            raise ValueError("there must be one label a document")
+        self._classifier = classifier
+        self._features = features
+        self._labels = torch.from_numpy(labels.astype(np.int64)).to(classifier.device)
+        self._engine: Engine = HooksEngine(classifier, classifier.layout, classifier.trained)
+
+    def train(self, start: Vector, settings: Settings, entropy: Entropy, moment: Moment) -> Delta:
+        """Trains from ``start`` and gives back what changed, and every noised step that went into it.
+
+        Formal guarantees:
+            With ``settings.guard``, each step is the Poisson-subsampled Gaussian mechanism of its rate
+            and noise multiplier on the site's units, empty samples included; the delta is a function of
+            those noised sums, ``start`` and public settings alone. Without it, none.
+
+        Args:
+            start: the global parameters, float32, shape (d,); not changed.
+            settings: the terms of the plan.
+            entropy: where sampling and noise come from.
+            moment: round, attempt and model that the key streams are bound to.
+
+        Raises:
+            UpdateError: ``update_not_finite``, training diverged.
+            ModelError: ``layer_unsupported``.
+        """
+        parameters = np.array(start, dtype=np.float32)
+        rule = _rule(settings, self._classifier.layout)
+        mechanisms: list[GaussianSteps] = []
+        for step in range(1, settings.steps + 1):
+            set_flat(self._classifier, parameters)
+            streams = _Streams(entropy, moment, step)
+            rows = sampling.poisson(len(self._labels), settings.rate, streams.of("sampling"))
+            if settings.guard is None:
+                total = self._sum(rows)
+            else:
+                noised = self._noised(rows, settings.guard, streams.of("noise"))
+                mechanisms.append(GaussianSteps(noised.noise_multiplier, settings.rate, 1))
+                total = noised.values
+            parameters += rule(total / np.float32(settings.rate * settings.expected_units))
+        if not np.isfinite(parameters).all():
+            raise UpdateError(
+                "update_not_finite", "Local training diverged.", "Lower the plan's learning rates."
+            )
+        return Delta(parameters - start, accounting.merged(mechanisms))
+
+    def _noised(self, rows: Indices, guard: Guard, stream: KeyStream) -> Noised:
+        clipped = self._engine.clipped(self._losses(rows), guard.bound)
+        return noise.gaussian(clipped, guard.noise_multiplier, stream)
+
+    def _sum(self, rows: Indices) -> Vector:
+        """The plain sum of the gradients of ``rows``: neither cut nor noised."""
+        layout, trained = self._classifier.layout, self._classifier.trained
+        total = np.zeros(layout.size, dtype=np.float32)
+        for losses in self._losses(rows):
+            gradients = torch.autograd.grad(losses().sum(), [trained[name] for name, _ in layout.tensors])
+            total += torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
+        return total
+
+    def _losses(self, rows: Indices) -> list[Losses]:
+        """Forward passes over ``rows`` in batches of like length."""
+
+        def of(some: Indices) -> Losses:
+            return lambda: self._cross_entropy(some)
+
+        return [of(some) for some in chunks(self._features.lengths, rows)]
+
+    def _cross_entropy(self, rows: Indices) -> Tensor:
+        logits = self._features.logits(self._classifier, rows)
+        labels = self._labels[torch.from_numpy(rows).to(self._labels.device)]
+        return cross_entropy(logits, labels, reduction="none")
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """The key streams of one step."""
+
+    entropy: Entropy
+    moment: Moment
+    step: int
+
+    def of(self, purpose: str) -> KeyStream:
+        at = self.moment
+        return self.entropy.stream(
+            purpose, round=at.round, step=self.step, attempt=at.attempt, model=at.model
+        )
+
+
+def _rule(settings: Settings, layout: Layout) -> Rule:
+    rates = np.empty(layout.size, dtype=np.float32)
+    for name, _, place in layout.slices():
+        rates[place] = settings.head_rate if name.startswith("head.") else settings.adapter_rate
+    return _sgd(rates, settings.momentum) if settings.optimizer == "sgd" else _adam(rates)
+
+
+def _sgd(rates: Vector, momentum: float) -> Rule:
+    """Stochastic gradient descent: v = momentum v + g; change = -rate v."""
+    velocity = np.zeros_like(rates)
+
+    def change(gradient: Vector) -> Vector:
+        np.multiply(velocity, np.float32(momentum), out=velocity)
+        np.add(velocity, gradient, out=velocity)
+        return -rates * velocity
+
+    return change
+
+
+def _adam(rates: Vector) -> Rule:
+    """Adam, Kingma and Ba 2015 (arXiv 1412.6980), with the bias correction."""
+    first, second = np.zeros_like(rates), np.zeros_like(rates)
+    step = 0
+    (beta1, beta2), floor = _ADAM_DECAYS, np.float32(_ADAM_FLOOR)
+
+    def change(gradient: Vector) -> Vector:
+        nonlocal first, second, step
+        step += 1
+        first = np.float32(beta1) * first + np.float32(1 - beta1) * gradient
+        second = np.float32(beta2) * second + np.float32(1 - beta2) * gradient**2
+        corrected = np.sqrt(second / np.float32(1 - beta2**step)) + floor
+        return -rates * (first / np.float32(1 - beta1**step)) / corrected
+
+    return change

@@ -1,0 +1,70 @@
+"""SQLite files of a site: every commit is on the disk before it returns, every failure has a name.
+
+Write-ahead logging with full syncs; a connection per use, so that threads and processes share nothing
+but the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from cloister.privacy.errors import StateError
+
+WAIT_S = 30.0
+"""How long to wait for another process that writes."""
+
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_SCHEMA)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection for reading; the file is made, mode 0600, if it does not exist.
+
+    Raises:
+        StateError: ``state_unwritable``, ``state_damaged``, ``state_locked`` or ``disk_full``.
+    """
+    try:
+        path.touch(mode=0o600)
+        with closing(sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA foreign_keys = ON")
+            yield database
+    except sqlite3.DatabaseError as error:
+        raise _named(error, path) from error
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction under the write lock: committed at the end, undone by whatever is raised inside.
+
+    Raises:
+        StateError: as ``reading``.
+    """
+    with reading(path) as database:
+        database.execute("BEGIN IMMEDIATE")
+        yield database
+        database.execute("COMMIT")
+
+
+def _named(error: sqlite3.DatabaseError, path: Path) -> StateError:
+    """What SQLite's primary result code means for the person at this machine."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StateError("disk_full", f"The disk is full; {path.name} was not changed.", "Make room first.")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StateError("state_locked", f"Another process holds {path.name}.", "Try again when it is done.")
+    if code in _DAMAGED:
+        return StateError("state_damaged", f"{path.name} is not what it should be: {error}.")
+    return _unwritable(path, str(error))
+
+
+def _unwritable(path: Path, why: str | None) -> StateError:
+    return StateError(
+        "state_unwritable", f"{path.name} cannot be used: {why}.", "Check the folder's owner and mode."
+    )

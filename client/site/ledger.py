@@ -1,0 +1,257 @@
+"""The privacy ledger of a site: what every dataset may cost, and everything that it has cost so far.
+
+One ledger per site, in one SQLite file, over all jobs and restarts. Per dataset there is one budget for
+one unit of privacy. Every attempt at a round is a row *reserved* before anything is computed, a row
+*spent* when the mechanism was really carried out, and a row *released* before its result leaves.
+
+Rules:
+
+- A reserve that would take the dataset over its budget is refused, with the sum that it would reach.
+- The total is that of all reserves ever made, composed by ``privacy.dp.accounting``. It never goes
+  down: an unknown outcome keeps its reserve, and nothing is refunded.
+- What is spent must be exactly what was reserved.
+- One attempt releases one result: the same bytes may be sent again, others never.
+- Rows are added, never changed or deleted, which the database itself enforces.
+- Two processes cannot spend the same budget twice: each decides and writes under SQLite's write lock.
+- With a log, the event is written first, and the row carries its hash. After a crash between the two
+  the log says more than the ledger, never less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from cloister.client.site.database import reading, writing
+from cloister.client.site.entries import Budget, Entries, Reservation, Row
+from cloister.privacy.dp import accounting
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.errors import BudgetError
+
+_LARGEST = 1e9
+
+
+class Logged(Protocol):
+    """What an event log answers."""
+
+    @property
+    def hash(self) -> str:
+        """The hash of the event that was written."""
+
+
+class Log(Protocol):
+    """Where the ledger reports: the site's event log."""
+
+    def append(
+        self, type_: str, /, *, job: str | None = None, round: int | None = None, **fields: Any
+    ) -> Logged:
+        """Write one event, durably."""
+
+
+class Ledger:
+    """The ledger in a file, which is made if it does not exist. Safe to use from several processes.
+
+    Formal guarantees:
+        If nothing leaves the site but under a reservation made here, and every mechanism does what it
+        says, then everything that ever left satisfies (epsilon, delta) differential privacy of the
+        dataset's budget for one unit added or removed, whatever jobs came and why: the ledger is a
+        Rényi filter that refuses at the budget.
+
+    Args:
+        path: the SQLite file.
+        log: where every change and refusal is reported; None for none.
+
+    Raises:
+        StateError: ``state_unwritable``, ``state_damaged``, ``state_locked`` or ``disk_full``; every
+            method may raise it, and has then changed nothing.
+    """
+
+    def __init__(self, path: Path, log: Log | None = None) -> None:
+        self._path = path
+        self._log = log
+        with writing(path) as database:
+            Entries(database).prepare()
+
+    def open_budget(self, dataset: str, unit: str, epsilon: float, delta: float) -> Budget:
+        """Set the budget of a dataset, once; the same terms again change nothing.
+
+        Args:
+            dataset: its name at this site.
+            unit: ``person`` or ``record``.
+            epsilon: the limit, above 0, over all jobs.
+            delta: in (0, 1).
+
+        Raises:
+            BudgetError: ``budget_conflict`` for other terms than those set, or terms out of range.
+        """
+        wanted = Budget(dataset, unit, epsilon, delta)
+        if unit not in ("person", "record") or not (0 < epsilon <= _LARGEST and 0 < delta < 1):
+            raise BudgetError("budget_conflict", "A budget needs a unit, an epsilon and a delta in (0, 1).")
+        with writing(self._path) as database:
+            entries = Entries(database)
+            standing = entries.budget(dataset)
+            if standing is None:
+                entries.add_budget(wanted, self._report("budget.opened", vars(wanted)))
+            elif standing != wanted:
+                raise BudgetError(
+                    "budget_conflict",
+                    f"The budget of {dataset} stands at epsilon {standing.epsilon:g}, delta "
+                    f"{standing.delta:g} per {standing.unit}.",
+                    "A budget is set once.",
+                )
+        return wanted
+
+    def reserve(
+        self, dataset: str, job: str, round: int, attempt: int, mechanism: GaussianSteps
+    ) -> Reservation:
+        """Charge one attempt at a round, before anything is computed.
+
+        The same attempt with the same mechanism may be reserved again, after a crash for instance,
+        and is charged once.
+
+        Args:
+            dataset: what is trained on; its budget must be open.
+            job: digest of the plan.
+            round: number of the round.
+            attempt: number of the attempt at it; each draws fresh noise and costs anew.
+            mechanism: what the attempt will do to the data.
+
+        Raises:
+            BudgetError: ``budget_exceeded`` (nothing is charged), ``budget_missing``, or
+                ``reservation_conflict`` if the attempt was reserved with another mechanism.
+        """
+        wanted = Reservation(dataset, job, round, attempt, mechanism)
+        with writing(self._path) as database:
+            entries = Entries(database)
+            budget = _budget(entries, dataset)
+            standing = entries.find("reserved", wanted)
+            if standing is None:
+                total = _total(entries, budget, mechanism)
+                if total > budget.epsilon:
+                    raise self._refusal(budget, wanted, total)
+                self._add(entries, budget, Row("reserved", wanted, total))
+            elif standing.reservation != wanted:
+                raise BudgetError(
+                    "reservation_conflict",
+                    f"Round {round}, attempt {attempt}, was reserved with another mechanism.",
+                    "Another mechanism needs another attempt.",
+                )
+        return wanted
+
+    def spend(self, reservation: Reservation, mechanisms: Iterable[GaussianSteps]) -> None:
+        """Record that a reserved mechanism was carried out; again for the same has no effect.
+
+        Args:
+            reservation: from ``reserve``.
+            mechanisms: what the update says was done to the data; together, exactly the reserve.
+
+        Raises:
+            BudgetError: ``reservation_unknown``, or ``reservation_conflict`` if something else was done.
+        """
+        if accounting.merged(mechanisms) != accounting.merged([reservation.mechanism]):
+            raise BudgetError(
+                "reservation_conflict", "The mechanism that was carried out is not the one that was reserved."
+            )
+        with writing(self._path) as database:
+            entries = Entries(database)
+            budget = _budget_of(entries, reservation)
+            if entries.find("spent", reservation) is None:
+                self._add(entries, budget, Row("spent", reservation, _total(entries, budget)))
+
+    def release(self, reservation: Reservation, result: str) -> None:
+        """Record which result leaves the site, before its first byte does; again has no effect.
+
+        Args:
+            reservation: from ``reserve``; it must be spent.
+            result: digest of the sealed bytes.
+
+        Raises:
+            BudgetError: ``reservation_unknown``, or ``reservation_conflict`` if it is not spent or
+                another result was released under it.
+        """
+        with writing(self._path) as database:
+            entries = Entries(database)
+            budget = _budget_of(entries, reservation)
+            if entries.find("spent", reservation) is None:
+                raise BudgetError("reservation_conflict", "A result cannot be released before it is spent.")
+            standing = entries.find("released", reservation)
+            if standing is None:
+                self._add(entries, budget, Row("released", reservation, _total(entries, budget), result))
+            elif standing.result != result:
+                raise BudgetError(
+                    "reservation_conflict",
+                    f"Round {reservation.round}, attempt {reservation.attempt}, has released another result.",
+                    "Only the stored bytes may be sent again.",
+                )
+
+    def epsilon(self, dataset: str) -> float:
+        """The ruling epsilon of everything reserved on a dataset, at its budget's delta.
+
+        Raises:
+            BudgetError: ``budget_missing``.
+        """
+        with reading(self._path) as database:
+            entries = Entries(database)
+            return _total(entries, _budget(entries, dataset))
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """All budgets, by name of the dataset."""
+        with reading(self._path) as database:
+            return Entries(database).budgets()
+
+    def rows(self, dataset: str | None = None) -> tuple[Row, ...]:
+        """The rows of one dataset, or of all, in the order in which they were written."""
+        with reading(self._path) as database:
+            return Entries(database).rows(dataset)
+
+    def _add(self, entries: Entries, budget: Budget, row: Row) -> None:
+        charged = row.reservation
+        ledger = {
+            "epsilon": accounting.epsilon([charged.mechanism], budget.delta),
+            "reservation": charged.digest,
+            "accountant": "rdp",
+            "total": row.total,
+        }
+        entries.add(row, self._report(f"budget.{row.kind}", {**vars(budget), **ledger}, charged))
+
+    def _refusal(self, budget: Budget, wanted: Reservation, total: float) -> BudgetError:
+        reached = {"epsilon": min(total, _LARGEST), "limit": budget.epsilon, "reason": "budget_exceeded"}
+        self._report("budget.refused", {**vars(budget), **reached}, wanted)
+        digits = 2 if budget.epsilon >= 1 else 4
+        # Rounded up, so that a sum just above the limit never reads like the limit.
+        shown = math.ceil(total * 10**digits) / 10**digits
+        return BudgetError(
+            "budget_exceeded",
+            f"The ledger of {budget.dataset} would reach epsilon {shown:.{digits}f} of "
+            f"{budget.epsilon:.{digits}f} at delta {budget.delta:g}.",
+            "Nothing was charged; the job can go on here only with more noise or fewer steps.",
+        )
+
+    def _report(self, type_: str, body: dict[str, Any], charged: Reservation | None = None) -> str | None:
+        if self._log is None:
+            return None
+        scope: dict[str, Any] = {"job": charged.job, "round": charged.round} if charged else {}
+        return self._log.append(type_, **scope, **body).hash
+
+
+def _budget(entries: Entries, dataset: str) -> Budget:
+    budget = entries.budget(dataset)
+    if budget is None:
+        raise BudgetError(
+            "budget_missing", f"No budget was set for {dataset}.", "Set one before anything is trained on it."
+        )
+    return budget
+
+
+def _budget_of(entries: Entries, reservation: Reservation) -> Budget:
+    standing = entries.find("reserved", reservation)
+    if standing is None or standing.reservation != reservation:
+        raise BudgetError("reservation_unknown", "The attempt was never reserved so in this ledger.")
+    return _budget(entries, reservation.dataset)
+
+
+def _total(entries: Entries, budget: Budget, *more: GaussianSteps) -> float:
+    reserved = [row.reservation.mechanism for row in entries.rows(budget.dataset) if row.kind == "reserved"]
+    return accounting.epsilon([*reserved, *more], budget.delta)

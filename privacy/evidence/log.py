@@ -1,0 +1,297 @@
+"""The event log of one party: an append-only file of chained events, and its signed heads.
+
+A log is a folder: ``events.jsonl`` (one event a line, see ``events``) and ``heads/`` (see ``heads``).
+
+Writing. Several processes and threads of one party may append: each append locks the file, reads
+what the others wrote, writes its line and syncs it to the disk before it returns. Whoever wants to
+act appends first: where the line cannot be written, ``LogError`` (``log_unwritable``) says so and
+nothing else may happen. A process that dies in the middle of a line leaves a torn tail; the next one
+to lock the file cuts off exactly that tail, which nobody had been told was written, and records it.
+
+Reading. ``EventLog`` checks only that it goes on where it should. ``chain.verify_log`` is the full
+check, for whoever holds a copy and the party's public keys.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from cloister.privacy import canonical
+from cloister.privacy.canonical import Json
+from cloister.privacy.errors import LogError
+from cloister.privacy.evidence import files, merkle
+from cloister.privacy.evidence.chain import (
+    Verified,
+    Walk,
+    altered,
+    compare,
+    events_of,
+    refuse_foreign,
+    verify_log,
+)
+from cloister.privacy.evidence.events import GENESIS, LINE_LIMIT, Event, malformed, timestamp
+from cloister.privacy.evidence.heads import SignedHead, forked
+from cloister.privacy.evidence.merkle import Frontier
+from cloister.privacy.identity import PrivateIdentity
+
+__all__ = ["Clock", "Entry", "EventLog", "Verified", "events_of", "now", "verify_log"]
+
+Clock: TypeAlias = Callable[[], datetime]
+
+
+def now() -> datetime:
+    """The clock of this machine."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an event stands: its number, and the hash that the next event carries as ``prev``."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class _Tip:
+    """The end of a log: its last line, the bytes up to there, and the tree over all lines."""
+
+    last: bytes = b""
+    end: int = 0
+    tree: Frontier = field(default_factory=Frontier)
+
+    def after(self, line: bytes) -> _Tip:
+        return _Tip(line, self.end + len(line) + 1, self.tree.append(merkle.leaf_hash(line)))
+
+    @property
+    def hash(self) -> str:
+        return canonical.digest(self.last) if self.tree.size else GENESIS
+
+
+class EventLog:
+    """The log of a party, open for writing. Safe to share between threads; each process opens its own.
+
+    Attributes:
+        folder: where the log lives.
+    """
+
+    def __init__(self, folder: Path, writer: PrivateIdentity, clock: Clock) -> None:
+        self.folder = folder
+        self._writer = writer
+        self._clock = clock
+        self._mutex = threading.RLock()
+        self._file: int | None = None  # descriptor while the lock is held
+        self._tip = self._durable = _Tip()
+
+    @classmethod
+    def open(cls, folder: Path, writer: PrivateIdentity, *, clock: Clock = now) -> EventLog:
+        """Open the log in ``folder``; begin it if there is none; repair a torn tail.
+
+        Args:
+            folder: where the log lives; made if it does not exist.
+            writer: the keys of the party.
+            clock: gives the time that events record, with a time zone.
+
+        Raises:
+            LogError: ``log_unwritable``; ``log_foreign``; or the log no longer holds what its
+                newest head signed (``log_truncated``, ``event_altered``).
+        """
+        files.begin(folder)
+        log = cls(folder, writer, clock)
+        with log.batch():
+            refuse_foreign(next(log._events()), writer.public)
+            for newest in files.stored_heads(folder)[-1:]:
+                newest.verify(writer.public)
+                size = log._tip.tree.size
+                roots = {newest.size: merkle.root(log._leaves(newest.size))} if newest.size <= size else {}
+                compare(Walk(size, b"", roots), (newest,), ())
+        return log
+
+    def append(
+        self,
+        kind: str,
+        /,
+        *,
+        job: str | None = None,
+        round: int | None = None,
+        **fields: Json,
+    ) -> Entry:
+        """Write one event; it is on the disk when this returns (in a batch: when the batch ends).
+
+        Args:
+            kind: the type of the event, a key of ``vocabulary.FAMILIES``.
+            job: digest of the plan.
+            round: number of the round.
+            fields: the fields of the type.
+
+        Raises:
+            LogError: ``event_malformed``; ``log_unwritable``, and then nothing may happen.
+        """
+        with self.batch() as file:
+            return self._put(file, kind, job, round, fields)
+
+    @contextmanager
+    def batch(self) -> Iterator[int]:
+        """Events that stand together and share one sync to the disk.
+
+        They are written for certain only when the batch has ended without an error: act after it.
+        Other writers wait meanwhile, so keep it short. An exception from the inside does not take
+        back what was appended before it. The value is for this module only.
+        """
+        with self._mutex:
+            if self._file is not None:
+                yield self._file
+                return
+            self._file = files.lock(self.folder)
+            try:
+                self._catch_up(self._file)
+                try:
+                    yield self._file
+                finally:
+                    self._sync(self._file)
+            finally:
+                files.unlock(self._file)
+                self._file = None
+
+    def head(self) -> SignedHead:
+        """The signed head of all that is written, stored under ``heads/``.
+
+        Raises:
+            LogError: ``log_unwritable``; ``log_forked`` rather than sign a second root for a size.
+        """
+        with self.batch() as file:
+            self._sync(file)  # a head must never promise what a power cut can take away
+            size, root = self._tip.tree.size, self._tip.tree.root()
+            stored = self._stored(size)
+            if stored is None:
+                stored = SignedHead.make(size, root, self._writer)
+                files.write_head(self.folder, stored)
+            elif stored.root != root:
+                raise forked("Another head of this size was signed for this log.")
+            return stored
+
+    def keep(self, head: SignedHead) -> SignedHead:
+        """Store the countersignatures of a head that ``head()`` gave out earlier; returns all of them.
+
+        The caller has verified the countersignatures; this checks that it is a head of this log.
+
+        Raises:
+            LogError: ``head_invalid``, ``log_forked``, ``log_unwritable``.
+        """
+        head.verify(self._writer.public)
+        with self.batch():
+            stored = self._stored(head.size)
+            if stored is None:
+                raise LogError("head_invalid", "A head came back that is not among those signed here.")
+            merged = stored.merged(head)
+            files.write_head(self.folder, merged)
+            return merged
+
+    def entries(self) -> Iterator[Event]:
+        """All events written so far, in order."""
+        with self.batch():
+            return self._events()
+
+    def inclusion(self, seq: int, size: int) -> tuple[bytes, ...]:
+        """Proof that event ``seq`` is in the tree of the first ``size`` events.
+
+        ``merkle.verify_inclusion(merkle.leaf_hash(event.encode()), seq, size, proof, root)`` checks it.
+
+        Raises:
+            ValueError: there are fewer events.
+        """
+        return merkle.inclusion_proof(self._leaves(size), seq)
+
+    def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """Proof that the tree of ``new`` events begins with that of ``old`` events, 0 < old <= new.
+
+        Raises:
+            ValueError: there are fewer events.
+        """
+        return merkle.consistency_proof(self._leaves(new), old)
+
+    def _leaves(self, size: int) -> list[bytes]:
+        with self.batch():
+            end = self._tip.end
+        lines = islice(files.lines(self.folder, 0, end), size)
+        leaves = [merkle.leaf_hash(line[:-1]) for line in lines]
+        if len(leaves) != size:
+            raise ValueError("the log has fewer events")
+        return leaves
+
+    def _events(self) -> Iterator[Event]:
+        return (Event.decode(line[:-1]) for line in files.lines(self.folder, 0, self._tip.end))
+
+    def _stored(self, size: int) -> SignedHead | None:
+        path = files.head_path(self.folder, size)
+        return files.read_head(path) if path.exists() else None
+
+    def _catch_up(self, file: int) -> None:
+        """Take in what other processes wrote; begin an empty log; cut off and record a torn tail."""
+        tip, torn = self._tip, b""
+        with files.refusing_unwritable():
+            start = tip.end - len(tip.last) - 1 if tip.end else 0
+            lines = files.lines(self.folder, start, os.fstat(file).st_size)
+            if tip.end and next(lines, b"") != tip.last + b"\n":
+                raise altered("The log was cut or changed while it was in use.")
+            for line in lines:
+                if line.endswith(b"\n"):
+                    tip = tip.after(line[:-1])
+                else:
+                    torn = line
+            if tip is not self._tip and Event.decode(tip.last).seq != tip.tree.size - 1:
+                raise altered("The last event of the log does not stand at its place.")
+            if torn:
+                os.ftruncate(file, tip.end)
+            if tip is not self._durable:
+                os.fsync(file)  # whoever wrote it may have died before its own sync
+        self._tip = self._durable = tip
+        if tip.tree.size == 0:
+            self._put(file, "log.opened", None, None, {"identity": self._writer.public.digest()})
+        if torn:
+            self._put(file, "log.recovered", None, None, {"bytes": len(torn)})
+
+    def _put(self, file: int, kind: str, job: str | None, round_: int | None, body: dict[str, Json]) -> Entry:
+        event = Event(
+            writer=self._writer.public.name,
+            seq=self._tip.tree.size,
+            ts=timestamp(self._clock()),
+            type=kind,
+            job=job,
+            round=round_,
+            body=body,
+            prev=self._tip.hash,
+        )
+        line = event.encode()
+        if len(line) >= LINE_LIMIT:
+            raise malformed("An event is too long.")
+        with self._undoing(file, self._tip):
+            files.write(file, line + b"\n")
+        self._tip = self._tip.after(line)
+        return Entry(event.seq, self._tip.hash)
+
+    def _sync(self, file: int) -> None:
+        if self._tip is not self._durable:
+            with self._undoing(file, self._durable):
+                os.fsync(file)
+            self._durable = self._tip
+
+    @contextmanager
+    def _undoing(self, file: int, good: _Tip) -> Iterator[None]:
+        """On failure cut the file back to ``good``, so that no event stands that was not confirmed."""
+        with files.refusing_unwritable():
+            try:
+                yield
+            except OSError:
+                self._tip = good
+                with suppress(OSError):  # where even this fails, the tail is torn and repaired later
+                    os.ftruncate(file, good.end)
+                raise

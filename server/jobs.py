@@ -1,0 +1,175 @@
+"""The lead's jobs: one folder each, named by the plan's digest, in which every file is written whole.
+
+==================  =====================================================================
+``plan.json``       the canonical plan
+``plan.sig``        the lead's signature over it
+``decisions/``      each site's signed approval or refusal
+``state.json``      proposed, approved, running, finished, failed, refused or stopped
+``progress.json``   the round, who answered, bytes moved: what ``lead status`` shows
+``checkpoint``      the global model and what the next round needs
+``run.json``        the Flower run's token, to go on with it after a crash
+``stop``            its presence asks the run to stop
+==================  =====================================================================
+
+The command line and the running lead are separate processes: they meet in these files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.privacy import canonical, durable
+from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
+from cloister.privacy.errors import PlanError, StateError
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
+from cloister.privacy.plan import Plan
+
+PROPOSED, APPROVED, RUNNING = "proposed", "approved", "running"
+FINISHED, FAILED, REFUSED, STOPPED = "finished", "failed", "refused", "stopped"
+OPEN = (PROPOSED, APPROVED, RUNNING)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the lead, backed by its folder."""
+
+    folder: Path
+    plan: Plan
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.exists():
+            return {}
+        value = canonical.decode(
+            path.read_bytes(), otherwise=StateError("state_damaged", f"{path} is damaged.")
+        )
+        return dict(value)
+
+    @property
+    def state(self) -> str:
+        """Where the job stands."""
+        return str(self._read("state.json").get("state", PROPOSED))
+
+    @property
+    def reason(self) -> str:
+        """One line on why the job stands where it does; empty while all is well."""
+        return str(self._read("state.json").get("reason", ""))
+
+    def move(self, state: str, reason: str = "") -> None:
+        """Notes a new state, with the line that an operator sees."""
+        durable.write(self.folder / "state.json", canonical.encode({"state": state, "reason": reason}))
+
+    @property
+    def signature(self) -> Signature:
+        """The lead's signature over the plan."""
+        value = self._read("plan.sig")
+        return Signature(bytes.fromhex(value["ed25519"]), bytes.fromhex(value["mldsa65"]))
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The last progress of the run, {} before it started."""
+        return self._read("progress.json")
+
+    def note(self, progress: dict[str, Any]) -> None:
+        """Writes the progress that ``lead status`` shows."""
+        durable.write(self.folder / "progress.json", canonical.encode(progress))
+
+    # Decisions of the sites
+
+    def decisions(self) -> dict[str, Decision]:
+        """Site name -> its decision."""
+        found = {}
+        for path in sorted((self.folder / "decisions").glob("*.json")):
+            value = self._read(f"decisions/{path.name}")
+            found[value["site"]] = Decision(**value)
+        return found
+
+    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
+        """Takes a site's decision after checking its signature; the last word before the start counts.
+
+        Raises:
+            PlanError: ``plan_unknown``, the decision is on another plan or of a site not in it.
+            ChannelError: ``signature_invalid``.
+        """
+        self.plan.site(decision.site)
+        if decision.plan != self.plan.digest or site.name != decision.site:
+            raise PlanError("plan_unknown", "A decision is on another plan.")
+        site.verify(decision.to_bytes(), signature, DECISION_CONTEXT)
+        if self.state != PROPOSED:
+            return
+        (self.folder / "decisions").mkdir(mode=0o700, exist_ok=True)
+        durable.write(self.folder / "decisions" / f"{decision.site}.json", decision.to_bytes())
+        self._settle()
+
+    def _settle(self) -> None:
+        """Approved when every site approves; refused as soon as one refuses."""
+        decisions = self.decisions()
+        for decision in decisions.values():
+            if not decision.approve:
+                self.move(REFUSED, f"{decision.site} refuses: {decision.reason}")
+                return
+        if {site.name for site in self.plan.sites} <= set(decisions):
+            self.move(APPROVED)
+
+    # The operator's wish
+
+    def stop(self) -> None:
+        """Asks the run to stop after the answer it is waiting for."""
+        durable.write(self.folder / "stop", b"")
+
+    def stopping(self) -> bool:
+        """Whether the run is asked to stop."""
+        return (self.folder / "stop").exists()
+
+    def resume(self) -> None:
+        """Lets a stopped or failed job go on from its checkpoint.
+
+        Raises:
+            PlanError: ``plan_not_approved``, the job is not one that can go on.
+        """
+        if self.state not in (STOPPED, FAILED):
+            raise PlanError(
+                "plan_not_approved", f"The job is {self.state}; only a stopped or failed one resumes."
+            )
+        (self.folder / "stop").unlink(missing_ok=True)
+        self.move(APPROVED)
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """All jobs in the lead's folder."""
+
+    folder: Path
+
+    def propose(self, plan: Plan, lead: PrivateIdentity) -> Job:
+        """Signs a plan and lays it out for the sites; proposing the same plan again changes nothing."""
+        folder = self.folder / plan.digest.removeprefix("sha256:")[:16]
+        job = Job(folder, plan)
+        if (folder / "plan.json").exists():
+            return job
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        signature = lead.sign(plan.to_bytes(), PLAN_CONTEXT)
+        value = {"ed25519": signature.ed25519.hex(), "mldsa65": signature.mldsa65.hex()}
+        durable.write(folder / "plan.sig", canonical.encode(value))
+        job.move(PROPOSED)
+        durable.write(folder / "plan.json", plan.to_bytes())
+        return job
+
+    def __iter__(self) -> Iterator[Job]:
+        for path in sorted(self.folder.glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
+            yield Job(path.parent, Plan.from_bytes(path.read_bytes()))
+
+    def find(self, name: str) -> Job:
+        """The job whose digest starts with ``name`` (with or without ``sha256:``).
+
+        Raises:
+            PlanError: ``plan_unknown``.
+        """
+        wanted = name.removeprefix("sha256:")
+        found = [job for job in self if job.plan.digest.removeprefix("sha256:").startswith(wanted)]
+        if len(found) != 1:
+            raise PlanError("plan_unknown", f"{len(found)} jobs have a name that starts with {name}.")
+        return found[0]

@@ -1,0 +1,143 @@
+"""From an operator's terms to a plan: calibrates the noise, works out the layout, names the parties."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from cloister.privacy import canonical
+from cloister.privacy.consent import Offer
+from cloister.privacy.dp.calibration import noise_multiplier
+from cloister.privacy.errors import PlanError
+from cloister.privacy.identity import PublicIdentity, Roster
+from cloister.privacy.layout import Placement, layout
+from cloister.privacy.model import BaseModel
+from cloister.privacy.plan import (
+    Adapter,
+    Aggregation,
+    Base,
+    Party,
+    Plan,
+    Privacy,
+    Site,
+    Task,
+    Training,
+)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an operator chooses; the defaults suit a few hundred to a few thousand short texts a site.
+
+    Attributes:
+        purpose: what the model is for, in words that every site reads before it approves.
+        labels: the classes, agreed beforehand.
+        mode: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``.
+        epsilon, delta: the target of the whole plan, per record of one site.
+        bound: clipping bound C of one record's gradient.
+        rounds, steps: rounds, and local steps in each.
+        rate: Poisson sampling rate of a step.
+        top_layers: layers that carry LoRA; those below are run once and cached.
+        minimum_sites: fewer answers than that end the run.
+    """
+
+    purpose: str
+    labels: tuple[str, ...]
+    mode: Literal["local", "off"] = "local"
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    bound: float = 0.5
+    rounds: int = 10
+    steps: int = 10
+    rate: float = 0.25
+    optimizer: Literal["sgd", "adam"] = "adam"
+    head_rate: float = 0.02
+    adapter_rate: float = 0.002
+    momentum: float = 0.9
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("query", "value")
+    top_layers: int = 1
+    max_tokens: int = 64
+    minimum_sites: int = 0
+    range: float = 4.0
+
+
+def draft(terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str) -> Plan:
+    """The plan of these terms over every site that has offered a dataset.
+
+    Args:
+        terms: the operator's choice.
+        roster: everybody's public keys.
+        offers: site name -> its signed offer.
+        base: the base model on the lead's machine.
+        code: digest of the lead's own code.
+
+    Raises:
+        PlanError: ``plan_conflict``, a site of the roster has made no offer.
+        BudgetError: no noise reaches the target.
+    """
+    missing = [site.name for site in roster.sites if site.name not in offers]
+    if missing or not roster.sites:
+        raise PlanError(
+            "plan_conflict",
+            f"No dataset was offered yet by: {', '.join(missing) or 'any site'}.",
+            "Run `cloister site data` and `cloister site up` there.",
+        )
+    sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
+    return Plan(
+        consortium=roster.consortium,
+        purpose=terms.purpose,
+        nonce=secrets.token_hex(16),
+        roster=roster.digest(),
+        lead=Party(name=roster.lead.name, identity=roster.lead.digest(), code=code),
+        sites=sites,
+        base=Base(name=base.name, digest=base.digest, max_tokens=terms.max_tokens),
+        task=Task(labels=terms.labels),
+        adapter=_adapter(terms, base),
+        training=Training(
+            rounds=terms.rounds,
+            steps=terms.steps,
+            rate=terms.rate,
+            optimizer=terms.optimizer,
+            head_rate=terms.head_rate,
+            adapter_rate=terms.adapter_rate,
+            momentum=terms.momentum,
+        ),
+        privacy=_privacy(terms),
+        aggregation=Aggregation(
+            minimum_sites=terms.minimum_sites or max(1, len(sites) - 1),
+            range=terms.range,
+        ),
+    )
+
+
+def _site(member: PublicIdentity, offer: Offer) -> Site:
+    return Site(
+        name=member.name, identity=member.digest(), code=offer.code, dataset=offer.dataset, rows=offer.rows
+    )
+
+
+def _adapter(terms: Terms, base: BaseModel) -> Adapter:
+    placement = Placement(terms.rank, terms.targets, terms.top_layers, len(terms.labels))
+    order = layout(base.tensors, base.hidden, placement)
+    return Adapter(
+        rank=terms.rank,
+        alpha=terms.alpha,
+        targets=terms.targets,
+        top_layers=terms.top_layers,
+        seed=canonical.digest(secrets.token_bytes(32)),
+        parameters=order.size,
+        layout=order.digest(),
+    )
+
+
+def _privacy(terms: Terms) -> Privacy:
+    if terms.mode == "off":
+        return Privacy(mode="off", bound=terms.bound, noise_multiplier=0.0, epsilon=0.0, delta=0.0)
+    sigma = noise_multiplier(terms.epsilon, terms.delta, terms.rate, terms.rounds * terms.steps)
+    return Privacy(
+        mode="local", bound=terms.bound, noise_multiplier=sigma, epsilon=terms.epsilon, delta=terms.delta
+    )

@@ -1,0 +1,79 @@
+"""Tiny random models with real architectures, for tests that need no weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cloister.client.learn.adapters import Classifier, place, set_flat
+from cloister.privacy.layout import Layout, Placement, layout
+
+ALPHA = 16.0
+_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "chest", "pain", "since", "monday", "head", "##ache", "card")
+
+
+def encoder(kind: str = "bert", layers: int = 3) -> Any:
+    """A random encoder of width 32; the same each time."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+        pad_token_id=1 if kind == "roberta" else 0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(20)
+        model = AutoModel.from_config(config)
+        for name, parameter in model.named_parameters():
+            if "LayerNorm" not in name:
+                torch.nn.init.normal_(parameter, std=0.2)  # large enough that attention matters
+    return model.requires_grad_(False).eval()
+
+
+def layout_of(model: Any, classes: int = 4, top_layers: int = 2, rank: int = 3) -> Layout:
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return layout(shapes, model.config.hidden_size, Placement(rank, ("query", "value"), top_layers, classes))
+
+
+def classifier(kind: str = "bert", layers: int = 3, top_layers: int = 2) -> Classifier:
+    """A classifier whose trained parameters are all random, B and head included."""
+    model = encoder(kind, layers)
+    plan = layout_of(model, top_layers=top_layers)
+    placed = place(model, plan, ALPHA)
+    set_flat(placed, vector(plan.size))
+    return placed
+
+
+def vector(size: int, seed: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 0.2, size).astype(np.float32)
+
+
+def documents(number: int, seed: int = 5) -> tuple[NDArray[np.int64], ...]:
+    """Random token ids, 3 to 20 a document."""
+    random = np.random.default_rng(seed)
+    return tuple(random.integers(5, 60, size) for size in random.integers(3, 21, number))
+
+
+def labels(number: int, classes: int = 4, seed: int = 7) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, classes, number)
+
+
+def write(folder: Path) -> Path:
+    """A model folder as a hub would hold it: safetensors, config and a word-piece tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    encoder().save_pretrained(folder)
+    vocabulary = {word: number for number, word in enumerate(_WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
+    return folder
