@@ -14,12 +14,14 @@ again from the same ratchet state under the same reserve.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cloister.client.site.ledger import Ledger, Reservation
+from cloister.client.site.entries import Reservation
+from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical, durable
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import ChannelError, CloisterError, UpdateError
@@ -98,6 +100,7 @@ class Participant:
         log: the site's event log.
         replies: where sealed replies are stored.
         done: called after the final model was kept.
+        complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
     """
 
     plan: Plan
@@ -109,6 +112,7 @@ class Participant:
     log: EventLog
     replies: Replies
     done: Callable[[], None] = lambda: None
+    complain: Callable[[str], None] = lambda _: None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
 
@@ -129,12 +133,17 @@ class Participant:
         try:
             sealed = self._finish(opened) if opened.header.kind == messages.FINISH else self._train(opened)
         except CloisterError as error:
-            self.log.append(
-                "incident.raised", job=self.plan.digest, round=opened.header.round, reason=error.id
-            )
-            sealed = self._seal(opened.header, messages.REFUSAL, messages.refusal(error.id))
+            sealed = self._refuse(opened.header, error.id, error.line())
+        except Exception:  # noqa: BLE001  # the last line: the text may hold a record and must stay here
+            sealed = self._refuse(opened.header, "internal", traceback.format_exc())
         self.bytes_up += len(sealed.data)
         return sealed.data
+
+    def _refuse(self, header: Header, reason: str, text: str) -> Sealed:
+        """A refusal that carries the id; the text goes to the person at this machine."""
+        self.complain(text)
+        self.log.append("incident.raised", job=self.plan.digest, round=header.round, reason=reason)
+        return self._seal(header, messages.REFUSAL, messages.refusal(reason))
 
     def _open(self, data: bytes) -> Opened:
         limit = self.plan.ring.content_bytes + messages.OVERHEAD

@@ -121,6 +121,7 @@ class EnrolmentError(CloisterError):
         "invite_expired": "an invite is past its date",
         "invite_used": "an invite was used already, by another key",
         "invite_unknown": "the lead does not know the invite",
+        "invite_other_site": "an invite is for a site of another name",
         "request_unsigned": "a request to join is not signed by the keys that it brings",
         "name_taken": "another party has the name",
         "already_enrolled": "this site is a member already",

@@ -321,7 +321,8 @@ class _Post:
 
     def _open(self, site: str, reply: Message) -> Opened:
         if reply.has_error():
-            reason = reply.error.reason if messages.known(reply.error.reason) else "internal"
+            told = reply.error.reason or ""
+            reason = told if messages.known(told) else "internal"
             raise RoundError("site_failed", f"{site} answered with an error: {reason}.")
         try:
             data = reply.content["envelope"]["b"]

@@ -40,7 +40,7 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Writes the checkpoint: one line of canonical JSON, then the model's bytes."""
         body = self.model.astype(_WIRE).tobytes()
-        head = {
+        head: dict[str, canonical.Json] = {
             "plan": self.plan,
             "round": self.round,
             "model": canonical.digest(body),

@@ -231,7 +231,7 @@ def _tested(rng: random.Random, settings: GeneratorSettings, used: set[tuple[str
         turn, place = divmod(number, len(DEPARTMENTS))
         department = DEPARTMENTS[place]
         cycle, phrase = divmod(turn, len(STRONG[department]))
-        style = STYLES[(turn + cycle) % len(STYLES)]
+        style = STYLES[(phrase + cycle) % len(STYLES)]
         while True:
             findings = _findings(rng, settings, department, STRONG[department][phrase], STRONG)
             if _key(style, findings) not in used:

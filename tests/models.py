@@ -11,7 +11,20 @@ from cloister.client.learn.adapters import Classifier, place, set_flat
 from cloister.privacy.layout import Layout, Placement, layout
 
 ALPHA = 16.0
-_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "chest", "pain", "since", "monday", "head", "##ache", "card")
+_WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "chest",
+    "pain",
+    "since",
+    "monday",
+    "head",
+    "##ache",
+    "card",
+)
 
 
 def encoder(kind: str = "bert", layers: int = 3) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from cloister.privacy.durable import sync_folder, unwritable
 from cloister.privacy.errors import StateError
 
 WAIT_S = 30.0
@@ -27,7 +28,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         StateError: ``state_unwritable``, ``state_damaged``, ``state_locked`` or ``disk_full``.
     """
     try:
-        path.touch(mode=0o600)
+        if not path.exists():
+            path.touch(mode=0o600)
+            sync_folder(path.parent)
         with closing(sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)) as database:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
@@ -36,7 +39,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.DatabaseError as error:
         raise _named(error, path) from error
     except OSError as error:
-        raise _unwritable(path, error.strerror) from error
+        raise unwritable(path, error) from error
 
 
 @contextmanager
@@ -61,10 +64,6 @@ def _named(error: sqlite3.DatabaseError, path: Path) -> StateError:
         return StateError("state_locked", f"Another process holds {path.name}.", "Try again when it is done.")
     if code in _DAMAGED:
         return StateError("state_damaged", f"{path.name} is not what it should be: {error}.")
-    return _unwritable(path, str(error))
-
-
-def _unwritable(path: Path, why: str | None) -> StateError:
     return StateError(
-        "state_unwritable", f"{path.name} cannot be used: {why}.", "Check the folder's owner and mode."
+        "state_unwritable", f"{path.name} cannot be used: {error}.", "Check the folder's owner and mode."
     )

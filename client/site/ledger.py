@@ -19,8 +19,8 @@ Rules:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -219,13 +219,14 @@ class Ledger:
     def _refusal(self, budget: Budget, wanted: Reservation, total: float) -> BudgetError:
         reached = {"epsilon": min(total, _LARGEST), "limit": budget.epsilon, "reason": "budget_exceeded"}
         self._report("budget.refused", {**vars(budget), **reached}, wanted)
-        digits = 2 if budget.epsilon >= 1 else 4
-        # Rounded up, so that a sum just above the limit never reads like the limit.
-        shown = math.ceil(total * 10**digits) / 10**digits
+        # Rounded apart, so that a sum just above the limit never reads like the limit.
+        step = Decimal("0.01") if budget.epsilon >= 1 else Decimal("0.0001")
+        sum_ = Decimal(str(total)).quantize(step, ROUND_CEILING)
+        limit = Decimal(str(budget.epsilon)).quantize(step, ROUND_FLOOR)
         return BudgetError(
             "budget_exceeded",
-            f"The ledger of {budget.dataset} would reach epsilon {shown:.{digits}f} of "
-            f"{budget.epsilon:.{digits}f} at delta {budget.delta:g}.",
+            f"The ledger of {budget.dataset} would reach epsilon {sum_} of {limit} "
+            f"at delta {budget.delta:g}.",
             "Nothing was charged; the job can go on here only with more noise or fewer steps.",
         )
 

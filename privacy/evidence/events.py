@@ -157,4 +157,8 @@ def _is_time(value: object) -> bool:
 
 def malformed(what: str) -> LogError:
     """The error for what is not an event."""
-    return LogError("event_malformed", what, "Only the events that the documentation lists can be logged.")
+    return LogError(
+        "event_malformed",
+        what,
+        "Log only what the vocabulary lists; a file that holds anything else is damaged.",
+    )

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cloister.privacy.errors import LogError
+from cloister.privacy import durable
+from cloister.privacy.errors import LogError, StateError
 from cloister.privacy.evidence.events import LINE_LIMIT, malformed
 from cloister.privacy.evidence.heads import NOTE_LIMIT, SignedHead
 
@@ -24,11 +25,12 @@ def refusing_unwritable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LogError(
-            "log_unwritable",
-            f"The event log cannot be written: {error.strerror or error}.",
-            "Free disk space or correct the permissions; nothing was done.",
-        ) from error
+        raise unwritable(f"The event log cannot be written: {error.strerror}.") from error
+
+
+def unwritable(what: str) -> LogError:
+    """The error for a log that cannot be written."""
+    return LogError("log_unwritable", what, "Free disk space or correct the permissions; nothing was done.")
 
 
 def begin(folder: Path) -> None:
@@ -36,7 +38,7 @@ def begin(folder: Path) -> None:
     with refusing_unwritable():
         (folder / HEADS).mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(folder / EVENTS, os.O_CREAT | os.O_WRONLY, 0o600))
-        _sync_folder(folder)
+        durable.sync_folder(folder)
 
 
 def lock(folder: Path) -> int:
@@ -104,16 +106,11 @@ def read_head(path: Path) -> SignedHead:
 
 
 def write_head(folder: Path, head: SignedHead) -> None:
-    """Store a head so that after a crash there is the old file or the new one, never a part."""
-    path = head_path(folder, head.size)
-    new = path.with_suffix(".new")
-    with refusing_unwritable():
-        with new.open("wb") as file:
-            file.write(head.serialise())
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        _sync_folder(path.parent)
+    """Store a head, whole or not at all."""
+    try:
+        durable.write(head_path(folder, head.size), head.serialise())
+    except StateError as error:
+        raise unwritable(error.what) from error
 
 
 def stored_heads(folder: Path) -> tuple[SignedHead, ...]:
@@ -123,11 +120,3 @@ def stored_heads(folder: Path) -> tuple[SignedHead, ...]:
         LogError: ``head_invalid``.
     """
     return tuple(map(read_head, sorted((folder / HEADS).glob("*.head"))))
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -32,8 +32,8 @@ from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 NOTE_LIMIT = 8 << 20
 """Longest note in bytes: a countersignature is about 4.6 kB, so over a thousand witnesses."""
 
-_LOG = "cloister log head"
-_WITNESS = "cloister head countersignature"
+_LOG = "cloister/log-head/1"
+_WITNESS = "cloister/head-countersignature/1"
 _ED25519, _MLDSA65 = 64, 3309
 _ORIGIN = re.compile(r"cloister/[a-z][a-z0-9-]{0,39}/[0-9a-f]{16}")
 _SIZE = re.compile(r"[1-9]\d{0,14}")

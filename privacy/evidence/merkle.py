@@ -131,8 +131,12 @@ def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, pro
     Raises:
         LogError: ``proof_invalid``.
     """
-    if not 0 < old <= new or not _are_hashes(proof) or (old == new) is not (not proof):
+    if not 0 < old <= new or not _are_hashes(proof) or (old == new) is bool(proof):
         _refuse("A consistency proof is malformed.")
+    if old == new and old_root != new_root:
+        _refuse("Two trees of the same size have different roots.")
+    if old == new:
+        return
     path = proof if old & (old - 1) else (old_root, *proof)
     place, last = old - 1, new - 1
     while place & 1:

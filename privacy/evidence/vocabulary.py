@@ -56,14 +56,14 @@ def one_of(*words: str) -> Kind:
 
 
 def many(kind: Kind) -> Kind:
-    """A list of distinct values of a kind in ascending order, so that it does not tell who came first."""
+    """A set of values of a kind, as a list in ascending order: it does not tell who came first."""
 
     def holds(value: object) -> bool:
         if not isinstance(value, list | tuple) or not all(map(kind.holds, value)):
             return False
         return all(a < b for a, b in pairwise(value))
 
-    return Kind(f"ascending list of: {kind.meaning}", holds)
+    return Kind(f"set of: {kind.meaning}", holds)
 
 
 def _is_date(value: object) -> bool:
@@ -166,6 +166,9 @@ def _any(fields: Fields) -> Family:
 _DOCUMENT = one_of("data-use-agreement", "processor-agreement", "ethics-approval", "permit", "other")
 _CHANGE = one_of("tighter", "looser", "mixed", "same")
 _SEVERITY = one_of("low", "medium", "high")
+_SITES = many(NAME)
+_OUTCOME = {"attempt?": COUNT, "accepted?": _SITES, "refused?": _SITES, "lost?": _SITES}
+_ENVELOPE = {"message?": MESSAGE, "attempt?": COUNT, "site?": NAME}
 _KEY = {"party": NAME, "identity": DIGEST}
 _CHARGE = {"dataset": NAME, "unit": UNIT, "epsilon": EPSILON, "delta": DELTA}
 _LEDGER = _CHARGE | {"reservation": DIGEST, "accountant": ACCOUNTANT, "total": EPSILON}
@@ -193,11 +196,11 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "invite.issued": _party({"party": NAME, "invite": DIGEST, "not_after": DATE}),
     "invite.refused": _party({"reason": REASON, "party?": NAME, "invite?": DIGEST}),
-    "roster.changed": _party({"roster": DIGEST, "members": many(NAME)}),
-    "site.joined": _party(_KEY),
-    "site.withdrew": _any({"party": NAME, "reason?": REASON}),
-    "site.lost": _any({"party": NAME, "reason": REASON}),
-    "site.returned": _any({"party": NAME}),
+    "roster.changed": _party({"roster": DIGEST, "members": _SITES}),
+    "site.joined": _party({"site": NAME, "identity": DIGEST}),
+    "site.withdrew": _any({"site": NAME, "reason?": REASON}),
+    "site.lost": _any({"site": NAME, "reason": REASON}),
+    "site.returned": _any({"site": NAME}),
     "auth.ok": _party({"method": METHOD, "route": ROUTE, "party?": NAME, "certificate?": DIGEST}),
     "auth.failed": _party(
         {"method": METHOD, "route": ROUTE, "reason": REASON, "party?": NAME, "certificate?": DIGEST}
@@ -246,9 +249,9 @@ FAMILIES: Mapping[str, Family] = {
     "approval.denied": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON, "reason?": REASON}),
     "approval.timeout": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
     # Jobs and rounds. `job` is the digest of the plan.
-    "job.proposed": _job({"base": DIGEST, "roster": DIGEST, "code": DIGEST, "sites": many(NAME)}),
-    "job.accepted": _job({"party?": NAME}),
-    "job.refused": _job({"reason": REASON, "party?": NAME}),
+    "job.proposed": _job({"base": DIGEST, "roster": DIGEST, "code": DIGEST, "sites": _SITES}),
+    "job.accepted": _job({"site?": NAME}),
+    "job.refused": _job({"reason": REASON, "site?": NAME}),
     "job.started": _job({"model": DIGEST, "code": DIGEST}),
     "job.resumed": _job({"model": DIGEST, "code": DIGEST}),
     "job.finished": _job({"model": DIGEST, "rounds": COUNT}),
@@ -264,27 +267,15 @@ FAMILIES: Mapping[str, Family] = {
             "commitment?": DIGEST,
         }
     ),
-    "round.opened": _round({"model": DIGEST, "attempt": COUNT, "invited?": many(NAME)}),
-    "round.closed": _round(
-        {
-            "model_in": DIGEST,
-            "model_out": DIGEST,
-            "attempt": COUNT,
-            "survived?": many(NAME),
-            "rule?": one_of("weighted-mean"),
-        }
-    ),
-    "round.aborted": _round({"model": DIGEST, "attempt": COUNT, "reason": REASON, "survived?": many(NAME)}),
-    # Every sealed envelope, at both ends. `envelope` is the digest of its bytes.
-    "update.sent": _round(
-        {"envelope": DIGEST, "bytes": COUNT, "attempt": COUNT, "message": MESSAGE, "recipient": NAME}
-    ),
-    "update.received": _round(
-        {"envelope": DIGEST, "bytes": COUNT, "attempt": COUNT, "message": MESSAGE, "sender": NAME}
-    ),
-    "update.accepted": _round({"envelope": DIGEST, "sender": NAME}),
-    "update.refused": _any({"reason": REASON, "envelope?": DIGEST, "sender?": NAME}),
-    "update.acknowledged": _round({"envelope": DIGEST, "party": NAME}),
+    "round.opened": _round({"model": DIGEST, "attempt?": COUNT, "invited?": _SITES}),
+    "round.closed": _round({"model": DIGEST, "rule?": one_of("weighted-mean"), **_OUTCOME}),
+    "round.aborted": _round({"reason": REASON, **_OUTCOME}),
+    # Every sealed envelope, at both ends. `sealed` is the digest of its bytes.
+    "update.sent": _round({"sealed": DIGEST, "bytes": COUNT, **_ENVELOPE}),
+    "update.received": _round({"sealed": DIGEST, "bytes?": COUNT, **_ENVELOPE}),
+    "update.accepted": _round({"sealed": DIGEST, "site?": NAME}),
+    "update.refused": _any({"reason": REASON, "sealed?": DIGEST, "site?": NAME}),
+    "update.acknowledged": _job({"sealed": DIGEST, "site?": NAME}),
     # Privacy. `reservation` ties what was reserved, spent and released.
     "dp.step_summary": _round(
         {
@@ -302,7 +293,7 @@ FAMILIES: Mapping[str, Family] = {
     "budget.opened": _party(_CHARGE),
     "budget.reserved": _job(_LEDGER),
     "budget.spent": _job(_LEDGER),
-    "budget.released": _job(_LEDGER),
+    "budget.released": _job({**_LEDGER, "sealed?": DIGEST}),
     "budget.refused": _job({**_CHARGE, "reason": REASON, "limit": EPSILON}),
     "budget.exhausted": _any({"dataset": NAME, "unit": UNIT, "limit": EPSILON}),
     # Results and what becomes of them.
@@ -320,9 +311,10 @@ FAMILIES: Mapping[str, Family] = {
     "release.approved": _job({"artefact": DIGEST, "form": ARTEFACT, "role": PERSON}),
     "release.denied": _job({"artefact": DIGEST, "form": ARTEFACT, "role": PERSON, "reason?": REASON}),
     "release.exported": _job({"artefact": DIGEST, "form": ARTEFACT, "recipient?": NAME}),
-    "model.released": _job({"model": DIGEST, "version": COUNT}),
+    "model.received": _job({"model": DIGEST}),
+    "model.released": _job({"model": DIGEST, "version?": COUNT, "recipients?": _SITES}),
     "model.rolled_back": _job({"model": DIGEST, "version": COUNT}),
-    "incident.raised": _any({"reason": REASON, "severity": _SEVERITY, "party?": NAME}),
+    "incident.raised": _any({"reason": REASON, "severity?": _SEVERITY, "party?": NAME}),
     "incident.closed": _any({"reason": REASON, "incident": DIGEST}),
     "report.built": _any({"bundle": DIGEST}),
     "report.verified": _any(

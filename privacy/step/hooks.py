@@ -70,7 +70,9 @@ class HooksEngine:
     @contextmanager
     def _hooks(self) -> Iterator[GradSampleHooks]:
         """Hooks on the model for one batch: nothing of it stays behind, whatever happens meanwhile."""
-        owners = [m for m in self._module.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
+        owners = [
+            m for m in self._module.modules() if any(p.requires_grad for p in m.parameters(recurse=False))
+        ]
         for owner in owners:
             owner.train()
         try:

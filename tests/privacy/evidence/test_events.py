@@ -70,10 +70,10 @@ def sample(kind):
     """A value that a kind takes: its first word, where it is a set of words or a list of them."""
     if kind in SAMPLES:
         return SAMPLES[kind]
-    if kind.meaning.startswith("ascending list of: name"):
+    if kind.meaning.startswith("set of: name"):
         return ["east", "west"]
-    words = kind.meaning.removeprefix("ascending list of: ").removeprefix("one of ").split(", ")
-    return [words[0]] if kind.meaning.startswith("ascending") else words[0]
+    words = kind.meaning.removeprefix("set of: ").removeprefix("one of ").split(", ")
+    return [words[0]] if kind.meaning.startswith("set") else words[0]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -122,7 +122,7 @@ def test_the_error_never_repeats_the_value():
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
-        (vocabulary.NAME, ["a", "north-clinic", "a" * 40], ["", "A", "a b", "a/b", "a.b", "1a", "a" * 41, "é"]),
+        (vocabulary.NAME, ["a", "north-clinic", "a" * 40], ["", "A", "a b", "a/b", "a.b", "1", "a" * 41]),
         (vocabulary.DIGEST, [D], [D.upper(), D[:-1], D + "\n", "ab" * 32, b"x"]),
         (vocabulary.REASON, ["internal", "log_unwritable"], ["", "no_such_reason", "Internal"]),
         (vocabulary.DATE, ["2024-02-29"], ["2023-02-29", "2024-2-9", "20240229", "2024-02-29T00:00:00Z"]),
@@ -133,7 +133,7 @@ def test_the_error_never_repeats_the_value():
         (vocabulary.RATE, [1, 0.01], [0, 1.01]),
         (vocabulary.HUNDREDTH, [0, 1, 0.5, 0.29], [0.123, 0.8333333333333334, 1.01, -0.01, True]),
         (vocabulary.OFFSET, [-5, 5], [86_400_001, 0.5]),
-        (vocabulary.many(vocabulary.NAME), [[], ["a", "b"], ("a",)], [["b", "a"], ["a", "a"], ["A"], "ab", [1]]),
+        (vocabulary.many(vocabulary.NAME), [[], ["a", "b"], ("a",)], [["b", "a"], ["a", "a"], ["A"], "ab"]),
         (vocabulary.UNIT, ["record"], ["records", "", None, ["record"]]),
     ],
     ids=lambda value: value.meaning if isinstance(value, vocabulary.Kind) else "",
@@ -156,15 +156,18 @@ def test_a_band_that_is_nearly_a_number_is_refused(band):
     assert not vocabulary.BAND.holds(band)
 
 
-@given(st.text(max_size=60))
-def test_no_kind_takes_free_text(text):
-    """Text with an upper-case letter, a space, a slash or a letter beyond ASCII is in no kind but a fixed word."""
-    kinds = {kind for family in FAMILIES.values() for kind in family.fields.values()}
-    words = " ".join(kind.meaning for kind in kinds)
-    for kind in kinds:
-        if kind.holds(text):
-            assert text.replace("-", "").replace("_", "").replace(".", "").isalnum()
-            assert text in words or text == text.lower()
+KINDS = {kind for family in FAMILIES.values() for kind in family.fields.values()}
+
+
+@given(st.from_regex(r"[A-Za-z0-9]*[ /\\\\@:;,'\u00e9\u4e2d][^\n]{0,30}", fullmatch=True))
+def test_no_kind_takes_a_sentence_or_a_path(text):
+    assert [kind.meaning for kind in KINDS if kind.holds(text)] == []
+
+
+@given(st.integers() | st.floats() | st.binary() | st.dictionaries(st.text(), st.integers()))
+def test_no_kind_of_words_takes_another_type(value):
+    words = {kind for kind in KINDS if kind.holds(sample(kind)) and isinstance(sample(kind), str)}
+    assert [kind.meaning for kind in words if kind.holds(value)] == []
 
 
 def event(**changes):
@@ -219,4 +222,4 @@ def test_times_are_written_in_utc_with_milliseconds():
 
 def test_a_time_without_a_zone_is_refused():
     with pytest.raises(ValueError, match="time zone"):
-        timestamp(datetime(2026, 1, 31))  # noqa: DTZ001
+        timestamp(datetime(2026, 1, 31))

@@ -1,0 +1,69 @@
+"""Files that are either whole or absent, whatever crashes.
+
+A file is written beside its place, synced, renamed over it, and the folder is synced. A reader sees
+the old bytes or the new ones, never a part.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from cloister.privacy.errors import StateError
+
+
+def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Writes a whole file atomically and durably.
+
+    Raises:
+        StateError: ``disk_full`` or ``state_unwritable``; the old file, if any, is untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename or a new name in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> StateError:
+    """The typed error for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StateError(
+            "disk_full", f"The disk is full: {path} was not written.", "Make room; nothing was lost."
+        )
+    return StateError(
+        "state_unwritable",
+        f"{path} cannot be written: {error.strerror}.",
+        "Check the folder's owner and mode.",
+    )
+
+
+def private_folder(path: Path) -> None:
+    """Makes a folder, and those above it, that only its owner can enter.
+
+    Raises:
+        StateError: ``disk_full`` or ``state_unwritable``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -1,0 +1,197 @@
+"""What federation is to be compared with: word counts, each site alone, and everything in one place.
+
+Each site alone and all records pooled are trained by the code that trains in a federated run
+(``client.learn.training``), for as many rounds and steps, with and without the plan's privacy, and
+scored on one common test set. Pooling is what federation avoids; it exists in simulations only.
+
+The private figures have the plan's noise multiplier, rate and steps, and therefore its epsilon: how
+many records there are does not enter the account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cloister.client.learn.adapters import Classifier, place
+from cloister.client.learn.evaluation import predict, score
+from cloister.client.learn.features import Features, Indices, prepare
+from cloister.client.learn.learner import agreed_layout
+from cloister.client.learn.model import BaseModel, load_encoder, tokenize
+from cloister.client.learn.training import LocalTrainer, Moment, Settings
+from cloister.client.site.records import Records
+from cloister.privacy import canonical
+from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy.layout import initial
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Vector
+
+Labels: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Test accuracy of one way to train.
+
+    Attributes:
+        plain: without privacy.
+        private: at the plan's epsilon; None where the plan has no privacy.
+    """
+
+    plain: float
+    private: float | None
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Accuracies on the common test set.
+
+    Attributes:
+        tfidf: TF-IDF and logistic regression on all records pooled, without privacy.
+        pooled: the plan's own model and training on all records pooled.
+        alone: the same at each site by itself.
+    """
+
+    tfidf: float
+    pooled: Pair
+    alone: Mapping[str, Pair]
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Documents that the frozen part of the model has seen, and the class of each."""
+
+    features: Features
+    labels: Labels
+
+    def take(self, rows: Indices) -> Documents:
+        """Some of the documents; nothing is copied or computed again."""
+        return Documents(_Part(self.features, rows), self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Features of the documents at ``rows`` of others."""
+
+    whole: Features
+    rows: Indices
+
+    @property
+    def lengths(self) -> Indices:
+        return self.whole.lengths[self.rows]
+
+    def logits(self, classifier: Classifier, rows: Indices) -> Tensor:
+        return self.whole.logits(classifier, self.rows[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all trained baselines share.
+
+    Attributes:
+        plan: says how to train.
+        classifier: the model; its trained parameters are overwritten.
+        train: the documents of each site.
+        pooled: the documents of all sites.
+        test: the common test set.
+        seed: of sampling and noise; the same seed gives the same figures.
+    """
+
+    plan: Plan
+    classifier: Classifier
+    train: Mapping[str, Documents]
+    pooled: Documents
+    test: Documents
+    seed: bytes
+
+    @classmethod
+    def of(
+        cls, plan: Plan, base: BaseModel, train: Mapping[str, Records], test: Records, seed: bytes
+    ) -> Ground:
+        """Loads the model and runs its frozen part once over every document.
+
+        Raises:
+            ModelError: the model or its adapter is not the plan's.
+            InputError: ``class_unknown``.
+        """
+        classifier = place(load_encoder(base), agreed_layout(plan, base), plan.adapter.alpha)
+
+        def documents(texts: tuple[str, ...], labels: list[Labels]) -> Documents:
+            ids = tokenize(base, texts, plan.base.max_tokens)
+            return Documents(prepare(classifier, ids), np.concatenate(labels))
+
+        names = plan.task.labels
+        pooled = documents(
+            tuple(text for records in train.values() for text in records.texts),
+            [records.targets(names) for records in train.values()],
+        )
+        ends = np.cumsum([len(records) for records in train.values()])
+        parts = np.split(np.arange(ends[-1]), ends[:-1])
+        sites = {name: pooled.take(rows) for name, rows in zip(train, parts, strict=True)}
+        return cls(plan, classifier, sites, pooled, documents(test.texts, [test.targets(names)]), seed)
+
+    def alone(self, site: str) -> Pair:
+        """One site by itself."""
+        return self._pair(site, self.train[site], Settings.of(self.plan, site))
+
+    def together(self) -> Pair:
+        """All records in one place; the public number of units is the sum over the sites."""
+        settings = Settings.of(self.plan, self.plan.sites[0].name)
+        units = sum(site.rows.low for site in self.plan.sites)
+        return self._pair("", self.pooled, replace(settings, expected_units=units))
+
+    def _pair(self, name: str, documents: Documents, settings: Settings) -> Pair:
+        plain = self._accuracy(f"{name} plain", documents, replace(settings, guard=None))
+        if settings.guard is None:
+            return Pair(plain, None)
+        return Pair(plain, self._accuracy(f"{name} private", documents, settings))
+
+    def _accuracy(self, name: str, documents: Documents, settings: Settings) -> float:
+        """Trains from the plan's start for all its rounds and scores the last model."""
+        trainer = LocalTrainer(self.classifier, documents.features, documents.labels)
+        entropy = FixedEntropy(self.seed, job=name)
+        model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
+        for number in range(1, self.plan.training.rounds + 1):
+            entropy.advance(number)
+            moment = Moment(number, 1, canonical.digest(model.tobytes()))
+            model = model + trainer.train(model, settings, entropy, moment).values
+        return score(predict(self.classifier, self.test.features, model), self.test.labels).accuracy
+
+
+def measure(
+    plan: Plan, base: BaseModel, train: Mapping[str, Records], test: Records, seed: bytes
+) -> Baselines:
+    """All baselines of a simulated run.
+
+    Args:
+        plan: its sites are the keys of ``train``.
+        base: the base model on this machine.
+        train: the training records of each site.
+        test: the common test set.
+        seed: of sampling and noise.
+
+    Raises:
+        InputError, ModelError, UpdateError: as training itself does.
+    """
+    ground = Ground.of(plan, base, train, test, seed)
+    alone = {site.name: ground.alone(site.name) for site in plan.sites}
+    return Baselines(tfidf(list(train.values()), test), ground.together(), alone)
+
+
+def tfidf(train: list[Records], test: Records) -> float:
+    """Test accuracy of TF-IDF over words and pairs of words, and logistic regression, trained on all."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+    )
+    texts = [text for records in train for text in records.texts]
+    model.fit(texts, [label for records in train for label in records.labels])
+    return float(model.score(test.texts, test.labels))

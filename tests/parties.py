@@ -1,0 +1,118 @@
+"""A whole consortium in this process: real keys, envelopes, ledgers, ratchets and logs in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloister.client.app import client_app
+from cloister.client.participation import Participant, Replies
+from cloister.client.site.ledger import Ledger
+from cloister.privacy import canonical
+from cloister.privacy.dp.noise import gaussian
+from cloister.privacy.entropy import Ratchet
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Clipped, Delta, Vector
+from cloister.privacy.wire.envelope import Header
+from cloister.server.app import Federation, Pace
+from cloister.server.checkpoint import Checkpoint
+from cloister.simulations.transport import LocalGrid
+from tests.plans import plan_json
+
+NAMES = ("north", "south", "west")
+QUICK = Pace(answer=2.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
+
+
+@dataclass
+class MeanLearner:
+    """Moves the model half way towards the site's own point, with real clipping and noise."""
+
+    plan: Plan
+    point: float
+    entropy: Any
+    kept: list[tuple[int, Vector]] = field(default_factory=list)
+    released: list[Vector] = field(default_factory=list)
+    trained: int = 0
+
+    def train(self, model: Vector, header: Header) -> Delta:
+        self.trained += 1
+        mechanism = self.plan.round_mechanism
+        step = ((self.point - model) / 2).astype(np.float32)
+        if mechanism is None:
+            return Delta(step, ())
+        stream = self.entropy.stream(
+            "noise", round=header.round, step=1, attempt=header.attempt, model=header.model
+        )
+        noised = gaussian(Clipped(step, 1e-6), mechanism.noise_multiplier, stream)
+        return Delta(noised.values, (mechanism,))
+
+    def keep(self, model: Vector, round: int) -> None:
+        self.kept.append((round, model))
+
+    def release(self, model: Vector) -> None:
+        self.released.append(model)
+
+
+class Consortium:
+    """A lead and sites with keys of their own.
+
+    ``site(name)`` opens a site from its folder, as a restart does.
+    """
+
+    def __init__(
+        self, folder: Path, names: tuple[str, ...] = NAMES, budget: float = 100.0, **changes: Any
+    ) -> None:
+        self.folder = folder
+        self.lead = PrivateIdentity.generate("lead", "lead")
+        self.keys = {name: PrivateIdentity.generate(name, "site") for name in names}
+        self.roster = Roster("hospitals", (self.lead.public, *(key.public for key in self.keys.values())))
+        value = plan_json(names, **changes)
+        value["roster"] = self.roster.digest()
+        for party in (value["lead"], *value["sites"]):
+            party["identity"] = self.roster.member(party["name"]).digest()
+        self.plan = Plan.from_bytes(canonical.encode(value))
+        self.budget = budget
+        self.sites = {name: self.site(name) for name in names}
+        self.log = EventLog.open(folder / "lead" / "log", self.lead)
+        self.saved: list[Checkpoint] = []
+
+    def site(self, name: str) -> Participant:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True, mode=0o700)
+        log = EventLog.open(folder / "log", self.keys[name])
+        ledger = Ledger(folder / "ledger.sqlite", log)
+        ledger.open_budget("notes", "record", self.budget, 1e-5)
+        entropy = Ratchet(folder / "ratchet", self.plan.digest)
+        learner = MeanLearner(self.plan, float(1 + list(self.keys).index(name)), entropy)
+        return Participant(
+            plan=self.plan,
+            identity=self.keys[name],
+            lead=self.lead.public,
+            learner=learner,
+            ledger=ledger,
+            entropy=entropy,
+            log=log,
+            replies=Replies(folder / "replies"),
+        )
+
+    def federation(self, **changes: Any) -> Federation:
+        settings: dict[str, Any] = {
+            "plan": self.plan,
+            "identity": self.lead,
+            "roster": self.roster,
+            "log": self.log,
+            "initial": np.zeros(self.plan.adapter.parameters, dtype=np.float32),
+            "save": self.saved.append,
+            "present": lambda: tuple(self.keys),
+            "pace": QUICK,
+        }
+        return Federation(**(settings | changes))
+
+    def grid(self, **faults: Any) -> LocalGrid:
+        digest = self.plan.digest
+        return LocalGrid({name: client_app({digest: site}) for name, site in self.sites.items()}, **faults)
