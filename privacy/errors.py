@@ -80,6 +80,7 @@ class InputError(CloisterError):
         "class_unknown": "a label of the data is not among the classes of the plan",
         "site_empty": "a site would have no rows",
         "site_too_small": "a site has fewer rows than the plan allows",
+        "rows_changed": "a dataset no longer has the size it was registered with",
         "split_invalid": "a split is not one of those that exist, or cannot be made on this data",
         "port_in_use": "another program listens on a port that is needed",
     }

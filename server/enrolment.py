@@ -238,7 +238,9 @@ class Enrolment:
         if (request.invite, request.consortium) != (caller.invite, members.roster.consortium):
             raise EnrolmentError("invite_unknown", "A request names another invite than its certificate.")
         if site.name != ticket.site or site.role != "site":
-            raise EnrolmentError("invite_other_site", f"The invite is for {ticket.site}, not for {site.name}.")
+            raise EnrolmentError(
+                "invite_other_site", f"The invite is for {ticket.site}, not for {site.name}."
+            )
         if ticket.used_by:
             issued = members.state.certificates[ticket.site].certificate
             if ticket.used_by != site.digest() or not _same_key(request.csr, issued):
@@ -270,7 +272,7 @@ class Enrolment:
         return certificate
 
     def _record(self, site: PublicIdentity, certificate: str, ends: str, roster: Roster) -> None:
-        party = {"party": site.name, "identity": site.digest()}
+        party: dict[str, Any] = {"party": site.name, "identity": site.digest()}
         names = sorted(member.name for member in roster.members)
         with self._log.batch():
             self._log.append("key.enrolled", **party, role="site")
@@ -295,7 +297,9 @@ class Enrolment:
         try:
             found = self._path.stat()
         except OSError as error:
-            raise StateError("state_missing", f"{self._path} cannot be read.", "Run `cloister lead init`.") from error
+            raise StateError(
+                "state_missing", f"{self._path} cannot be read.", "Run `cloister lead init`."
+            ) from error
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         seen = self._seen
         if seen is None or seen.stamp != stamp:
@@ -316,7 +320,7 @@ def _members(stamp: tuple[int, int, int], path: Path) -> _Members:
         raise StateError("state_damaged", f"{path} is damaged.", "Restore it from a backup.") from error
     callers = {}
     for invite, ticket in state.tickets.items():
-        # How long a certificate of an invite lives is for its own date to say; `_admit` tells a late site why.
+        # A little beyond the invite's own date: `_admit` then tells a late site why it is refused.
         ends = parse(ticket.not_after) + timedelta(days=_GRACE_DAYS)
         callers[ticket.certificate] = (Caller(ticket.site, ticket.certificate, invite), ends)
     for name, issued in state.certificates.items():

@@ -104,7 +104,9 @@ class LeadFolder:
         authorities, tls = path / "authorities", path / "tls"
         for part in (authorities, tls, path / "jobs"):
             durable.private_folder(part)
-        made = {door: Authority.create(f"{settings.consortium} {door}") for door in (SITES, OPERATOR, INVITES)}
+        made = {
+            door: Authority.create(f"{settings.consortium} {door}") for door in (SITES, OPERATOR, INVITES)
+        }
         for door, authority in made.items():
             authority.save(authorities, door)
         hosts = tuple(dict.fromkeys((settings.host, *_LOCAL)))

@@ -8,21 +8,31 @@ may call. A fault of any kind ends the call with an error id and nothing else.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from cloister.privacy.channel.facts import NOT_SEEN, Facts
+from cloister.privacy.channel.facts import Facts
 from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, TransportError
 from cloister.privacy.evidence.log import EventLog
 from cloister.server.enrolment import Caller, Enrolment
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _FOR_INVITES = "/cloister.Consortium/Enrol"
+_METHODS = {
+    "/grpc.health.v1.Health/Check",
+    *(
+        f"/cloister.Consortium/{name}"
+        for name in ("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch")
+    ),
+}
+_CODES = {"rate_limited": grpc.StatusCode.RESOURCE_EXHAUSTED}
 _REMEMBERED = 4096
 """Connections, and buckets, that are remembered; the oldest are forgotten first."""
 
@@ -46,23 +56,28 @@ class Limits:
     calls: int = 256
 
 
+LIMITS = Limits()
+
+
 class Buckets:
     """A token bucket for each key: ``burst`` tokens, refilled at ``rate`` a second."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
+        self._mutex = threading.Lock()
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> bool:
         """Whether there was a token for ``key``."""
-        now = self._clock()
-        level, then = self._levels.pop(key, (float(self._burst), now))
-        level = min(self._burst, level + (now - then) * self._rate)
-        allowed = level >= 1
-        self._levels[key] = (level - 1 if allowed else level, now)
-        if len(self._levels) > _REMEMBERED:
-            self._levels.popitem(last=False)
-        return allowed
+        with self._mutex:
+            now = self._clock()
+            level, then = self._levels.pop(key, (float(self._burst), now))
+            level = min(self._burst, level + (now - then) * self._rate)
+            allowed = level >= 1
+            self._levels[key] = (level - 1 if allowed else level, now)
+            if len(self._levels) > _REMEMBERED:
+                self._levels.popitem(last=False)
+            return allowed
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -80,8 +95,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         self._log = log
         self._certificate = certificate
         self._buckets = Buckets(limits.rate, limits.burst)
-        self._muted: set[str] = set()
-        self._connections: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._noted = _Noted()
 
     def facts(self, context: Any) -> Facts:
         """What is known of a call's connection."""
@@ -92,13 +106,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         return self._enrolment.caller(self.facts(context).client)
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Wraps a method; one of a shape that the service does not use is treated as unknown."""
-        handler = continuation(details)
-        if handler is None:
-            return None
-        if handler.unary_unary:
+        """Wraps the methods that are listed here; every other one is treated as unknown."""
+        handler = continuation(details) if details.method in _METHODS else None
+        if handler is not None and handler.unary_unary:
             make, guarded = grpc.unary_unary_rpc_method_handler, self._unary(handler, details.method)
-        elif handler.unary_stream:
+        elif handler is not None and handler.unary_stream:
             make, guarded = grpc.unary_stream_rpc_method_handler, self._stream(handler, details.method)
         else:
             return None
@@ -106,20 +118,80 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
 
     def _unary(self, handler: Any, method: str) -> Callable[[Any, Any], Any]:
         def guarded(request: Any, context: Any) -> Any:
-            try:
+            with _fence(context):
                 self._admit(method, context)
                 return handler.unary_unary(request, context)
-            except Exception as error:
-                refuse(context, error)
 
         return guarded
 
     def _stream(self, handler: Any, method: str) -> Callable[[Any, Any], Iterator[Any]]:
         def guarded(request: Any, context: Any) -> Iterator[Any]:
-            try:
+            with _fence(context):
                 self._admit(method, context)
                 yield from handler.unary_stream(request, context)
-            except Exception as error:
-                refuse(context, error)
 
         return guarded
+
+    def _admit(self, method: str, context: Any) -> None:
+        facts = self.facts(context)
+        if not self._buckets.take(facts.client):
+            if self._noted.first("limited", facts.client):  # once, or the log is the next thing to fill
+                self._refused("auth.failed", facts, "rate_limited")
+            raise TransportError("rate_limited", "A caller makes too many calls.")
+        self._noted.forget("limited", facts.client)
+        try:
+            facts.check()
+            caller = self._enrolment.caller(facts.client)
+        except ChannelError as error:
+            self._refused("channel.refused", facts, error.id)
+            raise
+        if caller.invite and method != _FOR_INVITES:
+            self._refused("auth.failed", facts, "not_enrolled")
+            raise EnrolmentError("not_enrolled", f"An invite for {caller.name} was used to call {method}.")
+        if self._noted.first(context.peer(), facts.client):
+            remote, local = facts.client, self._certificate
+            self._log.append("channel.opened", party=caller.name, **facts.fields(local, remote))
+
+    def _refused(self, kind: str, facts: Facts, reason: str) -> None:
+        fields: dict[str, Any] = {"route": "consortium", "reason": reason}
+        if kind == "auth.failed":
+            fields |= {"method": "mtls", **({"certificate": facts.client} if facts.client else {})}
+        else:
+            fields |= {"tls": facts.tls, "group": facts.group}
+            fields |= {"remote": facts.client} if facts.client else {}
+        self._log.append(kind, **fields)
+
+
+class _Noted:
+    """What was noted already, at most ``_REMEMBERED`` of it."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def first(self, *key: Any) -> bool:
+        """Whether ``key`` is new; it is noted now."""
+        with self._mutex:
+            if key in self._seen:
+                return False
+            self._seen[key] = None
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+            return True
+
+    def forget(self, *key: Any) -> None:
+        """Takes a note back."""
+        with self._mutex:
+            self._seen.pop(key, None)
+
+
+@contextmanager
+def _fence(context: Any) -> Iterator[None]:
+    """Lets nothing but the id of an error through to the caller."""
+    try:
+        yield
+    except CloisterError as error:
+        context.abort(_CODES.get(error.id, grpc.StatusCode.PERMISSION_DENIED), error.id)
+    except Exception:
+        logger.exception("A call of the consortium service failed.")
+        context.abort(grpc.StatusCode.INTERNAL, "internal")

@@ -2,7 +2,7 @@
 
 ==================  =====================================================================
 ``plan.json``       the canonical plan
-``plan.sig``        the lead's signature over it
+``plan.signed``     the same under the lead's signatures
 ``decisions/``      each site's signed approval or refusal
 ``state.json``      proposed, approved, running, finished, failed, refused or stopped
 ``progress.json``   the round, who answered, bytes moved: what ``lead status`` shows
@@ -24,8 +24,9 @@ from typing import Any
 from cloister.privacy import canonical, durable
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
 from cloister.privacy.errors import PlanError, StateError
-from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
+from cloister.privacy.wire.signed import Signed
 
 PROPOSED, APPROVED, RUNNING = "proposed", "approved", "running"
 FINISHED, FAILED, REFUSED, STOPPED = "finished", "failed", "refused", "stopped"
@@ -63,10 +64,9 @@ class Job:
         durable.write(self.folder / "state.json", canonical.encode({"state": state, "reason": reason}))
 
     @property
-    def signature(self) -> Signature:
-        """The lead's signature over the plan."""
-        value = self._read("plan.sig")
-        return Signature(bytes.fromhex(value["ed25519"]), bytes.fromhex(value["mldsa65"]))
+    def signed(self) -> Signed:
+        """The plan under the lead's signatures."""
+        return Signed.from_json(self._read("plan.signed"))
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -81,28 +81,29 @@ class Job:
 
     def decisions(self) -> dict[str, Decision]:
         """Site name -> its decision."""
-        found = {}
-        for path in sorted((self.folder / "decisions").glob("*.json")):
-            value = self._read(f"decisions/{path.name}")
-            found[value["site"]] = Decision(**value)
-        return found
+        signed = (
+            self._read(f"decisions/{path.name}") for path in (self.folder / "decisions").glob("*.signed")
+        )
+        found = [Decision.from_bytes(Signed.from_json(value).content) for value in signed]
+        return {decision.site: decision for decision in found}
 
-    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
-        """Takes a site's decision after checking its signature; the last word before the start counts.
+    def decide(self, signed: Signed, site: PublicIdentity) -> Decision:
+        """Takes a site's decision after checking its signature; what comes after the start changes nothing.
 
         Raises:
             PlanError: ``plan_unknown``, the decision is on another plan or of a site not in it.
             ChannelError: ``signature_invalid``.
         """
+        decision = Decision.from_bytes(signed.open(site, DECISION_CONTEXT))
         self.plan.site(decision.site)
         if decision.plan != self.plan.digest or site.name != decision.site:
-            raise PlanError("plan_unknown", "A decision is on another plan.")
-        site.verify(decision.to_bytes(), signature, DECISION_CONTEXT)
-        if self.state != PROPOSED:
-            return
-        (self.folder / "decisions").mkdir(mode=0o700, exist_ok=True)
-        durable.write(self.folder / "decisions" / f"{decision.site}.json", decision.to_bytes())
-        self._settle()
+            raise PlanError("plan_unknown", "A decision is on another plan or of another site.")
+        if self.state == PROPOSED:
+            durable.private_folder(self.folder / "decisions")
+            path = self.folder / "decisions" / f"{decision.site}.signed"
+            durable.write(path, canonical.encode(signed.to_json()))
+            self._settle()
+        return decision
 
     def _settle(self) -> None:
         """Approved when every site approves; refused as soon as one refuses."""
@@ -150,10 +151,9 @@ class Jobs:
         job = Job(folder, plan)
         if (folder / "plan.json").exists():
             return job
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        signature = lead.sign(plan.to_bytes(), PLAN_CONTEXT)
-        value = {"ed25519": signature.ed25519.hex(), "mldsa65": signature.mldsa65.hex()}
-        durable.write(folder / "plan.sig", canonical.encode(value))
+        durable.private_folder(folder)
+        signed = Signed.make(plan.to_bytes(), lead, PLAN_CONTEXT)
+        durable.write(folder / "plan.signed", canonical.encode(signed.to_json()))
         job.move(PROPOSED)
         durable.write(folder / "plan.json", plan.to_bytes())
         return job

@@ -259,11 +259,11 @@ def _findings(
     count, unit = rng.randrange(2, 12), rng.choice(_UNITS)
     count = min(count, unit[2])
     findings = {"complaint": complaint, "time": f"{count} {unit[0]}s", "brief": f"{count}{unit[1]}"}
-    if complaint == weak[1] or rng.random() < 0.6:
+    if complaint == weak[1] or rng.random() < 0.5:
         findings["also"] = weak[0]
-    if rng.random() < 0.6:
+    if rng.random() < 0.5:
         denials = [denied for denied in DENIED if denied not in f"{complaint}, {weak[0]}"]
-        findings["denied"] = " or ".join(rng.sample(denials, rng.choice((1, 2, 3))))
+        findings["denied"] = " or ".join(rng.sample(denials, rng.choice((1, 1, 2))))
     if rng.random() < 0.5:
         findings["course"] = rng.choice(COURSE)
     return findings
@@ -280,7 +280,7 @@ def _note(
     if style.short:
         findings = {slot: styles.shorten(value) for slot, value in findings.items()}
     template = rng.choice(style.frames)
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         template = f"{template} {rng.choice(style.tails)}"
     text, spans = styles.render(
         template,

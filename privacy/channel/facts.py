@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloister.privacy import canonical
-from cloister.privacy.canonical import Json
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.errors import ChannelError
 
@@ -110,10 +109,10 @@ class Facts:
         facts.check()
         return facts
 
-    def fields(self, local: str, remote: str) -> dict[str, Json]:
+    def fields(self, local: str, remote: str) -> dict[str, Any]:
         """The fields of an event on this connection, seen from the end whose certificate is ``local``."""
-        route: dict[str, Json] = {"route": "consortium", "tls": self.tls, "cipher": NOT_SEEN}
-        return route | {"group": self.group, "local": local, "remote": remote}
+        seen = {"tls": self.tls, "cipher": NOT_SEEN, "group": self.group}
+        return {"route": "consortium", **seen, "local": local, "remote": remote}
 
 
 def _is_statement(value: object) -> bool:

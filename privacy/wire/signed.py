@@ -1,4 +1,4 @@
-"""Bytes and the signatures of the party that says them: what the consortium service carries and files keep."""
+"""Bytes and the signatures of the party that says them: what the service carries and files keep."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Signed:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises ``ChannelError`` ``signature_invalid`` for anything that is not of the form of ``to_json``."""
+        """Raises ``ChannelError`` ``signature_invalid`` for anything else than ``to_json`` gives."""
         refusal = ChannelError("signature_invalid", "Something signed has other fields than agreed.")
         if not isinstance(value, dict) or set(value) != _FIELDS:
             raise refusal

@@ -187,8 +187,9 @@ def test_a_log_that_went_on_after_a_rollback_is_forked(folder, clinic, heads):
 
 
 def test_two_heads_of_one_size_are_a_fork(folder, clinic, heads):
-    twin = SignedHead.make(6, bytes(32), clinic)
-    refused("log_forked", folder, clinic, [heads[0], twin])
+    refused("log_forked", folder, clinic, [heads[0], SignedHead.make(6, bytes(32), clinic)])
+    beyond = [SignedHead.make(9, root, clinic) for root in (bytes(32), bytes(31) + b"1")]
+    refused("log_forked", folder, clinic, beyond)
 
 
 def test_a_history_that_its_writer_rewrote_and_signed_is_a_fork(folder, clinic, heads):

@@ -153,6 +153,17 @@ def test_threads_share_a_log(log, clinic):
     verify_log(log.folder, clinic.public)
 
 
+def test_a_batch_keeps_other_threads_out(log):
+    other = threading.Thread(target=log.append, args=["log.gap"], kwargs={"seconds": 1})
+    with log.batch():
+        log.append("log.heartbeat")
+        other.start()
+        other.join(timeout=0.05)
+        log.append("log.heartbeat")
+    other.join()
+    assert types_of(log) == ["log.opened", "log.heartbeat", "log.heartbeat", "log.gap"]
+
+
 @pytest.mark.parametrize("left", [1, 2, 40, 200, -1])
 def test_a_torn_tail_is_cut_off_exactly_and_recorded(log, clinic, left):
     log.append("log.heartbeat")

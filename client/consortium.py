@@ -1,0 +1,274 @@
+"""The site's end of the consortium service: connects outbound only and believes signatures only.
+
+The lead's keys are those of the invite. Rosters and plans are taken with the lead's signatures or not at
+all; notices of ``Watch`` only say that there is something to ask for. A refusal arrives as an error id;
+an id that this release does not know becomes ``TransportError`` ``refused``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from cloister.client.site.folder import SiteFolder, Stored
+from cloister.privacy import canonical
+from cloister.privacy.channel.certificates import fingerprint
+from cloister.privacy.channel.facts import FACTS_CONTEXT, Facts
+from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, PLAN_CONTEXT, Decision, Offer
+from cloister.privacy.errors import (
+    ChannelError,
+    CloisterError,
+    EnrolmentError,
+    PlanError,
+    TransportError,
+    areas,
+)
+from cloister.privacy.evidence.log import now
+from cloister.privacy.identity import Roster
+from cloister.privacy.plan import Plan
+from cloister.privacy.wire import consortium_pb2 as pb
+from cloister.privacy.wire import consortium_pb2_grpc as rpc
+from cloister.privacy.wire.joining import Invite, Membership, Request
+from cloister.privacy.wire.signed import Signed
+
+TIMEOUT_S = 20.0
+_NONCE = 32
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 32 << 20),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan and the lead's signatures over it, verified."""
+
+    plan: Plan
+    signed: Signed
+
+
+class Line:
+    """A connection to the service under one certificate; every failure has a name.
+
+    Args:
+        address: ``host:port``.
+        authority: PEM of the authority that vouches for the server.
+        key, certificate: PEM of what this end presents.
+        timeout: seconds that a call may take.
+    """
+
+    def __init__(
+        self, address: str, *, authority: str, key: bytes, certificate: str, timeout: float = TIMEOUT_S
+    ) -> None:
+        self._address = address
+        self._timeout = timeout
+        self.certificate = fingerprint(certificate)
+        credentials = grpc.ssl_channel_credentials(authority.encode(), key, certificate.encode())
+        self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
+        self._stub = rpc.ConsortiumStub(self._channel)
+
+    def ask(self, method: str, request: Any) -> Any:
+        """The answer to a call.
+
+        Raises:
+            TransportError: the lead cannot be reached, or what was asked is not of the protocol.
+            CloisterError: the lead refuses, with the id that it gives.
+        """
+        try:
+            return getattr(self._stub, method)(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise refusal(error, self._address) from error
+
+    def stream(self, method: str, request: Any) -> Any:
+        """A call that goes on until it is cancelled: an iterator that raises ``grpc.RpcError``."""
+        return getattr(self._stub, method)(request)
+
+    def refusal(self, error: grpc.RpcError) -> CloisterError:
+        """A failure of ``stream`` by its name."""
+        return refusal(error, self._address)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+
+class Consortium(AbstractContextManager["Consortium"]):
+    """A member's connection to the lead.
+
+    Args:
+        folder: the folder of a site that has joined.
+
+    Raises:
+        EnrolmentError: ``not_enrolled``.
+    """
+
+    def __init__(self, folder: SiteFolder, timeout: float = TIMEOUT_S) -> None:
+        self._folder = folder
+        self._member: Stored = folder.membership
+        self._lead = self._member.leader
+        self.line = Line(
+            self._member.service,
+            authority=self._member.authority,
+            key=folder.tls_key,
+            certificate=self._member.certificate,
+            timeout=timeout,
+        )
+
+    def open(self) -> Facts:
+        """What the lead's end sees of the connection, verified, checked and logged.
+
+        Raises:
+            ChannelError: ``signature_invalid``, ``wrong_context``, ``tls_version_too_low`` or
+                ``tls_group_not_pq``.
+        """
+        nonce = secrets.token_bytes(_NONCE)
+        answer = Signed.of(self.line.ask("Open", pb.Challenge(nonce=nonce)))
+        own = self.line.certificate
+        try:
+            facts = Facts.stated(answer.open(self._lead, FACTS_CONTEXT), nonce, own)
+        except ChannelError as error:
+            self._folder.log.append("channel.refused", route="consortium", reason=error.id)
+            raise
+        self._folder.log.append("channel.opened", party=self._lead.name, **facts.fields(own, facts.server))
+        return facts
+
+    def roster(self) -> Roster:
+        """The lead's roster of now, verified and kept in the folder."""
+        return self._folder.keep_roster(Signed.of(self.line.ask("Roster", pb.Empty())))
+
+    def offer(self, offer: Offer) -> None:
+        """Names a dataset that plans may use."""
+        signed = Signed.make(offer.to_bytes(), self._folder.identity, OFFER_CONTEXT)
+        self.line.ask("Offer", pb.Signed(**signed.fields()))
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        """Plans for this site.
+
+        Raises:
+            PlanError: ``plan_unsigned``, ``plan_malformed``, or ``plan_unknown``: it is not for this site.
+        """
+        answer = self.line.ask("Proposals", pb.Empty())
+        return tuple(self._verified(Signed.of(message)) for message in answer.plans)
+
+    def _verified(self, signed: Signed) -> Proposal:
+        refusal = PlanError("plan_unsigned", "A plan is not signed by the lead that this site knows.")
+        try:
+            plan = Plan.from_bytes(signed.open(self._lead, PLAN_CONTEXT))
+        except ChannelError as error:
+            raise refusal from error
+        if (plan.consortium, plan.lead.identity) != (self._member.consortium, self._lead.digest()):
+            raise refusal
+        plan.site(self._folder.name)
+        return Proposal(plan, signed)
+
+    def decide(self, decision: Decision) -> None:
+        """Tells the lead this site's decision on a plan."""
+        signed = Signed.make(decision.to_bytes(), self._folder.identity, DECISION_CONTEXT)
+        self.line.ask("Decide", pb.Signed(**signed.fields()))
+
+    def status(self) -> Mapping[str, Any]:
+        """Who is connected (``present``) and where jobs stand, as the lead tells it."""
+        return notice(self.line.ask("Status", pb.Empty()).content)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.line.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def join(folder: SiteFolder, invite: Invite) -> Roster:
+    """Makes the site a member; safe to repeat until it has worked.
+
+    Raises:
+        EnrolmentError: ``already_enrolled``, ``invite_other_site``, ``invite_expired``, or what the lead
+            refuses with.
+        TransportError: the lead cannot be reached; nothing has changed here.
+        ChannelError, IdentityError: the lead's answer does not verify.
+    """
+    if folder.joined:
+        if folder.membership.invite == invite.id:
+            return folder.roster
+        raise EnrolmentError(
+            "already_enrolled",
+            "This site is a member already.",
+            "Make another folder for another consortium.",
+        )
+    if invite.site != folder.name:
+        raise EnrolmentError(
+            "invite_other_site",
+            f"The invite is for {invite.site}; this site is {folder.name}.",
+            "Use its own.",
+        )
+    invite.refuse_expired(now())
+    membership, roster = _enrol(folder, invite)
+    folder.become_member(Stored.of(invite, membership.certificate), roster)
+    own = folder.identity.public
+    folder.log.append("site.joined", party=own.name, identity=own.digest())
+    with Consortium(folder) as member:
+        member.open()
+    return folder.roster
+
+
+def _enrol(folder: SiteFolder, invite: Invite) -> tuple[Membership, Signed]:
+    request = Request(
+        consortium=invite.consortium,
+        invite=invite.id,
+        identity=folder.identity.public.to_json(),
+        csr=folder.signing_request(),
+    ).signed(folder.identity)
+    line = Line(
+        invite.service,
+        authority=invite.authority,
+        key=invite.key.encode(),
+        certificate=invite.certificate,
+    )
+    try:
+        answer = Signed.of(line.ask("Enrol", pb.Signed(**request.fields())))
+    finally:
+        line.close()
+    membership = Membership.opened(answer, invite.leader, request)
+    return membership, Signed.from_json(membership.roster)
+
+
+def notice(content: bytes) -> Mapping[str, Any]:
+    """The value of a notice; raises ``TransportError`` ``protocol`` for anything else."""
+    refusal = TransportError("protocol", "The lead said something that is not of the protocol.")
+    value = canonical.decode(content, otherwise=refusal)
+    if not isinstance(value, dict):
+        raise refusal
+    return value
+
+
+def refusal(error: grpc.RpcError, address: str) -> CloisterError:
+    """The named error for a failed call; no text of the other side goes into it."""
+    code, details = error.code(), str(error.details())
+    if code in _AWAY:
+        return TransportError(
+            "unreachable",
+            f"The lead does not answer at {address}.",
+            "Check that `cloister lead up` runs there and that this machine may connect to it.",
+        )
+    for area in areas():
+        if details in area.REASONS:
+            return area(details, f"The lead refuses: {area.REASONS[details]}.")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if "larger than max" in details:
+            return TransportError("too_large", "A message is larger than the lead or this site takes.")
+        return TransportError("rate_limited", "The lead is busy.", "Try again in a moment.")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return TransportError("protocol", "The lead does not know this call.", "Compare both versions.")
+    return TransportError("refused", f"The lead at {address} refuses the call.")

@@ -1,0 +1,189 @@
+"""Plans that were proposed to this site, and its decisions on them.
+
+A plan is checked in full before a person may approve it: the lead's signature, the roster and whether every
+key in it was confirmed here, this site's own terms, the code, the base model, the dataset, and whether the
+budget bears the whole plan. What fails is refused with its reason; nothing is run half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.privacy import canonical, code, durable, folder
+from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
+from cloister.privacy.dp import accounting
+from cloister.privacy.errors import BudgetError, IdentityError, PlanError
+from cloister.privacy.plan import Plan
+from cloister.privacy.wire.signed import Signed
+
+WAITING, APPROVED, REFUSED, DONE = "waiting", "approved", "refused", "done"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A proposed plan in the site's folder."""
+
+    folder: Path
+    plan: Plan
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``approved``, ``refused`` or ``done``."""
+        if (self.folder / "done").exists():
+            return DONE
+        decision = self.decision
+        if decision is None:
+            return WAITING
+        return APPROVED if Decision.from_bytes(decision.content).approve else REFUSED
+
+    @property
+    def decision(self) -> Signed | None:
+        """This site's signed word, if it has spoken."""
+        path = self.folder / "decision.signed"
+        return Signed.from_json(folder.read_json(path)) if path.exists() else None
+
+    def close(self) -> None:
+        """Notes that the final model was received and kept."""
+        durable.write(self.folder / "done", b"")
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """All plans that were proposed to a site."""
+
+    site: SiteFolder
+
+    def receive(self, signed: Signed) -> Proposal:
+        """Keeps a plan that the lead signed and that names this site.
+
+        Raises:
+            PlanError: ``plan_malformed`` or ``plan_unknown``.
+            ChannelError: ``signature_invalid``.
+        """
+        plan = Plan.from_bytes(signed.open(self.site.membership.leader, PLAN_CONTEXT))
+        plan.site(self.site.name)
+        place = self._place(plan)
+        if not (place / "plan.json").exists():
+            durable.private_folder(place)
+            durable.write(place / "plan.signed", canonical.encode(signed.to_json()))
+            durable.write(place / "plan.json", plan.to_bytes())
+            self.site.log.append(
+                "approval.requested",
+                job=plan.digest,
+                subject=plan.digest,
+                stage="start",
+                role="administrator",
+            )
+        return Proposal(place, plan)
+
+    def __iter__(self) -> Iterator[Proposal]:
+        for path in sorted((self.site.path / "jobs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
+            yield Proposal(path.parent, Plan.from_bytes(path.read_bytes()))
+
+    def find(self, name: str) -> Proposal:
+        """The proposal whose digest starts with ``name``; raises ``PlanError`` ``plan_unknown``."""
+        wanted = name.removeprefix("sha256:")
+        found = [p for p in self if p.plan.digest.removeprefix("sha256:").startswith(wanted)]
+        if len(found) != 1:
+            raise PlanError("plan_unknown", f"{len(found)} plans here have a name that starts with {name}.")
+        return found[0]
+
+    def approve(self, proposal: Proposal) -> Signed:
+        """Checks a plan and signs the approval.
+
+        Raises:
+            IdentityError: ``roster_mismatch`` or ``peer_unconfirmed``.
+            PlanError, InputError, ModelError, BudgetError: what the site cannot take part in, and why.
+        """
+        self.check(proposal.plan)
+        return self._decide(proposal, Decision(site=self.site.name, plan=proposal.plan.digest, approve=True))
+
+    def refuse(self, proposal: Proposal, reason: str) -> Signed:
+        """Signs a refusal with the id of its reason."""
+        decision = Decision(site=self.site.name, plan=proposal.plan.digest, approve=False, reason=reason)
+        return self._decide(proposal, decision)
+
+    def check(self, plan: Plan) -> None:
+        """Everything that must hold before this site may take part; see ``approve``."""
+        self._check_roster(plan)
+        own = plan.site(self.site.name)
+        if own.identity != self.site.identity.public.digest():
+            raise IdentityError("roster_mismatch", "The plan names another key for this site.")
+        if own.code != code.installed():
+            raise PlanError(
+                "code_mismatch",
+                "The plan names other code than is installed here.",
+                "Install the same release.",
+            )
+        datasets = Datasets(self.site)
+        if datasets[own.dataset].rows != own.rows:
+            raise PlanError(
+                "plan_conflict", f"The plan names another size of {own.dataset} than was offered."
+            )
+        train, held = datasets.open(own.dataset)
+        for part in (train, held):
+            part.targets(plan.task.labels)
+        self._check_budget(plan, datasets)
+
+    def _check_roster(self, plan: Plan) -> None:
+        roster = self.site.roster
+        if plan.roster != roster.digest():
+            raise IdentityError(
+                "roster_mismatch",
+                "The plan is for another roster than the newest one here.",
+                "Ask for a new plan.",
+            )
+        for party in (plan.lead, *plan.sites):
+            if roster.member(party.name).digest() != party.identity:
+                raise IdentityError("roster_mismatch", f"The plan names another key for {party.name}.")
+        strangers = [peer.identity.name for peer in self.site.peers() if not peer.confirmed]
+        if strangers:
+            raise IdentityError(
+                "peer_unconfirmed",
+                f"The keys of {', '.join(strangers)} were never confirmed here.",
+                "Compare their words by telephone, then `cloister site peers confirm NAME --words …`.",
+            )
+
+    def _check_budget(self, plan: Plan, datasets: Datasets) -> None:
+        """Refuses a plan that the ledger would refuse half way."""
+        mechanism, dataset = plan.round_mechanism, plan.site(self.site.name).dataset
+        if mechanism is None:
+            return
+        ledger = datasets.ledger
+        budget = next((b for b in ledger.budgets() if b.dataset == dataset), None)
+        if budget is None:
+            raise BudgetError("budget_missing", f"{dataset} has no budget.", "Run `cloister site data`.")
+        spent = [row.reservation.mechanism for row in ledger.rows(dataset) if row.kind == "reserved"]
+        total = accounting.epsilon([*spent, *[mechanism] * plan.training.rounds], budget.delta)
+        if total > budget.epsilon:
+            raise BudgetError(
+                "budget_exceeded",
+                f"The whole plan would reach epsilon {total:.2f} of {budget.epsilon:.2f} for {dataset}.",
+                "Ask for a plan with fewer rounds or a smaller epsilon.",
+            )
+
+    def _decide(self, proposal: Proposal, decision: Decision) -> Signed:
+        signed = Signed.make(decision.to_bytes(), self.site.identity, DECISION_CONTEXT)
+        plan = proposal.plan.digest
+        if decision.approve:
+            self.site.log.append(
+                "approval.granted", job=plan, subject=plan, stage="start", role="administrator"
+            )
+        else:
+            self.site.log.append(
+                "approval.denied",
+                job=plan,
+                subject=plan,
+                stage="start",
+                role="administrator",
+                reason=decision.reason,
+            )
+        durable.write(proposal.folder / "decision.signed", canonical.encode(signed.to_json()))
+        return signed
+
+    def _place(self, plan: Plan) -> Path:
+        return self.site.path / "jobs" / plan.digest.removeprefix("sha256:")[:16]

@@ -1,0 +1,283 @@
+"""The site's folder. Everything in it is for its owner only, and every key in it was made in it.
+
+=====================  ======================================================================
+``config.json``        the site's name
+``identity/``          the site's keys; the Flower node key is one of them
+``tls/site.key``       the key of the site's certificate
+``membership.json``    what joining brought: addresses, authority, certificate, the lead's keys
+``roster.json``        the newest roster, as the lead signed it
+``confirmed.json``     whose words were compared, by the digest of the identity
+``log/``               the event log
+``lock``               held by the one process that is the site's agent
+=====================  ======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
+
+from cloister.privacy import canonical, durable, folder
+from cloister.privacy.channel import certificates
+from cloister.privacy.errors import ChannelError, EnrolmentError, IdentityError, StateError
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
+from cloister.privacy.plan import Digest, Name, Part
+from cloister.privacy.wire.joining import Address, Invite, InviteId, Pem, open_roster
+from cloister.privacy.wire.signed import Signed
+
+_DO = "Run `cloister site init` first, or name the folder with --dir."
+_JOIN = "Run `cloister site join INVITE` first."
+_P = TypeVar("_P", bound=Part)
+
+
+class Settings(Part):
+    """``config.json``."""
+
+    version: Literal[1] = 1
+    name: Name
+
+
+class Stored(Part):
+    """``membership.json``: the invite's lasting parts and the site's certificate."""
+
+    version: Literal[1] = 1
+    invite: InviteId
+    consortium: Name
+    lead: dict[str, str]
+    service: Address
+    fleet: Address
+    authority: Pem
+    certificate: Pem
+
+    @classmethod
+    def of(cls, invite: Invite, certificate: str) -> Self:
+        """What to keep of an invite and the answer to it."""
+        kept = {name: getattr(invite, name) for name in cls.model_fields if name in type(invite).model_fields}
+        return cls(**{**kept, "invite": invite.id, "certificate": certificate})
+
+    @property
+    def leader(self) -> PublicIdentity:
+        """The lead's public identity."""
+        return PublicIdentity.from_json(self.lead)
+
+
+class Confirmations(Part):
+    """``confirmed.json``: name -> digest of the identity whose words were compared."""
+
+    version: Literal[1] = 1
+    confirmed: dict[Name, Digest]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A member of the roster as this site sees it.
+
+    Attributes:
+        identity: its public identity.
+        confirmed: its words were compared here, and its keys are still the same.
+        own: it is this site itself.
+    """
+
+    identity: PublicIdentity
+    confirmed: bool
+    own: bool
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """The folder of a site that was made by ``create``."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, name: str) -> Self:
+        """Makes the folder and the site's keys.
+
+        Raises:
+            UsageError: ``folder_in_use``.
+            IdentityError: ``identity_malformed``, the name is none.
+            StateError: ``state_unwritable`` or ``disk_full``.
+        """
+        identity = PrivateIdentity.generate(name, "site")
+        folder.claim(path)
+        identity.save(path / "identity")
+        durable.private_folder(path / "tls")
+        durable.write(path / "tls" / "site.key", certificates.key_pem(certificates.new_tls_key()))
+        _write(path / "config.json", Settings(name=name))
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A folder that is there.
+
+        Raises:
+            StateError: ``state_missing``.
+        """
+        if not (path / "config.json").is_file():
+            raise StateError("state_missing", f"{path} is not a site's folder.", _DO)
+        return cls(path)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Held by the site's agent.
+
+        Raises:
+            StateError: ``state_locked``, another one runs.
+        """
+        with folder.hold(self.path / "lock"):
+            yield
+
+    @cached_property
+    def identity(self) -> PrivateIdentity:
+        """The site's keys."""
+        return PrivateIdentity.load(self.path / "identity")
+
+    @cached_property
+    def log(self) -> EventLog:
+        """The site's event log."""
+        return EventLog.open(self.path / "log", self.identity)
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.identity.public.name
+
+    @property
+    def tls_key(self) -> bytes:
+        """PEM of the key of the site's certificate."""
+        return folder.read(self.path / "tls" / "site.key")
+
+    def signing_request(self) -> str:
+        """PEM of a request for a certificate over that key."""
+        return certificates.signing_request(self._tls_key(), self.name).decode()
+
+    def _tls_key(self) -> ec.EllipticCurvePrivateKey:
+        damaged = StateError("state_damaged", f"The TLS key in {self.path} is damaged.")
+        try:
+            key = serialization.load_pem_private_key(self.tls_key, password=None)
+        except ValueError as error:
+            raise damaged from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise damaged
+        return key
+
+    # Membership
+
+    @property
+    def joined(self) -> bool:
+        """Whether the site is a member."""
+        return (self.path / "membership.json").exists()
+
+    @property
+    def membership(self) -> Stored:
+        """What joining brought.
+
+        Raises:
+            EnrolmentError: ``not_enrolled``.
+            StateError: ``state_damaged`` or ``permissions``.
+        """
+        if not self.joined:
+            raise EnrolmentError("not_enrolled", "This site is not a member of a consortium yet.", _JOIN)
+        return _read(self.path / "membership.json", Stored)
+
+    def become_member(self, membership: Stored, roster: Signed) -> None:
+        """Keeps what joining brought; the roster first, so that a member always has one.
+
+        Raises:
+            ChannelError: ``certificate_invalid``, the certificate is not over this site's key; or as
+                ``keep_roster``.
+        """
+        certificate = x509.load_pem_x509_certificate(membership.certificate.encode())
+        if certificate.public_key() != self._tls_key().public_key():
+            raise ChannelError("certificate_invalid", "The lead issued a certificate over another key.")
+        self.keep_roster(roster, membership)
+        _write(self.path / "membership.json", membership)
+
+    # Roster and confirmations
+
+    def keep_roster(self, signed: Signed, membership: Stored | None = None) -> Roster:
+        """Verifies a roster under the lead's keys and keeps it.
+
+        Raises:
+            ChannelError: ``signature_invalid``.
+            IdentityError: ``roster_mismatch``: another lead or consortium, or this site is not in it
+                with its own keys.
+        """
+        member = membership or self.membership
+        roster = open_roster(signed, member.leader, member.consortium)
+        own = [site.digest() for site in roster.sites if site.name == self.name]
+        if own != [self.identity.public.digest()]:
+            raise IdentityError("roster_mismatch", "The roster does not hold this site with its own keys.")
+        durable.write(self.path / "roster.json", canonical.encode(signed.to_json()))
+        return roster
+
+    @property
+    def roster(self) -> Roster:
+        """The newest roster that is kept here, verified again.
+
+        Raises:
+            EnrolmentError: ``not_enrolled``.
+            ChannelError, IdentityError, StateError: it was altered.
+        """
+        member = self.membership
+        signed = Signed.from_json(folder.read_json(self.path / "roster.json"))
+        return open_roster(signed, member.leader, member.consortium)
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Every member of the roster, and whether its keys were confirmed here."""
+        confirmed = self._confirmations().confirmed
+        return tuple(
+            Peer(
+                member,
+                confirmed=member.name == self.name or confirmed.get(member.name) == member.digest(),
+                own=member.name == self.name,
+            )
+            for member in self.roster.members
+        )
+
+    def confirm(self, name: str, words: str) -> PublicIdentity:
+        """Compares the words that a member read out with those of its keys, and keeps that they agree.
+
+        Args:
+            name: the member.
+            words: 12 words; case, commas and spacing do not matter.
+
+        Raises:
+            IdentityError: ``party_unknown``, or ``fingerprint_mismatch``.
+        """
+        member = self.roster.member(name)
+        if tuple(words.replace(",", " ").lower().split()) != member.words():
+            raise IdentityError(
+                "fingerprint_mismatch",
+                f"These are not the words of {name}'s keys in the roster.",
+                "If they were read out right, the lead lists other keys: do not approve anything.",
+            )
+        self.log.append("key.confirmed", party=name, identity=member.digest(), method="words")
+        confirmed = {**self._confirmations().confirmed, name: member.digest()}
+        _write(self.path / "confirmed.json", Confirmations(confirmed=confirmed))
+        return member
+
+    def _confirmations(self) -> Confirmations:
+        path = self.path / "confirmed.json"
+        return _read(path, Confirmations) if path.exists() else Confirmations(confirmed={})
+
+
+def _write(path: Path, value: Part) -> None:
+    durable.write(path, canonical.encode(value.model_dump(mode="json")))
+
+
+def _read(path: Path, kind: type[_P]) -> _P:
+    try:
+        return kind.model_validate(folder.read_json(path))
+    except ValidationError as error:
+        raise StateError("state_damaged", f"{path} is damaged.", "Restore it from a backup.") from error

@@ -1,0 +1,25 @@
+"""Types of the generated module, which has none."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cloister.privacy.wire import consortium_pb2 as pb
+
+class ConsortiumStub:
+    """Calls the service."""
+
+    def __init__(self, channel: Any) -> None: ...
+
+class ConsortiumServicer:
+    """The methods of the service."""
+
+    def Open(self, request: pb.Challenge, context: Any) -> pb.Signed: ...  # noqa: N802
+    def Enrol(self, request: pb.Signed, context: Any) -> pb.Signed: ...  # noqa: N802
+    def Roster(self, request: pb.Empty, context: Any) -> pb.Signed: ...  # noqa: N802
+    def Offer(self, request: pb.Signed, context: Any) -> pb.Empty: ...  # noqa: N802
+    def Proposals(self, request: pb.Empty, context: Any) -> pb.Plans: ...  # noqa: N802
+    def Decide(self, request: pb.Signed, context: Any) -> pb.Empty: ...  # noqa: N802
+    def Status(self, request: pb.Empty, context: Any) -> pb.Notice: ...  # noqa: N802
+    def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]: ...  # noqa: N802
+
+def add_ConsortiumServicer_to_server(servicer: ConsortiumServicer, server: Any) -> None: ...  # noqa: N802

@@ -1,0 +1,205 @@
+"""The consortium service: gRPC over mutual TLS 1.3 between the lead and its sites.
+
+The gate (``server.gate``) has admitted every call before a method here runs. The roster is the
+enrolment's; plans, decisions and status are the desk's. What a site says is verified under its keys of
+the roster here; what the lead says was signed where it was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, Protocol
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from cloister.privacy.canonical import Json
+from cloister.privacy.channel.certificates import fingerprint
+from cloister.privacy.channel.facts import FACTS_CONTEXT
+from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, Decision, Offer
+from cloister.privacy.errors import ChannelError, EnrolmentError, InputError, TransportError
+from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.wire import consortium_pb2 as pb
+from cloister.privacy.wire import consortium_pb2_grpc as rpc
+from cloister.privacy.wire.signed import Signed
+from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
+from cloister.server.gate import LIMITS, Gate, Limits
+from cloister.server.presence import Presence, state
+
+_NONCE = 32
+_KEEPALIVE_MS = 10_000
+_ANSWER_MS = 5_000
+
+
+class Desk(Protocol):
+    """What the service asks of whoever keeps the jobs. All signatures are verified already."""
+
+    def proposals(self, site: str) -> Iterable[Signed]:
+        """Plans that concern a site, each under the lead's signature (``PLAN_CONTEXT``)."""
+        ...
+
+    def offer(self, offer: Offer, signature: Signature, site: PublicIdentity) -> None:
+        """Takes a site's offer of a dataset."""
+        ...
+
+    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
+        """Takes a site's decision on a plan; raises ``PlanError`` ``plan_unknown``."""
+        ...
+
+    def status(self, site: str) -> Mapping[str, Json]:
+        """What a site may know of where jobs stand."""
+        ...
+
+
+class ConsortiumService(rpc.ConsortiumServicer):
+    """The methods of ``consortium.proto``.
+
+    Args:
+        folder: the lead's folder.
+        desk: keeps the jobs.
+        gate: knows the caller of each call.
+        presence: who is connected.
+    """
+
+    def __init__(self, folder: LeadFolder, desk: Desk, gate: Gate, presence: Presence) -> None:
+        self._enrolment = folder.enrolment
+        self._identity = folder.identity
+        self._desk = desk
+        self._gate = gate
+        self._presence = presence
+
+    def Open(self, request: pb.Challenge, context: Any) -> pb.Signed:  # noqa: N802  # names of the proto
+        """States what this end saw of the connection."""
+        if len(request.nonce) != _NONCE:
+            raise TransportError("protocol", "A challenge has another length.")
+        statement = self._gate.facts(context).statement(request.nonce)
+        return pb.Signed(**Signed.make(statement, self._identity, FACTS_CONTEXT).fields())
+
+    def Enrol(self, request: pb.Signed, context: Any) -> pb.Signed:  # noqa: N802
+        """Makes the holder of an invite a member."""
+        membership = self._enrolment.enrol(self._gate.caller(context), Signed.of(request))
+        self._presence.announce("roster")
+        return pb.Signed(**membership.fields())
+
+    def Roster(self, request: pb.Empty, context: Any) -> pb.Signed:  # noqa: N802, ARG002
+        """All members."""
+        return pb.Signed(**self._enrolment.signed_roster().fields())
+
+    def Offer(self, request: pb.Signed, context: Any) -> pb.Empty:  # noqa: N802
+        """Takes an offer of the calling site."""
+        site, signed = self._site(context), Signed.of(request)
+        offer = Offer.from_bytes(signed.open(site, OFFER_CONTEXT))
+        _own(offer.site, site)
+        self._desk.offer(offer, signed.signature, site)
+        return pb.Empty()
+
+    def Proposals(self, request: pb.Empty, context: Any) -> pb.Plans:  # noqa: N802, ARG002
+        """Plans for the calling site."""
+        plans = self._desk.proposals(self._site(context).name)
+        return pb.Plans(plans=[pb.Signed(**plan.fields()) for plan in plans])
+
+    def Decide(self, request: pb.Signed, context: Any) -> pb.Empty:  # noqa: N802
+        """Takes a decision of the calling site."""
+        site, signed = self._site(context), Signed.of(request)
+        decision = Decision.from_bytes(signed.open(site, DECISION_CONTEXT))
+        _own(decision.site, site)
+        self._desk.decide(decision, signed.signature, site)
+        return pb.Empty()
+
+    def Status(self, request: pb.Empty, context: Any) -> pb.Notice:  # noqa: N802, ARG002
+        """Who is connected, and where jobs stand."""
+        told = self._desk.status(self._site(context).name)
+        return pb.Notice(content=state(told, self._presence.present()))
+
+    def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
+        """Keeps the calling site present, and tells it what happens."""
+        line = self._presence.enter(self._site(context).name)
+        if not context.add_callback(lambda: self._presence.leave(line)):
+            self._presence.leave(line)  # the call ended before the callback could be set
+        for notice in line:
+            yield pb.Notice(content=notice)
+
+    def _site(self, context: Any) -> PublicIdentity:
+        caller = self._gate.caller(context)
+        if caller.identity is None:
+            raise EnrolmentError("not_enrolled", f"{caller.name} is not a member yet.")
+        return caller.identity
+
+
+def _own(named: str, site: PublicIdentity) -> None:
+    if named != site.name:
+        raise ChannelError("wrong_context", f"{site.name} speaks for {named}.")
+
+
+class ConsortiumServer:
+    """The running service.
+
+    Args:
+        folder: the lead's folder.
+        desk: keeps the jobs.
+        address: where to listen, ``host:port``; port 0 takes a free one.
+        limits: what callers may ask.
+
+    Attributes:
+        port: the port that it listens on.
+        presence: who is connected; ``announce`` tells them something.
+
+    Raises:
+        InputError: ``port_in_use``.
+    """
+
+    def __init__(self, folder: LeadFolder, desk: Desk, address: str = "", limits: Limits = LIMITS) -> None:
+        pair = folder.tls(SERVER)
+        self.presence = Presence()
+        gate = Gate(folder.enrolment, folder.log, fingerprint(pair.certificate), limits)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(limits.calls, thread_name_prefix="consortium"),
+            interceptors=(gate,),
+            options=_options(limits),
+            maximum_concurrent_rpcs=limits.calls,
+        )
+        service = ConsortiumService(folder, desk, gate, self.presence)
+        rpc.add_ConsortiumServicer_to_server(service, self._server)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        trusted = b"".join(folder.authority(door).certificate_pem for door in (SITES, INVITES))
+        credentials = grpc.ssl_server_credentials(
+            [(pair.key, pair.certificate)], trusted, require_client_auth=True
+        )
+        address = address or f"[::]:{folder.settings.port_consortium}"
+        try:
+            self.port = int(self._server.add_secure_port(address, credentials))
+        except RuntimeError as error:
+            raise InputError(
+                "port_in_use", f"The consortium service cannot listen on {address}.", "Free the port."
+            ) from error
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._server.start()
+        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Ends the sites' calls and the service."""
+        self._health.enter_graceful_shutdown()
+        self.presence.close()
+        self._server.stop(grace).wait()
+
+    def present(self) -> frozenset[str]:
+        """Names of the sites that are connected now."""
+        return self.presence.present()
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    """gRPC's settings: a second process on the port fails, idle peers are found out, sizes are bounded."""
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.message),
+        ("grpc.server_handshake_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _ANSWER_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _ANSWER_MS),
+    ]

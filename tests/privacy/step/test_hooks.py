@@ -1,0 +1,209 @@
+"""The private engine against a loop that takes one unit at a time, and planted faults that it refuses."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cloister.client.learn import model as base_model
+from cloister.client.learn.adapters import Classifier, place, set_flat
+from cloister.client.learn.features import Features, Hidden, Tokens, chunks, prepare
+from cloister.privacy.errors import ModelError
+from cloister.privacy.layout import Layout
+from cloister.privacy.step.hooks import HooksEngine
+from cloister.privacy.step.interface import Engine, Losses
+from tests import models
+
+UNITS = 9
+
+
+def losses_of(placed: Classifier, features: Features, targets: NDArray[np.int64]) -> Iterable[Losses]:
+    """Forward passes over all units, as training makes them."""
+    targets_at = torch.from_numpy(targets)
+
+    def of(rows: NDArray[np.int64]) -> Losses:
+        return lambda: cross_entropy(features.logits(placed, rows), targets_at[rows], reduction="none")
+
+    return [of(rows) for rows in chunks(features.lengths, np.arange(len(targets)))]
+
+
+def naive(
+    placed: Classifier, tokens: Tokens, targets: NDArray[np.int64], bound: float
+) -> NDArray[np.float64]:
+    """The clipped sum by one full forward and backward pass a unit, without hooks, cache or padding."""
+    total = np.zeros(placed.layout.size)
+    for row, target in enumerate(torch.from_numpy(targets)):
+        loss = cross_entropy(tokens.logits(placed, np.array([row])), target[None])
+        parts = torch.autograd.grad(loss, [placed.trained[name] for name, _ in placed.layout.tensors])
+        gradient = torch.cat([part.reshape(-1) for part in parts]).double().numpy()
+        total += gradient * min(1.0, bound / (float(np.linalg.norm(gradient)) + 1e-6))
+    return total
+
+
+def engine_of(placed: Classifier) -> HooksEngine:
+    return HooksEngine(placed, placed.layout, placed.trained)
+
+
+class Toy(nn.Module):
+    """A linear model whose gradients are known by hand: the loss of unit x is w · x."""
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, 1, bias=False)
+        self.layout = Layout((("layer.weight", (1, size)),))
+
+    def engine(self) -> Engine:
+        return HooksEngine(self, self.layout, dict(self.named_parameters()))
+
+    def losses(self, units: Tensor) -> Losses:
+        return lambda: self.layer(units).squeeze(1)
+
+
+@pytest.mark.parametrize("bound", [1.0, 6.0])  # all gradients are longer; about half are
+@pytest.mark.parametrize("top_layers", [0, 1, 2, 3])
+def test_equal_to_one_unit_at_a_time(top_layers: int, bound: float) -> None:
+    placed = models.classifier(top_layers=top_layers)
+    ids, targets = models.documents(UNITS), models.labels(UNITS)
+    features = prepare(placed, ids)
+    clipped = engine_of(placed).clipped(losses_of(placed, features, targets), bound)
+    expected = naive(placed, Tokens(ids), targets, bound)
+    np.testing.assert_allclose(clipped.values, expected, rtol=0, atol=1e-6 * bound)
+    assert np.abs(expected).max() > 0.1
+    assert (clipped.values.dtype, clipped.bound) == (np.float32, bound)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("top_layers", [1, 6])
+def test_equal_to_one_unit_at_a_time_on_minilm(top_layers: int) -> None:
+    encoder = base_model.load_encoder(base_model.describe(base_model.DEFAULT))
+    placed = place(encoder, models.layout_of(encoder, top_layers=top_layers, rank=8), 16.0)
+    set_flat(placed, models.vector(placed.layout.size) / 10)
+    random = np.random.default_rng(2)
+    ids = tuple(random.integers(1000, 30_000, size) for size in random.integers(4, 24, 8))
+    targets = models.labels(8)
+    clipped = engine_of(placed).clipped(losses_of(placed, prepare(placed, ids), targets), 1.0)
+    np.testing.assert_allclose(clipped.values, naive(placed, Tokens(ids), targets, 1.0), rtol=0, atol=1e-6)
+
+
+def test_an_empty_batch_is_a_sum_of_zeros() -> None:
+    clipped = Toy().engine().clipped([], 1.0)
+    np.testing.assert_array_equal(clipped.values, np.zeros(3, dtype=np.float32))
+
+
+def test_short_gradients_are_kept_and_long_ones_cut() -> None:
+    toy = Toy(2)
+    units = torch.tensor([[0.3, 0.4], [30.0, 40.0]])
+    clipped = toy.engine().clipped([toy.losses(units[:1]), toy.losses(units[1:])], 1.0)
+    np.testing.assert_allclose(clipped.values, [0.3 + 0.6, 0.4 + 0.8], atol=1e-6)
+
+
+@given(
+    st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=6),
+    st.floats(0.01, 100),
+)
+@settings(max_examples=40, deadline=None)
+def test_one_unit_changes_the_sum_by_at_most_the_bound(units: list[list[float]], bound: float) -> None:
+    toy = Toy()
+    rows = torch.tensor(units)
+    everyone = toy.engine().clipped([toy.losses(rows)], bound).values.astype(np.float64)
+    without = toy.engine().clipped([toy.losses(rows[1:])] if len(rows) > 1 else [], bound).values
+    assert np.linalg.norm(everyone - without) <= bound * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_a_unit_that_is_not_finite_counts_as_zero(broken: float) -> None:
+    toy = Toy(2)
+    units = torch.tensor([[0.3, 0.4], [broken, 1.0], [1.0, broken]])
+    clipped = toy.engine().clipped([toy.losses(units)], 1.0)
+    np.testing.assert_allclose(clipped.values, [0.3, 0.4], atol=1e-6)
+
+
+def test_nothing_of_a_unit_stays_on_the_model() -> None:
+    placed = models.classifier()
+    engine_of(placed).clipped(losses_of(placed, Tokens(models.documents(3)), models.labels(3)), 1.0)
+    for parameter in placed.parameters():
+        assert parameter.grad is None
+        assert getattr(parameter, "grad_sample", None) is None
+    assert not any(hasattr(module, "activations") for module in placed.modules())
+
+
+def test_after_a_failed_pass_the_next_one_is_right() -> None:
+    toy, units = Toy(2), torch.tensor([[0.3, 0.4]])
+    engine = toy.engine()
+
+    def fails() -> Tensor:
+        toy.layer(units)
+        raise RuntimeError("the forward pass failed")
+
+    with pytest.raises(RuntimeError, match="forward pass failed"):
+        engine.clipped([toy.losses(units), fails], 1.0)
+    np.testing.assert_allclose(engine.clipped([toy.losses(units)], 1.0).values, [0.3, 0.4], atol=1e-6)
+
+
+def test_dropout_stays_off_while_the_engine_runs() -> None:
+    placed = models.classifier()
+    tokens, targets = Tokens(models.documents(5)), models.labels(5)
+    first, second = (engine_of(placed).clipped(losses_of(placed, tokens, targets), 1.0) for _ in range(2))
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+class TestPlantedFaults:
+    """Each of these would let a tensor change without clipping and noise, or lose its gradient."""
+
+    def refused(self, placed: Classifier, layout: Layout) -> None:
+        with pytest.raises(ModelError) as caught:
+            HooksEngine(placed, layout, placed.trained)
+        assert caught.value.id == "layer_unsupported"
+
+    def test_a_trainable_tensor_that_the_layout_does_not_name(self) -> None:
+        placed = models.classifier()
+        placed.encoder.embeddings.word_embeddings.weight.requires_grad_(True)
+        self.refused(placed, placed.layout)
+
+    def test_a_layout_that_lacks_a_trained_tensor(self) -> None:
+        placed = models.classifier()
+        self.refused(placed, Layout(placed.layout.tensors[:-1]))
+
+    def test_a_layout_of_another_shape(self) -> None:
+        placed = models.classifier()
+        (name, shape), *rest = placed.layout.tensors
+        self.refused(placed, Layout(((name, (shape[0] + 1,)), *rest)))
+
+    def test_a_layout_tensor_that_is_frozen(self) -> None:
+        placed = models.classifier()
+        placed.trained["head.bias"].requires_grad_(False)
+        self.refused(placed, placed.layout)
+
+    def test_one_tensor_under_two_names(self) -> None:
+        toy = Toy()
+        layout = Layout((("a", (1, 3)), ("b", (1, 3))))
+        with pytest.raises(ModelError, match="stands twice"):
+            HooksEngine(toy, layout, {"a": toy.layer.weight, "b": toy.layer.weight})
+
+    def test_a_trained_layer_that_the_forward_pass_skips(self) -> None:
+        placed = models.classifier(top_layers=2)
+        engine = engine_of(placed)
+        features = prepare(placed, models.documents(4))
+        assert isinstance(features, Hidden)
+        skipping = Hidden(features.states, first=3)
+        with pytest.raises(ModelError) as caught:
+            engine.clipped(losses_of(placed, skipping, models.labels(4)), 1.0)
+        assert caught.value.id == "layer_unsupported"
+
+    def test_a_layer_whose_buffers_mix_units(self) -> None:
+        model = nn.Sequential(nn.BatchNorm1d(3))
+        layout = Layout((("0.bias", (3,)), ("0.weight", (3,))))
+        engine = HooksEngine(model, layout, dict(model.named_parameters()))
+        with pytest.raises(ModelError, match="mix units"):
+            engine.clipped([lambda: model(torch.ones(2, 3)).sum(dim=1)], 1.0)
+
+    def test_a_mean_over_units_instead_of_their_losses(self) -> None:
+        toy = Toy()
+        with pytest.raises(ValueError, match="one per unit"):
+            toy.engine().clipped([lambda: toy.layer(torch.ones(2, 3)).mean()], 1.0)
