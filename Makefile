@@ -24,7 +24,7 @@ test-long: .venv
 test-flower: .compat/flwr-1.41.0
 	HF_HUB_OFFLINE=1 PYTHONPATH=.compat/flwr-1.41.0 $(BIN)/pytest -m flower
 
-.venv: requirements.lock requirements-cuda.lock pyproject.toml
+.venv: requirements.lock requirements-cpu.lock requirements-cuda.lock
 	.ci/venv $(PYTHON)
 
 .compat/flwr-%: requirements-flower.lock | .venv

@@ -20,7 +20,7 @@ from cloister.client.site.folder import SiteFolder, Stored
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT, Facts
-from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, PLAN_CONTEXT, Decision, Offer
+from cloister.privacy.consent import PLAN_CONTEXT
 from cloister.privacy.errors import (
     ChannelError,
     CloisterError,
@@ -89,6 +89,13 @@ class Line:
         except grpc.RpcError as error:
             raise refusal(error, self._address) from error
 
+    def ask_all(self, method: str, request: Any) -> tuple[Any, ...]:
+        """All answers to a call that gives several; raises as ``ask``."""
+        try:
+            return tuple(getattr(self._stub, method)(request, timeout=self._timeout))
+        except grpc.RpcError as error:
+            raise refusal(error, self._address) from error
+
     def stream(self, method: str, request: Any) -> Any:
         """A call that goes on until it is cancelled: an iterator that raises ``grpc.RpcError``."""
         return getattr(self._stub, method)(request)
@@ -146,9 +153,8 @@ class Consortium(AbstractContextManager["Consortium"]):
         """The lead's roster of now, verified and kept in the folder."""
         return self._folder.keep_roster(Signed.of(self.line.ask("Roster", pb.Empty())))
 
-    def offer(self, offer: Offer) -> None:
-        """Names a dataset that plans may use."""
-        signed = Signed.make(offer.to_bytes(), self._folder.identity, OFFER_CONTEXT)
+    def offer(self, signed: Signed) -> None:
+        """Names a dataset that plans may use; signed for ``OFFER_CONTEXT``."""
         self.line.ask("Offer", pb.Signed(**signed.fields()))
 
     def proposals(self) -> tuple[Proposal, ...]:
@@ -157,8 +163,8 @@ class Consortium(AbstractContextManager["Consortium"]):
         Raises:
             PlanError: ``plan_unsigned``, ``plan_malformed``, or ``plan_unknown``: it is not for this site.
         """
-        answer = self.line.ask("Proposals", pb.Empty())
-        return tuple(self._verified(Signed.of(message)) for message in answer.plans)
+        plans = self.line.ask_all("Proposals", pb.Empty())
+        return tuple(self._verified(Signed.of(plan)) for plan in plans)
 
     def _verified(self, signed: Signed) -> Proposal:
         refusal = PlanError("plan_unsigned", "A plan is not signed by the lead that this site knows.")
@@ -171,9 +177,8 @@ class Consortium(AbstractContextManager["Consortium"]):
         plan.site(self._folder.name)
         return Proposal(plan, signed)
 
-    def decide(self, decision: Decision) -> None:
-        """Tells the lead this site's decision on a plan."""
-        signed = Signed.make(decision.to_bytes(), self._folder.identity, DECISION_CONTEXT)
+    def decide(self, signed: Signed) -> None:
+        """Tells the lead this site's decision on a plan; signed for ``DECISION_CONTEXT``."""
         self.line.ask("Decide", pb.Signed(**signed.fields()))
 
     def status(self) -> Mapping[str, Any]:
@@ -217,7 +222,7 @@ def join(folder: SiteFolder, invite: Invite) -> Roster:
     membership, roster = _enrol(folder, invite)
     folder.become_member(Stored.of(invite, membership.certificate), roster)
     own = folder.identity.public
-    folder.log.append("site.joined", party=own.name, identity=own.digest())
+    folder.log.append("site.joined", site=own.name, identity=own.digest())
     with Consortium(folder) as member:
         member.open()
     return folder.roster

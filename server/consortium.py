@@ -19,7 +19,7 @@ from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT
 from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, Decision, Offer
 from cloister.privacy.errors import ChannelError, EnrolmentError, InputError, TransportError
-from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
 from cloister.privacy.wire.signed import Signed
@@ -39,11 +39,11 @@ class Desk(Protocol):
         """Plans that concern a site, each under the lead's signature (``PLAN_CONTEXT``)."""
         ...
 
-    def offer(self, offer: Offer, signature: Signature, site: PublicIdentity) -> None:
+    def offer(self, signed: Signed, offer: Offer, site: PublicIdentity) -> None:
         """Takes a site's offer of a dataset."""
         ...
 
-    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
+    def decide(self, signed: Signed, decision: Decision, site: PublicIdentity) -> None:
         """Takes a site's decision on a plan; raises ``PlanError`` ``plan_unknown``."""
         ...
 
@@ -91,20 +91,20 @@ class ConsortiumService(rpc.ConsortiumServicer):
         site, signed = self._site(context), Signed.of(request)
         offer = Offer.from_bytes(signed.open(site, OFFER_CONTEXT))
         _own(offer.site, site)
-        self._desk.offer(offer, signed.signature, site)
+        self._desk.offer(signed, offer, site)
         return pb.Empty()
 
-    def Proposals(self, request: pb.Empty, context: Any) -> pb.Plans:  # noqa: N802, ARG002
+    def Proposals(self, request: pb.Empty, context: Any) -> Iterator[pb.Signed]:  # noqa: N802, ARG002
         """Plans for the calling site."""
-        plans = self._desk.proposals(self._site(context).name)
-        return pb.Plans(plans=[pb.Signed(**plan.fields()) for plan in plans])
+        for plan in self._desk.proposals(self._site(context).name):
+            yield pb.Signed(**plan.fields())
 
     def Decide(self, request: pb.Signed, context: Any) -> pb.Empty:  # noqa: N802
         """Takes a decision of the calling site."""
         site, signed = self._site(context), Signed.of(request)
         decision = Decision.from_bytes(signed.open(site, DECISION_CONTEXT))
         _own(decision.site, site)
-        self._desk.decide(decision, signed.signature, site)
+        self._desk.decide(signed, decision, site)
         return pb.Empty()
 
     def Status(self, request: pb.Empty, context: Any) -> pb.Notice:  # noqa: N802, ARG002

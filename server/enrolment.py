@@ -283,7 +283,7 @@ class Enrolment:
                 use="site",
                 not_after=ends[:10],
             )
-            self._log.append("site.joined", **party)
+            self._log.append("site.joined", site=site.name, identity=site.digest())
             self._log.append("roster.changed", roster=roster.digest(), members=names)
 
     # The file

@@ -102,7 +102,7 @@ class LeadFolder:
         folder.claim(path)
         identity.save(path / "identity")
         authorities, tls = path / "authorities", path / "tls"
-        for part in (authorities, tls, path / "jobs"):
+        for part in (authorities, tls, path / "jobs", path / "log"):
             durable.private_folder(part)
         made = {
             door: Authority.create(f"{settings.consortium} {door}") for door in (SITES, OPERATOR, INVITES)
@@ -173,7 +173,12 @@ class LeadFolder:
         return self.path / "jobs"
 
     def authority(self, door: str) -> Authority:
-        """One of the authorities ``sites``, ``operator`` and ``invites``."""
+        """One of the authorities ``sites``, ``operator`` and ``invites``.
+
+        Raises:
+            StateError: ``state_missing``, ``state_damaged`` or ``permissions``.
+        """
+        folder.read(self.path / "authorities" / f"{door}.key")
         return Authority.load(self.path / "authorities", door)
 
     def tls(self, name: str) -> Pair:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical, durable
-from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
+from cloister.privacy.consent import PLAN_CONTEXT, Decision
 from cloister.privacy.errors import PlanError, StateError
-from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.identity import PrivateIdentity, Signature
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
 
@@ -87,23 +87,19 @@ class Job:
         found = [Decision.from_bytes(Signed.from_json(value).content) for value in signed]
         return {decision.site: decision for decision in found}
 
-    def decide(self, signed: Signed, site: PublicIdentity) -> Decision:
-        """Takes a site's decision after checking its signature; what comes after the start changes nothing.
+    def decide(self, decision: Decision, signature: Signature) -> None:
+        """Keeps a site's verified decision; one that comes after the start changes nothing.
 
         Raises:
-            PlanError: ``plan_unknown``, the decision is on another plan or of a site not in it.
-            ChannelError: ``signature_invalid``.
+            PlanError: ``plan_unknown``, the site is not in the plan.
         """
-        decision = Decision.from_bytes(signed.open(site, DECISION_CONTEXT))
         self.plan.site(decision.site)
-        if decision.plan != self.plan.digest or site.name != decision.site:
-            raise PlanError("plan_unknown", "A decision is on another plan or of another site.")
         if self.state == PROPOSED:
+            signed = Signed(decision.to_bytes(), signature)
             durable.private_folder(self.folder / "decisions")
             path = self.folder / "decisions" / f"{decision.site}.signed"
             durable.write(path, canonical.encode(signed.to_json()))
             self._settle()
-        return decision
 
     def _settle(self) -> None:
         """Approved when every site approves; refused as soon as one refuses."""

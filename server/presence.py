@@ -91,9 +91,9 @@ class Presence:
             line.end()
 
     def _tell_presence(self) -> None:
-        self.announce("presence", present=sorted(self.present()))
+        self.announce("presence", present=tuple(sorted(self.present())))
 
 
 def state(value: Mapping[str, Json], present: Iterable[str]) -> bytes:
     """The answer to ``Status``: what the desk tells, and who is connected."""
-    return canonical.encode({**value, "present": sorted(present)})
+    return canonical.encode({**value, "present": tuple(sorted(present))})

@@ -90,7 +90,7 @@ class GeneratorSettings:
     notes: int = 600
     test: int = 600
     alpha: float = 0.5
-    phrasings: int = 10
+    phrasings: int = 12
     own_style: float = 0.7
     second: float = 0.4
     weak_only: float = 0.08

@@ -18,10 +18,9 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.site.ledger import Ledger
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, code, durable, folder
-from cloister.privacy.consent import OFFER_CONTEXT, Offer
+from cloister.privacy.consent import Offer
 from cloister.privacy.errors import InputError, StateError
 from cloister.privacy.plan import Name, Part, Rows
-from cloister.privacy.wire.signed import Signed
 
 HELD_OUT = 0.1
 SMALLEST = 16
@@ -119,11 +118,9 @@ class Datasets:
             )
         return train, held
 
-    def offer(self, name: str) -> Signed:
-        """What the lead is told of a dataset, signed."""
-        dataset = self[name]
-        offer = Offer(site=self.site.name, dataset=name, rows=dataset.rows, code=code.installed())
-        return Signed.make(offer.to_bytes(), self.site.identity, OFFER_CONTEXT)
+    def offer(self, name: str) -> Offer:
+        """What the lead is told of a dataset."""
+        return Offer(site=self.site.name, dataset=name, rows=self[name].rows, code=code.installed())
 
     @property
     def _folder(self) -> Path:

@@ -111,7 +111,8 @@ class SiteFolder:
         identity = PrivateIdentity.generate(name, "site")
         folder.claim(path)
         identity.save(path / "identity")
-        durable.private_folder(path / "tls")
+        for part in (path / "tls", path / "log"):
+            durable.private_folder(part)
         durable.write(path / "tls" / "site.key", certificates.key_pem(certificates.new_tls_key()))
         _write(path / "config.json", Settings(name=name))
         return cls(path)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63onsortium.proto\x12\x08\x63loister\";\n\x06Signed\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65\x64\x32\x35\x35\x31\x39\x18\x02 \x01(\x0c\x12\x0f\n\x07mldsa65\x18\x03 \x01(\x0c\"\x07\n\x05\x45mpty\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"(\n\x05Plans\x12\x1f\n\x05plans\x18\x01 \x03(\x0b\x32\x10.cloister.Signed\"\x19\n\x06Notice\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xf8\x02\n\nConsortium\x12-\n\x04Open\x12\x13.cloister.Challenge\x1a\x10.cloister.Signed\x12+\n\x05\x45nrol\x12\x10.cloister.Signed\x1a\x10.cloister.Signed\x12+\n\x06Roster\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed\x12*\n\x05Offer\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12-\n\tProposals\x12\x0f.cloister.Empty\x1a\x0f.cloister.Plans\x12+\n\x06\x44\x65\x63ide\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12+\n\x06Status\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice\x12,\n\x05Watch\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63onsortium.proto\x12\x08\x63loister\";\n\x06Signed\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65\x64\x32\x35\x35\x31\x39\x18\x02 \x01(\x0c\x12\x0f\n\x07mldsa65\x18\x03 \x01(\x0c\"\x07\n\x05\x45mpty\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x19\n\x06Notice\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xfb\x02\n\nConsortium\x12-\n\x04Open\x12\x13.cloister.Challenge\x1a\x10.cloister.Signed\x12+\n\x05\x45nrol\x12\x10.cloister.Signed\x1a\x10.cloister.Signed\x12+\n\x06Roster\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed\x12*\n\x05Offer\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12\x30\n\tProposals\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed0\x01\x12+\n\x06\x44\x65\x63ide\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12+\n\x06Status\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice\x12,\n\x05Watch\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMPTY']._serialized_end=98
   _globals['_CHALLENGE']._serialized_start=100
   _globals['_CHALLENGE']._serialized_end=126
-  _globals['_PLANS']._serialized_start=128
-  _globals['_PLANS']._serialized_end=168
-  _globals['_NOTICE']._serialized_start=170
-  _globals['_NOTICE']._serialized_end=195
-  _globals['_CONSORTIUM']._serialized_start=198
-  _globals['_CONSORTIUM']._serialized_end=574
+  _globals['_NOTICE']._serialized_start=128
+  _globals['_NOTICE']._serialized_end=153
+  _globals['_CONSORTIUM']._serialized_start=156
+  _globals['_CONSORTIUM']._serialized_end=535
 # @@protoc_insertion_point(module_scope)

@@ -1,8 +1,6 @@
-from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -25,12 +23,6 @@ class Challenge(_message.Message):
     NONCE_FIELD_NUMBER: _ClassVar[int]
     nonce: bytes
     def __init__(self, nonce: _Optional[bytes] = ...) -> None: ...
-
-class Plans(_message.Message):
-    __slots__ = ("plans",)
-    PLANS_FIELD_NUMBER: _ClassVar[int]
-    plans: _containers.RepeatedCompositeFieldContainer[Signed]
-    def __init__(self, plans: _Optional[_Iterable[_Union[Signed, _Mapping]]] = ...) -> None: ...
 
 class Notice(_message.Message):
     __slots__ = ("content",)

@@ -54,10 +54,10 @@ class ConsortiumStub:
                 request_serializer=consortium__pb2.Signed.SerializeToString,
                 response_deserializer=consortium__pb2.Empty.FromString,
                 _registered_method=True)
-        self.Proposals = channel.unary_unary(
+        self.Proposals = channel.unary_stream(
                 '/cloister.Consortium/Proposals',
                 request_serializer=consortium__pb2.Empty.SerializeToString,
-                response_deserializer=consortium__pb2.Plans.FromString,
+                response_deserializer=consortium__pb2.Signed.FromString,
                 _registered_method=True)
         self.Decide = channel.unary_unary(
                 '/cloister.Consortium/Decide',
@@ -159,10 +159,10 @@ def add_ConsortiumServicer_to_server(servicer, server):
                     request_deserializer=consortium__pb2.Signed.FromString,
                     response_serializer=consortium__pb2.Empty.SerializeToString,
             ),
-            'Proposals': grpc.unary_unary_rpc_method_handler(
+            'Proposals': grpc.unary_stream_rpc_method_handler(
                     servicer.Proposals,
                     request_deserializer=consortium__pb2.Empty.FromString,
-                    response_serializer=consortium__pb2.Plans.SerializeToString,
+                    response_serializer=consortium__pb2.Signed.SerializeToString,
             ),
             'Decide': grpc.unary_unary_rpc_method_handler(
                     servicer.Decide,
@@ -309,12 +309,12 @@ class Consortium:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/cloister.Consortium/Proposals',
             consortium__pb2.Empty.SerializeToString,
-            consortium__pb2.Plans.FromString,
+            consortium__pb2.Signed.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,7 +17,7 @@ class ConsortiumServicer:
     def Enrol(self, request: pb.Signed, context: Any) -> pb.Signed: ...  # noqa: N802
     def Roster(self, request: pb.Empty, context: Any) -> pb.Signed: ...  # noqa: N802
     def Offer(self, request: pb.Signed, context: Any) -> pb.Empty: ...  # noqa: N802
-    def Proposals(self, request: pb.Empty, context: Any) -> pb.Plans: ...  # noqa: N802
+    def Proposals(self, request: pb.Empty, context: Any) -> Iterator[pb.Signed]: ...  # noqa: N802
     def Decide(self, request: pb.Signed, context: Any) -> pb.Empty: ...  # noqa: N802
     def Status(self, request: pb.Empty, context: Any) -> pb.Notice: ...  # noqa: N802
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]: ...  # noqa: N802

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
-from cloister.privacy import canonical, code, durable, folder
-from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
+from cloister.privacy import canonical, code, durable
+from cloister.privacy.consent import Decision
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import BudgetError, IdentityError, PlanError
 from cloister.privacy.plan import Plan
@@ -24,8 +25,8 @@ WAITING, APPROVED, REFUSED, DONE = "waiting", "approved", "refused", "done"
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A proposed plan in the site's folder."""
+class Job:
+    """A proposed plan in the site's folder, and how far the site is with it."""
 
     folder: Path
     plan: Plan
@@ -38,13 +39,13 @@ class Proposal:
         decision = self.decision
         if decision is None:
             return WAITING
-        return APPROVED if Decision.from_bytes(decision.content).approve else REFUSED
+        return APPROVED if decision.approve else REFUSED
 
     @property
-    def decision(self) -> Signed | None:
-        """This site's signed word, if it has spoken."""
-        path = self.folder / "decision.signed"
-        return Signed.from_json(folder.read_json(path)) if path.exists() else None
+    def decision(self) -> Decision | None:
+        """This site's word, if it has spoken."""
+        path = self.folder / "decision.json"
+        return Decision.from_bytes(path.read_bytes()) if path.exists() else None
 
     def close(self) -> None:
         """Notes that the final model was received and kept."""
@@ -52,21 +53,14 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Proposals:
+class Jobs:
     """All plans that were proposed to a site."""
 
     site: SiteFolder
 
-    def receive(self, signed: Signed) -> Proposal:
-        """Keeps a plan that the lead signed and that names this site.
-
-        Raises:
-            PlanError: ``plan_malformed`` or ``plan_unknown``.
-            ChannelError: ``signature_invalid``.
-        """
-        plan = Plan.from_bytes(signed.open(self.site.membership.leader, PLAN_CONTEXT))
-        plan.site(self.site.name)
-        place = self._place(plan)
+    def keep(self, plan: Plan, signed: Signed) -> Job:
+        """Keeps a plan whose signature was verified; the same again changes nothing."""
+        place = self.site.path / "jobs" / plan.digest.removeprefix("sha256:")[:16]
         if not (place / "plan.json").exists():
             durable.private_folder(place)
             durable.write(place / "plan.signed", canonical.encode(signed.to_json()))
@@ -78,34 +72,34 @@ class Proposals:
                 stage="start",
                 role="administrator",
             )
-        return Proposal(place, plan)
+        return Job(place, plan)
 
-    def __iter__(self) -> Iterator[Proposal]:
+    def __iter__(self) -> Iterator[Job]:
         for path in sorted((self.site.path / "jobs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
-            yield Proposal(path.parent, Plan.from_bytes(path.read_bytes()))
+            yield Job(path.parent, Plan.from_bytes(path.read_bytes()))
 
-    def find(self, name: str) -> Proposal:
-        """The proposal whose digest starts with ``name``; raises ``PlanError`` ``plan_unknown``."""
+    def find(self, name: str) -> Job:
+        """The job whose digest starts with ``name``; raises ``PlanError`` ``plan_unknown``."""
         wanted = name.removeprefix("sha256:")
         found = [p for p in self if p.plan.digest.removeprefix("sha256:").startswith(wanted)]
         if len(found) != 1:
             raise PlanError("plan_unknown", f"{len(found)} plans here have a name that starts with {name}.")
         return found[0]
 
-    def approve(self, proposal: Proposal) -> Signed:
-        """Checks a plan and signs the approval.
+    def approve(self, job: Job) -> Decision:
+        """Checks a plan and approves it.
 
         Raises:
             IdentityError: ``roster_mismatch`` or ``peer_unconfirmed``.
             PlanError, InputError, ModelError, BudgetError: what the site cannot take part in, and why.
         """
-        self.check(proposal.plan)
-        return self._decide(proposal, Decision(site=self.site.name, plan=proposal.plan.digest, approve=True))
+        self.check(job.plan)
+        return self._decide(job, Decision(site=self.site.name, plan=job.plan.digest, approve=True))
 
-    def refuse(self, proposal: Proposal, reason: str) -> Signed:
-        """Signs a refusal with the id of its reason."""
-        decision = Decision(site=self.site.name, plan=proposal.plan.digest, approve=False, reason=reason)
-        return self._decide(proposal, decision)
+    def refuse(self, job: Job, reason: str) -> Decision:
+        """Refuses, with the id of the reason."""
+        decision = Decision(site=self.site.name, plan=job.plan.digest, approve=False, reason=reason)
+        return self._decide(job, decision)
 
     def check(self, plan: Plan) -> None:
         """Everything that must hold before this site may take part; see ``approve``."""
@@ -166,24 +160,12 @@ class Proposals:
                 "Ask for a plan with fewer rounds or a smaller epsilon.",
             )
 
-    def _decide(self, proposal: Proposal, decision: Decision) -> Signed:
-        signed = Signed.make(decision.to_bytes(), self.site.identity, DECISION_CONTEXT)
-        plan = proposal.plan.digest
+    def _decide(self, job: Job, decision: Decision) -> Decision:
+        plan, reason = job.plan.digest, decision.reason
+        fields: dict[str, Any] = {"subject": plan, "stage": "start", "role": "administrator"}
         if decision.approve:
-            self.site.log.append(
-                "approval.granted", job=plan, subject=plan, stage="start", role="administrator"
-            )
+            self.site.log.append("approval.granted", job=plan, **fields)
         else:
-            self.site.log.append(
-                "approval.denied",
-                job=plan,
-                subject=plan,
-                stage="start",
-                role="administrator",
-                reason=decision.reason,
-            )
-        durable.write(proposal.folder / "decision.signed", canonical.encode(signed.to_json()))
-        return signed
-
-    def _place(self, plan: Plan) -> Path:
-        return self.site.path / "jobs" / plan.digest.removeprefix("sha256:")[:16]
+            self.site.log.append("approval.denied", job=plan, reason=reason, **fields)
+        durable.write(job.folder / "decision.json", decision.to_bytes())
+        return decision

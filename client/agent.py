@@ -1,0 +1,160 @@
+"""The site's agent: one long-lived process that takes part in jobs, outbound connections only.
+
+It keeps the site present at the lead, brings home what is new (roster, plans), tells what was decided here,
+and answers Flower's messages for every job that was approved. Approval is given in another process
+(``cloister site approve``); the two meet in the site's folder. The lead hears of an approval only after the
+model is loaded and the records are ready, so a run starts warm.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloister.client.app import client_app
+from cloister.client.consortium import Consortium
+from cloister.client.fleet import FleetConnection, FleetSettings
+from cloister.client.jobs import APPROVED, DONE, REFUSED, Job, Jobs
+from cloister.client.participation import Participant, Replies
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.client.watch import Watch
+from cloister.privacy import durable
+from cloister.privacy.entropy import Ratchet
+from cloister.privacy.errors import CloisterError
+
+_LOOK_S = 0.5
+
+
+class Agent:
+    """The agent of one site.
+
+    Args:
+        site: the folder of a site that has joined.
+        model: where the base model is, if not where the plan's name leads.
+        say: gets one line for the person at this machine whenever something happens.
+    """
+
+    def __init__(self, site: SiteFolder, model: str, say: Callable[[str], None]) -> None:
+        self._site, self._model, self._say = site, model, say
+        self._jobs, self._datasets = Jobs(site), Datasets(site)
+        self._participants: dict[str, Participant] = {}
+        self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._announced: set[str] = set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Works until ``stop`` is set.
+
+        Raises:
+            StateError: ``state_locked``, another agent works in the folder.
+            EnrolmentError: ``not_enrolled``.
+        """
+        with self._site.running(), Consortium(self._site) as member:
+            watch = Watch(member, self._notices.put)
+            fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
+            watch.start()
+            fleet.start()
+            try:
+                while not stop.is_set():
+                    self._turn(member, watch)
+            finally:
+                stop.set()
+                watch.stop()
+                fleet.join(timeout=10)
+                self._site.log.head()
+
+    # Flower
+
+    def _answer(self, stop: threading.Event) -> None:
+        """Answers Flower's messages, on a thread of its own, until ``stop``."""
+        membership = self._site.membership
+        app = client_app(self._participants)
+        connection = FleetConnection(
+            FleetSettings(
+                address=membership.fleet,
+                authority=membership.authority.encode(),
+                certificate=membership.certificate.encode(),
+                key=self._site.tls_key,
+                node_key=self._site.identity.node_private,
+                folder=self._site.path / "fleet",
+            )
+        )
+        connection.run(app, stop)
+
+    # The consortium
+
+    def _turn(self, member: Consortium, watch: Watch) -> None:
+        """Waits for a notice, or a moment, and does what there is to do."""
+        try:
+            self._notices.get(timeout=_LOOK_S)
+        except queue.Empty:
+            pass
+        else:
+            self._bring(member)
+        if watch.trouble is not None:
+            self._once(f"The lead cannot be reached: {watch.trouble.line()}")
+        for job in self._jobs:
+            self._advance(member, job)
+
+    def _bring(self, member: Consortium) -> None:
+        """Fetches roster and plans, and offers every dataset again."""
+        while not self._notices.empty():
+            self._notices.get()
+        try:
+            member.roster()
+            for dataset in self._datasets.all():
+                member.offer(self._datasets.offer(dataset.name))
+            for found in member.proposals():
+                job = self._jobs.keep(found.plan, found.signed)
+                self._once(f"Plan {found.plan.digest[7:19]}: {found.plan.purpose} ({job.state})")
+        except CloisterError as error:
+            self._say(error.line())
+
+    def _advance(self, member: Consortium, job: Job) -> None:
+        """Loads an approved job and tells the lead the decision, each once."""
+        digest = job.plan.digest
+        try:
+            if job.state == APPROVED and digest not in self._participants:
+                self._participants[digest] = self._participant(job)
+                self._say(f"Ready for {digest[7:19]}.")
+            if job.state in (APPROVED, REFUSED) and job.decision and not (job.folder / "told").exists():
+                member.decide(job.decision)
+                durable.write(job.folder / "told", b"")
+            if job.state == DONE:
+                self._once(f"{digest[7:19]} is done; the model is in {job.folder / 'model'}.")
+        except CloisterError as error:
+            self._once(error.line())
+
+    def _once(self, line: str) -> None:
+        if line not in self._announced:
+            self._announced.add(line)
+            self._say(line)
+
+    def _participant(self, job: Job) -> Participant:
+        """The site's part in a job: the model loaded, the records read and cached.
+
+        Raises:
+            CloisterError: what the plan names is not here; checked again because time has passed.
+        """
+        from cloister.client.learn.learner import SiteLearner
+        from cloister.privacy.model import describe
+
+        plan = job.plan
+        self._jobs.check(plan)
+        entropy = Ratchet(job.folder / "ratchet.key", plan.digest)
+        base = describe(self._model or plan.base.name)
+        records = self._datasets.open(plan.site(self._site.name).dataset)
+        return Participant(
+            plan=plan,
+            identity=self._site.identity,
+            lead=self._site.roster.lead,
+            learner=SiteLearner(plan, self._site.name, base, records, entropy, job.folder),
+            ledger=self._datasets.ledger,
+            entropy=entropy,
+            log=self._site.log,
+            replies=Replies(job.folder / "replies"),
+            done=job.close,
+            complain=self._say,
+        )

@@ -1,0 +1,147 @@
+"""``cloister site``: the commands of a site that takes part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloister.client.consortium import Consortium, join
+from cloister.client.site.folder import Peer, SiteFolder
+from cloister.privacy import canonical
+from cloister.privacy.errors import EnrolmentError, TransportError
+from cloister.privacy.wire.joining import INVITE_LIMIT, Invite
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="For a site that takes part.",
+)
+peers_app = typer.Typer(invoke_without_command=True)
+app.add_typer(peers_app, name="peers")
+
+Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+HERE = Path()
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="Name of the site, as the lead's invite will have it.")],
+    directory: Annotated[Path, typer.Option("--dir", help="A folder that does not exist or is empty.")],
+    json: Json = False,
+) -> None:
+    """Make the site's folder and all its keys; they stay in it.
+
+    Example: cloister site init --dir north --name north
+    """
+    site = SiteFolder.create(directory, name).identity.public
+    if json:
+        _print({"name": name, "identity": site.digest(), "words": site.words()})
+        return
+    typer.echo(f"The site {name} is in {directory}. Its words, for the others to compare:")
+    typer.echo(f"  {' '.join(site.words())}")
+    typer.echo(f"Next: cloister site join INVITE --dir {directory}")
+
+
+@app.command("join")
+def join_(
+    file: Annotated[Path, typer.Argument(metavar="INVITE", help="The invite file from the lead.")],
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Become a member with an invite. Safe to repeat if the connection was lost.
+
+    Example: cloister site join north.invite --dir north
+    """
+    folder = SiteFolder.open(directory)
+    roster = join(folder, _invite(file))
+    lead = roster.lead
+    if json:
+        _print({"consortium": roster.consortium, "members": [member.name for member in roster.members]})
+        return
+    typer.echo(f"{folder.name} is a member of {roster.consortium}, led by {lead.name}. The lead's words:")
+    typer.echo(f"  {' '.join(lead.words())}")
+    typer.echo(f'Compare them with the lead, then: cloister site peers confirm {lead.name} --words "…"')
+
+
+def _invite(file: Path) -> Invite:
+    try:
+        with file.open("rb") as opened:
+            return Invite.from_bytes(opened.read(INVITE_LIMIT + 1))
+    except OSError as error:
+        raise EnrolmentError("invite_malformed", f"{file} cannot be read: {error.strerror}.") from error
+
+
+@peers_app.callback()
+def peers(
+    context: typer.Context,
+    directory: Directory = HERE,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the lead for news.")] = False,
+    json: Json = False,
+) -> None:
+    """List all members with the twelve words of their keys, and whether they were confirmed here.
+
+    Compare the words with each member on a channel that the lead does not control, such as the telephone.
+
+    Example: cloister site peers --dir north
+    """
+    if context.invoked_subcommand is not None:
+        return
+    folder = SiteFolder.open(directory)
+    if not offline:
+        _refresh(folder)
+    known = folder.peers()
+    if json:
+        _print({"consortium": folder.membership.consortium, "members": [_entry(peer) for peer in known]})
+        return
+    for peer in known:
+        typer.echo(f"{peer.identity.name} ({peer.identity.role}): {_standing(peer)}")
+        typer.echo(f"  {' '.join(peer.identity.words())}")
+
+
+@peers_app.command()
+def confirm(
+    name: Annotated[str, typer.Argument(help="The member whose words you compared.")],
+    words: Annotated[str, typer.Option(help="The twelve words that the member read to you.")],
+    directory: Directory = HERE,
+) -> None:
+    """Keep that a member's words were compared and agree. If its keys change, it must be done again.
+
+    Example: cloister site peers confirm south --dir north --words "abandon ability … zoo"
+    """
+    SiteFolder.open(directory).confirm(name, words)
+    typer.echo(f"{name} is confirmed.")
+
+
+def _refresh(folder: SiteFolder) -> None:
+    """Fetches the roster; without the lead, the one that was kept will do."""
+    try:
+        with Consortium(folder, timeout=5.0) as member:
+            member.roster()
+    except TransportError as error:
+        typer.echo(f"{error.line()} Showing the roster that was kept.", err=True)
+
+
+def _standing(peer: Peer) -> str:
+    if peer.own:
+        return "this site"
+    return "confirmed" if peer.confirmed else "not confirmed"
+
+
+def _entry(peer: Peer) -> dict[str, Any]:
+    member = peer.identity
+    return {
+        "name": member.name,
+        "role": member.role,
+        "identity": member.digest(),
+        "words": member.words(),
+        "confirmed": peer.confirmed,
+        "own": peer.own,
+    }
+
+
+def _print(value: dict[str, Any]) -> None:
+    typer.echo(canonical.encode(value).decode())

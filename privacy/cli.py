@@ -1,0 +1,121 @@
+"""The command ``cloister``: a table of sub-commands, each in a module that is imported only when chosen.
+
+What the table names and this installation does not hold is not listed. A module gives a Typer app or a
+Click command. An error of ours becomes one line and its exit code, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from cloister.privacy.errors import CloisterError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_WRONG_USE = 2
+
+
+class Command(NamedTuple):
+    """Where a sub-command is, as ``module:name``, and one line on what it is for."""
+
+    place: str
+    purpose: str
+
+    @property
+    def module(self) -> str:
+        """The module that holds it."""
+        return self.place.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+        return self.place.partition(":")[2]
+
+
+COMMANDS = {
+    "demo": Command(
+        "cloister.simulations.demo:app", "A whole federation on this machine, over real processes."
+    ),
+    "lead": Command("cloister.server.cli:app", "For the lead of a consortium."),
+    "site": Command("cloister.client.cli:app", "For a site that takes part."),
+    "simulate": Command("cloister.simulations.cli:app", "Research in one process, before asking anybody."),
+    "report": Command("cloister.privacy.evidence.cli:report", "The evidence of a job, for people."),
+    "verify": Command(
+        "cloister.privacy.evidence.cli:verify", "Checks evidence without trusting who made it."
+    ),
+    "predict": Command("cloister.client.use.cli:predict", "Uses a released model."),
+    "serve": Command("cloister.client.use.cli:serve", "Serves a released model on this machine."),
+    "export": Command("cloister.client.use.cli:export", "Writes a released model in another format."),
+    "explain": Command("cloister.client.use.cli:explain", "Shows why a model answers as it does."),
+    "bench": Command("cloister.simulations.bench.cli:app", "Measures; --json for programs."),
+}
+
+
+def installed(command: Command) -> bool:
+    """Whether this installation holds the module of a sub-command; it is not imported."""
+    parts = command.module.split(".")
+    # A parent that is missing, too, would make find_spec raise.
+    return all(find_spec(".".join(parts[: end + 1])) is not None for end in range(len(parts)))
+
+
+def usage() -> str:
+    """The text of ``cloister --help``."""
+    lines = [f"  {name:<10}{command.purpose}" for name, command in COMMANDS.items() if installed(command)]
+    return "\n".join(
+        [
+            "Usage: cloister COMMAND [OPTIONS]",
+            "",
+            "Train one model together; keep every record at home.",
+            "",
+            "Commands:",
+            *lines,
+            "",
+            "`cloister COMMAND --help` says more. `cloister --version` names the release.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Returns:
+        The exit code: 0 done, 1 it failed and said why, 2 wrong use, 130 interrupted; others are the
+        command's own.
+    """
+    chosen, *rest = arguments if arguments is not None else sys.argv[1:] or ("",)
+    if chosen in ("--help", "-h", ""):
+        print(usage(), file=sys.stdout if chosen else sys.stderr)
+        return 0 if chosen else _WRONG_USE
+    if chosen == "--version":
+        print(f"cloister {metadata.version('cloister')}")
+        return 0
+    command = COMMANDS.get(chosen)
+    if command is None or not installed(command):
+        print(f"There is no command {chosen!r}. Try `cloister --help`.", file=sys.stderr)
+        return _WRONG_USE
+    try:
+        return _run(command, chosen, rest)
+    except CloisterError as error:
+        print(error.line(), file=sys.stderr)
+        return error.EXIT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(command: Command, name: str, arguments: Sequence[str]) -> int:
+    from click import Abort, ClickException
+
+    app = getattr(import_module(command.module), command.name)
+    try:
+        code = app(args=list(arguments), prog_name=f"cloister {name}", standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        return error.exit_code
+    except Abort:  # Ctrl-C, or the end of the input at a question
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,104 @@
+"""``cloister lead``: the commands of a consortium's lead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from cloister.privacy import canonical, durable
+from cloister.privacy.errors import UsageError
+from cloister.server.folder import LeadFolder, Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="For the lead of a consortium.",
+)
+
+Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+HERE = Path()
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="Name of the consortium: a-z, 0-9 and hyphen.")],
+    directory: Annotated[Path, typer.Option("--dir", help="A folder that does not exist or is empty.")],
+    host: Annotated[str, typer.Option(help="Name or address under which sites reach it.")] = "localhost",
+    port_fleet: Annotated[int, typer.Option(help="Port of Flower's fleet API.")] = 8440,
+    port_consortium: Annotated[int, typer.Option(help="Port of the consortium service.")] = 8441,
+    json: Json = False,
+) -> None:
+    """Make a consortium: keys, certificates, and a roster with nobody but the lead.
+
+    Example: cloister lead init --dir lead --name hospitals --host lead.example.org
+    """
+    try:
+        settings = Settings(
+            consortium=name, host=host, port_fleet=port_fleet, port_consortium=port_consortium
+        )
+    except ValidationError as error:
+        option = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+        raise UsageError(
+            "option_invalid", f"The {option.replace('_', ' ')} cannot be used.", "See --help."
+        ) from error
+    lead = LeadFolder.create(directory, settings).identity.public
+    if json:
+        _print({"consortium": name, "lead": lead.name, "identity": lead.digest(), "words": lead.words()})
+        return
+    typer.echo(f"The consortium {name} is in {directory}. The lead's words, for sites to compare:")
+    typer.echo(f"  {' '.join(lead.words())}")
+    typer.echo(f"Next: cloister lead invite SITE --dir {directory} --out SITE.invite")
+
+
+@app.command()
+def invite(
+    site: Annotated[str, typer.Argument(help="Name that the site will have: a-z, 0-9 and hyphen.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    directory: Directory = HERE,
+    days: Annotated[int, typer.Option(min=1, max=90, help="Days until the invite ends.")] = 7,
+    json: Json = False,
+) -> None:
+    """Write an invite for one site: a file to hand over on a channel that both sides trust.
+
+    It works once and for this site only. Whoever has it can join in the site's place until it is used.
+
+    Example: cloister lead invite north --dir lead --out north.invite
+    """
+    folder = LeadFolder.open(directory)
+    if out.exists():
+        raise UsageError("folder_in_use", f"{out} is there already.", "Name another file with --out.")
+    made = folder.enrolment.invite(site, folder.settings.addresses, days)
+    durable.write(out, made.to_bytes())
+    if json:
+        _print({"file": str(out), "site": site, "not_after": made.not_after})
+        return
+    typer.echo(f"{out} lets {site} join {made.consortium} once, until {made.not_after}.")
+    typer.echo(f"There: cloister site init --dir {site} --name {site}, then cloister site join {out.name}")
+
+
+@app.command()
+def peers(directory: Directory = HERE, json: Json = False) -> None:
+    """List all members with the twelve words of their keys.
+
+    Example: cloister lead peers --dir lead
+    """
+    roster = LeadFolder.open(directory).enrolment.roster
+    if json:
+        members = [
+            {"name": m.name, "role": m.role, "identity": m.digest(), "words": m.words()}
+            for m in roster.members
+        ]
+        _print({"consortium": roster.consortium, "roster": roster.digest(), "members": members})
+        return
+    for member in roster.members:
+        typer.echo(f"{member.name} ({member.role})")
+        typer.echo(f"  {' '.join(member.words())}")
+
+
+def _print(value: dict[str, Any]) -> None:
+    typer.echo(canonical.encode(value).decode())

@@ -1,0 +1,62 @@
+"""The lead's desk: what sites ask of jobs through the consortium service, answered from the lead's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cloister.privacy import canonical, durable, folder
+from cloister.privacy.canonical import Json
+from cloister.privacy.consent import Decision, Offer
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.wire.signed import Signed
+from cloister.server.jobs import FAILED, FINISHED, OPEN, STOPPED, Job, Jobs
+
+_TOLD = (*OPEN, FINISHED, FAILED, STOPPED)
+
+
+class FolderDesk:
+    """A desk over ``jobs/`` and ``offers/`` of the lead's folder (``server.consortium.Desk``).
+
+    Args:
+        path: the lead's folder.
+        log: the lead's event log.
+    """
+
+    def __init__(self, path: Path, log: EventLog) -> None:
+        self.jobs = Jobs(path / "jobs")
+        self._offers, self._log = path / "offers", log
+
+    def proposals(self, site: str) -> Iterable[Signed]:
+        """Plans that name a site and were not refused."""
+        return [job.signed for job in self.jobs if job.state in _TOLD and _names(job, site)]
+
+    def offer(self, offer: Offer, signature: Signature, site: PublicIdentity) -> None:
+        """Keeps a site's newest offer."""
+        durable.private_folder(self._offers)
+        signed = Signed(offer.to_bytes(), signature)
+        durable.write(self._offers / f"{site.name}.signed", canonical.encode(signed.to_json()))
+
+    def offers(self) -> dict[str, Offer]:
+        """Site name -> its newest offer."""
+        found = [Signed.from_json(folder.read_json(path)) for path in self._offers.glob("*.signed")]
+        offers = [Offer.from_bytes(signed.content) for signed in found]
+        return {offer.site: offer for offer in offers}
+
+    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
+        """Keeps a site's decision; raises ``PlanError`` ``plan_unknown``."""
+        job = self.jobs.find(decision.plan)
+        job.decide(decision, signature)
+        if decision.approve:
+            self._log.append("job.accepted", job=job.plan.digest, site=site.name)
+        else:
+            self._log.append("job.refused", job=job.plan.digest, site=site.name, reason=decision.reason)
+
+    def status(self, site: str) -> Mapping[str, Json]:
+        """The state of every job that names the site; no figures of anybody's data."""
+        return {job.plan.digest: job.state for job in self.jobs if _names(job, site)}
+
+
+def _names(job: Job, site: str) -> bool:
+    return site in (named.name for named in job.plan.sites)

