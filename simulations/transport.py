@@ -100,7 +100,10 @@ class LocalGrid(Grid):
                 yield self._answers.pop(message_id)
 
     def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002
     ) -> Iterable[Message]:
         """Pushes and pulls at once; ``timeout`` has nothing to wait for."""
         return self.pull_messages(self.push_messages(messages))

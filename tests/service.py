@@ -1,9 +1,9 @@
 """A consortium service on loopback with real TLS, and a desk in memory behind it.
 
-    with Service(tmp_path) as service:
-        north = service.member("north")
-        with Consortium(north) as member:
-            member.roster()
+with Service(tmp_path) as service:
+    north = service.member("north")
+    with Consortium(north) as member:
+        member.roster()
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class Service:
         chain = certificate.encode() if certificate else None
         credentials = grpc.ssl_channel_credentials(authority.encode(), key, chain)
         with grpc.secure_channel(self.addresses.service, credentials) as channel:
-            yield rpc.ConsortiumStub(channel)
+            stub: Any = rpc.ConsortiumStub(channel)
+            stub.channel = channel  # for methods that the stub does not have
+            yield stub
 
     @contextmanager
     def holding(self, invite: Invite) -> Iterator[Any]:

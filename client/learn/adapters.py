@@ -67,13 +67,14 @@ def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
         ModelError: ``adapter_invalid``, the layout does not fit the encoder.
     """
     shapes = dict(layout.tensors)
-    if "head.weight" not in shapes or "head.bias" not in shapes:
-        raise ModelError("adapter_invalid", "The layout has no head.")
+    classes, hidden = shapes.get("head.weight", (0, 0))
+    width = getattr(encoder.config, "hidden_size", None)
+    if hidden != width:
+        raise ModelError("adapter_invalid", f"The layout has no head for features of width {width}.")
     encoder.requires_grad_(False)
     modules = [name.removesuffix(LORA_A) for name in shapes if name.endswith(LORA_A)]
     if modules:
         _inject(encoder, modules, shapes[modules[0] + LORA_A][0], alpha)
-    classes, hidden = shapes["head.weight"]
     classifier = Classifier(encoder, nn.Linear(hidden, classes), layout)
     placed = {name: tuple(parameter.shape) for name, parameter in classifier.trained.items()}
     if placed != shapes:
@@ -116,7 +117,13 @@ def _inject(encoder: nn.Module, modules: list[str], rank: int, alpha: float) -> 
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of peft's own imports
         from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=modules)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # only ever divided by the rank
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=modules,
+    )
     try:
         inject_adapter_in_model(config, encoder)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.features import Features, chunks
 from cloister.privacy.update import Vector
 
-Classes = NDArray[np.int64]
+Classes: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def probabilities(classifier: Classifier, features: Features, vector: Vector) ->
 
 def predict(classifier: Classifier, features: Features, vector: Vector) -> Classes:
     """The most probable class of each document: int64, shape (documents,)."""
-    return probabilities(classifier, features, vector).argmax(axis=1)
+    found: Classes = probabilities(classifier, features, vector).argmax(axis=1)
+    return found
 
 
 def score(predicted: Classes, labels: Classes) -> Scores:

@@ -3,7 +3,7 @@
 The folder is a plain PEFT adapter, so that other programs load it with
 ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)``. Beside it stand the head and
 what is needed to classify text: labels, length limit, pooling, the digest of the base model. A
-classifier without LoRA has the head only. Writing needs neither torch nor peft.
+classifier without LoRA has the head only. Saving needs neither torch nor peft.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cloister.client.learn.model import LORA_A, SCALE, BaseModel, load_encoder, 
 from cloister.privacy import canonical
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
+from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 
 if TYPE_CHECKING:
@@ -32,76 +33,61 @@ _HEAD, _ADAPTER = "head.safetensors", "adapter_model.safetensors"
 _PEFT = "base_model.model."
 
 
-@dataclass(frozen=True)
-class Card:
-    """What makes a flat vector a classifier of texts.
-
-    Attributes:
-        labels: the classes, in the order of the head's rows.
-        alpha: LoRA's alpha.
-        max_tokens: where texts are cut.
-        base: name and digest of the base model.
-    """
-
-    labels: tuple[str, ...]
-    alpha: float
-    max_tokens: int
-    base: BaseModel
-
-
 @dataclass(frozen=True, eq=False)
 class TextClassifier:
     """A classifier of texts, ready to use.
 
     Attributes:
         classifier: the model with the exported parameters in place.
-        card: labels, limits and base model.
+        base: the base model on this machine.
+        labels: the classes, in the order of the head's rows.
+        max_tokens: where texts are cut.
     """
 
     classifier: Classifier
-    card: Card
+    base: BaseModel
+    labels: tuple[str, ...]
+    max_tokens: int
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Class probabilities, shape (texts, labels)."""
+        """Class probabilities, float32, shape (texts, labels)."""
         from cloister.client.learn import adapters, evaluation, features
 
-        tokens = features.Tokens(tokenize(self.card.base, texts, self.card.max_tokens))
+        tokens = features.Tokens(tokenize(self.base, texts, self.max_tokens))
         return evaluation.probabilities(self.classifier, tokens, adapters.get_flat(self.classifier))
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The most probable label of each text."""
-        return [self.card.labels[row] for row in self.probabilities(texts).argmax(axis=1)]
+        return [self.labels[row] for row in self.probabilities(texts).argmax(axis=1)]
 
 
-def write(folder: Path, layout: Layout, vector: Vector, card: Card) -> None:
-    """Writes a trained classifier to ``folder``, which may exist.
+def save(folder: Path, layout: Layout, plan: Plan, vector: Vector) -> None:
+    """Writes a trained classifier to ``folder``, which may exist. No path of this machine is written.
 
     Args:
         folder: where to.
         layout: the order of ``vector``.
+        plan: the plan that it was trained under.
         vector: the trained parameters, float32, shape (d,).
-        card: labels, limits and base model. Of the base model, the path is not written.
 
     Raises:
         ModelError: ``adapter_invalid``, the vector does not fit the layout.
     """
     if vector.shape != (layout.size,):
         raise ModelError("adapter_invalid", f"{vector.size} values do not fit {layout.size} parameters.")
-    tensors = {
-        name: np.ascontiguousarray(vector[place].reshape(shape)) for name, shape, place in layout.slices()
-    }
+    tensors = {name: vector[place].reshape(shape) for name, shape, place in layout.slices()}
     head = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
     lora = {_PEFT + name: tensor for name, tensor in tensors.items() if name not in head}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(head, folder / _HEAD)
-    _write_json(folder / "config.json", _config(card))
+    _write_json(folder / "config.json", _config(plan))
     if lora:
         save_file(lora, folder / _ADAPTER, metadata={"format": "pt"})
-        _write_json(folder / "adapter_config.json", _adapter_config(tensors, card))
+        _write_json(folder / "adapter_config.json", _adapter_config(layout, plan))
 
 
 def load(folder: Path, base: BaseModel) -> TextClassifier:
-    """The classifier that ``write`` wrote.
+    """The classifier that ``save`` wrote.
 
     Args:
         folder: the exported folder.
@@ -120,42 +106,43 @@ def load(folder: Path, base: BaseModel) -> TextClassifier:
             found |= {
                 name.removeprefix(_PEFT): tensor for name, tensor in load_file(folder / _ADAPTER).items()
             }
-        card = Card(tuple(config["labels"]), float(config["alpha"]), int(config["max_tokens"]), base)
-        digest = str(config["base"]["digest"])
+        digest, labels = str(config["base"]["digest"]), tuple(config["labels"])
+        alpha, max_tokens = float(config["alpha"]), int(config["max_tokens"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError("adapter_invalid", f"{folder} is not an exported classifier.") from error
     base.require(digest)
     layout = Layout(tuple(sorted((name, tensor.shape) for name, tensor in found.items())))
-    classifier = place(load_encoder(base), layout, card.alpha)
+    classifier = place(load_encoder(base), layout, alpha)
+    if classifier.head.out_features != len(labels):
+        raise ModelError("adapter_invalid", f"{folder} has another number of labels than its head.")
     set_flat(classifier, np.concatenate([found[name].ravel() for name, _ in layout.tensors]))
-    return TextClassifier(classifier, card)
+    return TextClassifier(classifier, base, labels, max_tokens)
 
 
-def _config(card: Card) -> dict[str, Any]:
+def _config(plan: Plan) -> dict[str, Any]:
     return {
         "format": "cloister-classifier-1",
-        "base": {"name": card.base.name, "digest": card.base.digest},
-        "labels": list(card.labels),
-        "alpha": card.alpha,
-        "max_tokens": card.max_tokens,
+        "base": {"name": plan.base.name, "digest": plan.base.digest},
+        "labels": list(plan.task.labels),
+        "alpha": plan.adapter.alpha,
+        "max_tokens": plan.base.max_tokens,
         "pooling": "mean",
         "normalize": True,
         "scale": SCALE,
     }
 
 
-def _adapter_config(tensors: dict[str, NDArray[np.float32]], card: Card) -> dict[str, Any]:
-    modules = sorted(name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A))
+def _adapter_config(layout: Layout, plan: Plan) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "FEATURE_EXTRACTION",
-        "base_model_name_or_path": card.base.name,
+        "base_model_name_or_path": plan.base.name,
         "inference_mode": True,
-        "r": tensors[modules[0] + LORA_A].shape[0],
-        "lora_alpha": card.alpha,
+        "r": plan.adapter.rank,
+        "lora_alpha": plan.adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": modules,
+        "target_modules": [name.removesuffix(LORA_A) for name, _ in layout.tensors if name.endswith(LORA_A)],
     }
 
 

@@ -71,7 +71,8 @@ class SiteLearner:
         train, held = records
         self._plan, self._base, self._entropy, self._folder = plan, base, entropy, folder
         self._settings = Settings.of(plan, site)
-        self.classifier: Classifier = place(load_encoder(base), agreed_layout(plan, base), plan.adapter.alpha)
+        self._layout = agreed_layout(plan, base)
+        self.classifier: Classifier = place(load_encoder(base), self._layout, plan.adapter.alpha)
         labels = plan.task.labels
         self._trainer = LocalTrainer(self.classifier, self._features(train), train.targets(labels))
         self._held = Held(self._features(held), held.targets(labels)) if len(held) else None
@@ -97,4 +98,6 @@ class SiteLearner:
 
     def release(self, model: Vector) -> None:
         """Keeps the final model in PEFT format."""
-        export.save(self._folder / "model", self._base, self._plan, model)
+        plan = self._plan
+        card = export.Card(plan.task.labels, plan.adapter.alpha, plan.base.max_tokens, self._base)
+        export.write(self._folder / "model", self._layout, model, card)

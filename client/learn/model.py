@@ -54,6 +54,7 @@ _MEANT = (
     "*.model",
     "chat_template.jinja",
 )
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
 
@@ -129,7 +130,9 @@ def load_encoder(base: BaseModel) -> nn.Module:
     """
     import torch
     from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         encoder: Any = AutoModel.from_pretrained(
             base.path,
@@ -151,15 +154,15 @@ def tokenize(base: BaseModel, texts: Sequence[str], max_tokens: int) -> tuple[ND
     """The token ids of each text, cut to ``max_tokens``: one array of shape (tokens,) a text.
 
     Raises:
-        ModelError: ``model_missing``, the folder holds no tokenizer that can be read.
+        ModelError: ``model_unsafe``, transformers cannot read the tokenizer as it is.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            "model_missing", f"{base.name} has no usable tokenizer: {error}", _USE_SAFETENSORS
+            "model_unsafe", f"The tokenizer of {base.name} cannot be loaded: {error}", _USE_SAFETENSORS
         ) from error
     if not texts:
         return ()
@@ -226,6 +229,9 @@ def _refuse_unsafe(folder: Path) -> None:
         if any(path.suffix in _PICKLED for path in folder.iterdir()):
             raise ModelError("model_unsafe", f"The weights in {folder} are pickled.", _USE_SAFETENSORS)
         raise ModelError("model_missing", f"{folder} holds no weights.", _USE_SAFETENSORS)
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        # transformers would make up an empty one, without a word.
+        raise ModelError("model_missing", f"{folder} holds no tokenizer.", _USE_SAFETENSORS)
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _settings(folder / name):
             raise ModelError(

@@ -235,6 +235,7 @@ def _adam(rates: Vector) -> Rule:
         first = np.float32(beta1) * first + np.float32(1 - beta1) * gradient
         second = np.float32(beta2) * second + np.float32(1 - beta2) * gradient**2
         corrected = np.sqrt(second / np.float32(1 - beta2**step)) + floor
-        return -rates * (first / np.float32(1 - beta1**step)) / corrected
+        changed: Vector = -rates * (first / np.float32(1 - beta1**step)) / corrected
+        return changed
 
     return change

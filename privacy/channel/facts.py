@@ -28,7 +28,7 @@ POST_QUANTUM = frozenset({"X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM
 
 NOT_SEEN, OTHER = "not-seen", "other"
 _VERSIONS = {"": NOT_SEEN, "TLSv1.3": TLS_13, "TLSv1.2": "1.2"}
-_GROUPS = {"": NOT_SEEN, "X25519": "X25519", "P-256": "P-256", "P-384": "P-384"} | {
+_GROUPS = {"": NOT_SEEN, "X25519": "X25519", "prime256v1": "P-256", "secp384r1": "P-384"} | {
     name: name for name in POST_QUANTUM
 }
 _MEMBERS = ("client", "group", "nonce", "server", "tls")

@@ -151,7 +151,7 @@ class EventLog:
     @contextmanager
     def _held(self) -> Iterator[int]:
         """The locked file, up to date; synced and released by the outermost caller of the thread."""
-        if True:
+        with self._mutex:
             if self._file is not None:
                 yield self._file
                 return

@@ -114,7 +114,8 @@ def _backward(loss: Tensor, trained: Iterable[nn.Parameter]) -> None:
 def _factors(rows: Tensor, bound: float) -> Tensor:
     """The factor that cuts each row to ``bound``, shape (n,); rows that are not finite become zero."""
     rows[~torch.isfinite(rows).all(dim=1)] = 0
-    return (bound / (torch.linalg.vector_norm(rows, dim=1) + _SLACK)).clamp(max=1)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return (bound / (norms + _SLACK)).clamp(max=1)
 
 
 def _refuse_strays(module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:

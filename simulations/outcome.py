@@ -1,0 +1,171 @@
+"""The outcome of a demo: every figure beside what it must be compared with, as a value and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from cloister.client.learn import export
+from cloister.client.learn.evaluation import score
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.records import Records
+from cloister.privacy.dp import accounting
+from cloister.privacy.step.prv import prv_epsilon
+from cloister.simulations.baselines import Baselines
+from cloister.simulations.demo import DATASET, Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a demo found.
+
+    Attributes:
+        run: the federation.
+        baselines: what it is compared with, on the same test set.
+        federated: accuracy of the federated model on the common test set.
+        own: site name -> accuracy of the federated model on the site's own held-out records.
+        majority: accuracy of always answering the most frequent class.
+        peak_memory: bytes resident over all processes, at the highest.
+    """
+
+    run: Run
+    baselines: Baselines
+    federated: float
+    own: Mapping[str, float]
+    majority: float
+    peak_memory: int
+
+    @property
+    def worst_site(self) -> str:
+        """The site whose own held-out records the federated model serves worst."""
+        return min(self.own, key=lambda name: self.own[name])
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of ``result.json``."""
+        base, progress = self.baselines, self.run.job.progress
+        return {
+            "accuracy": {
+                "federated": self.federated,
+                "pooled": base.pooled.plain,
+                "pooled_private": base.pooled.private,
+                "tfidf": base.tfidf,
+                "majority": self.majority,
+                "worst_site": self.own[self.worst_site],
+                "sites": {
+                    name: {
+                        "local_only": pair.plain,
+                        "local_only_private": pair.private,
+                        "federated": self.federated,
+                        "federated_on_own_records": self.own[name],
+                    }
+                    for name, pair in base.alone.items()
+                },
+            },
+            "epsilon": {name: epsilon(self.run, name) for name in self.run.sites},
+            "rounds": self.run.plan.training.rounds,
+            "seconds": self.run.seconds,
+            "bytes_up": progress["bytes_up"],
+            "bytes_down": progress["bytes_down"],
+            "peak_memory_bytes": self.peak_memory,
+            "model_digest": progress["model"],
+            "plan_digest": self.run.plan.digest,
+            "bundle": None,
+        }
+
+
+def epsilon(run: Run, name: str) -> dict[str, Any]:
+    """What a site spent, by its ledger, with the other accountants beside the ruling number."""
+    plan, privacy = run.plan, run.plan.privacy
+    if privacy.mode == "off":
+        return {"value": None, "delta": None, "unit": "record", "mode": "off", "accountants": {}}
+    ledger = Datasets(run.sites[name]).ledger
+    spent = [row.reservation.mechanism for row in ledger.rows(DATASET) if row.kind == "reserved"]
+    accountants = accounting.accountants(spent, privacy.delta)
+    return {
+        "value": ledger.epsilon(DATASET),
+        "delta": privacy.delta,
+        "unit": privacy.unit,
+        "mode": privacy.mode,
+        "accountants": {**accountants, "prv": prv_epsilon(spent, privacy.delta)},
+        "rounds_charged": len(spent),
+        "plan_target": plan.privacy.epsilon,
+    }
+
+
+def accuracies(run: Run, test: Records) -> tuple[float, dict[str, float]]:
+    """The federated model's accuracy on the common test set, and on what each site held out."""
+    name = next(iter(run.sites))
+    model = export.load(run.site_job(name) / "model", run.base)
+
+    def accuracy(found: Records) -> float:
+        labels = run.plan.task.labels
+        return score(model.probabilities(found.texts).argmax(axis=1), found.targets(labels)).accuracy
+
+    return accuracy(test), {site: accuracy(held) for site, (_, held) in run.records().items()}
+
+
+def table(outcome: Outcome) -> Table:
+    """The table that a demo ends with."""
+    plan, base = outcome.run.plan, outcome.baselines
+    private = plan.privacy.mode != "off"
+    title = f"Accuracy on {plan.purpose}" + (
+        f", epsilon {plan.privacy.epsilon:g} per record" if private else ""
+    )
+    found = Table(title=title, title_justify="left")
+    found.add_column("trained on")
+    found.add_column("without privacy", justify="right")
+    found.add_column("private" if private else "", justify="right")
+    for name, pair in base.alone.items():
+        found.add_row(f"{name} alone", _percent(pair.plain), _percent(pair.private))
+    found.add_section()
+    label = "all sites, federated"
+    found.add_row(
+        f"[bold]{label}[/bold]",
+        _bold("" if private else _percent(outcome.federated)),
+        _bold(_percent(outcome.federated) if private else ""),
+    )
+    worst = outcome.worst_site
+    worst_text = f"{_percent(outcome.own[worst])}"
+    found.add_row(
+        f"  on {worst}'s own held-out records (worst site)",
+        *(("", worst_text) if private else (worst_text, "")),
+    )
+    found.add_section()
+    found.add_row("all records in one place", _percent(base.pooled.plain), _percent(base.pooled.private))
+    found.add_row("TF-IDF and logistic regression, all records", _percent(base.tfidf), "")
+    found.add_row("always the most frequent class", _percent(outcome.majority), "")
+    return found
+
+
+def reading(outcome: Outcome) -> list[str]:
+    """What the table says, in plain sentences, good or bad."""
+    plan, base = outcome.run.plan, outcome.baselines
+    private = plan.privacy.mode != "off"
+    alone = {name: pair.private if private else pair.plain for name, pair in base.alone.items()}
+    behind = [name for name, value in alone.items() if value is not None and value >= outcome.federated]
+    kind = " at the same epsilon" if private else ""
+    gain = outcome.federated - float(np.mean([value for value in alone.values() if value is not None]))
+    lines = [f"Federation gains {100 * gain:+.1f} points over the average site alone{kind}."]
+    if behind:
+        lines.append(f"It does not beat {', '.join(behind)} alone.")
+    if outcome.federated < base.tfidf:
+        lines.append("Word counts on pooled records, without privacy, are better than the federated model.")
+    if private and base.pooled.private is not None:
+        lines.append(
+            f"Pooling all records would give {_percent(base.pooled.private)} at this epsilon, "
+            f"{_percent(base.pooled.plain)} without privacy."
+        )
+    lines.append("Test figures are not covered by epsilon. The lead can see single updates in this release.")
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _bold(text: str) -> str:
+    return f"[bold]{text}[/bold]" if text else ""

@@ -1,0 +1,125 @@
+"""The processes of a demo: started with our own interpreter, watched, measured, and always stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from cloister.privacy.errors import RoundError
+
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class Troupe:
+    """The lead and the sites of a demo, each a process of its own with its output in a file.
+
+    Use as a context: leaving it stops every process, whatever happened.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+
+    def start(self, name: str, arguments: list[str], output: Path) -> None:
+        """Starts ``cloister ARGUMENTS``; its output goes to the file ``output``."""
+        command = [sys.executable, "-m", "cloister.privacy.cli", *arguments]
+        with output.open("ab") as file:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_OFFLINE},
+            )
+        self._running[name] = (process, output)
+
+    def check(self) -> None:
+        """Raises ``RoundError`` ``site_failed`` if a process has ended, with its last words."""
+        for name, (process, output) in self._running.items():
+            if process.poll() not in (None, 0):
+                lines = output.read_text(errors="replace").strip().splitlines()
+                raise RoundError(
+                    "site_failed",
+                    f"The process of {name} ended: {lines[-1] if lines else 'it said nothing'}",
+                    f"Its output is in {output}.",
+                )
+
+    def kill(self, name: str) -> None:
+        """Ends a process at once, as a power cut would (SIGKILL)."""
+        process, _ = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+    def __enter__(self) -> Troupe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, _output in self._running.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        for process, _output in self._running.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Memory:
+    """The peak of what this process and all its descendants hold in memory.
+
+    Attributes:
+        peak_rss: largest sum of resident sets, bytes; pages that processes share count once for each.
+        peak_pss: largest sum of proportional sets, bytes; shared pages count once. 0 if not measured.
+    """
+
+    def __init__(self, *, pss: bool = False, every: float = 0.5) -> None:
+        self.peak_rss = 0
+        self.peak_pss = 0
+        self._pss, self._every = pss, every
+        self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[Memory]:
+        """Samples on a thread while the context is open."""
+        thread = threading.Thread(target=self._sample, name="memory", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(self._every):
+            rss = pss = 0
+            own = psutil.Process()
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+                    rss += process.memory_info().rss
+                    if self._pss:
+                        pss += process.memory_full_info().pss
+            self.peak_rss = max(self.peak_rss, rss)
+            self.peak_pss = max(self.peak_pss, pss)

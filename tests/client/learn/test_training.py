@@ -1,0 +1,209 @@
+"""Local training: what a step does to the parameters, and that a delta says what it underwent."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from cloister.client.learn.adapters import Classifier, set_flat
+from cloister.client.learn.evaluation import predict, score
+from cloister.client.learn.features import Tokens, prepare
+from cloister.client.learn.training import Guard, LocalTrainer, Moment, Settings
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy.errors import EntropyError, UpdateError
+from cloister.privacy.layout import initial
+from cloister.privacy.update import Clipped, Vector
+from tests import models
+
+DOCUMENTS = 12
+AT = Moment(round=1, attempt=1, model="sha256:" + "0" * 64)
+SEED = "sha256:" + "5e" * 32
+PLAIN = Settings(
+    steps=1, rate=1, expected_units=DOCUMENTS, optimizer="sgd", head_rate=0.5, adapter_rate=0.25, momentum=0.9
+)
+PRIVATE = replace(PLAIN, guard=Guard(bound=1.0, noise_multiplier=2.0))
+
+
+def entropy(seed: bytes = b"seed") -> FixedEntropy:
+    return FixedEntropy(seed)
+
+
+@pytest.fixture(scope="module")
+def placed() -> Classifier:
+    return models.classifier(top_layers=1)
+
+
+@pytest.fixture(scope="module")
+def trainer(placed: Classifier) -> LocalTrainer:
+    return LocalTrainer(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+
+
+@pytest.fixture(scope="module")
+def start(placed: Classifier) -> Vector:
+    return models.vector(placed.layout.size, seed=13)
+
+
+def mean_gradient(placed: Classifier, at: Vector) -> Vector:
+    """The gradient of the mean loss over all documents, through the full model at once."""
+    set_flat(placed, at)
+    logits = Tokens(models.documents(DOCUMENTS)).logits(placed, np.arange(DOCUMENTS))
+    loss = cross_entropy(logits, torch.from_numpy(models.labels(DOCUMENTS)))
+    parts = torch.autograd.grad(loss, [placed.trained[name] for name, _ in placed.layout.tensors])
+    return torch.cat([part.reshape(-1) for part in parts]).numpy()
+
+
+def rates(placed: Classifier, head: float, adapter: float) -> Vector:
+    values = np.empty(placed.layout.size, dtype=np.float32)
+    for name, _, part in placed.layout.slices():
+        values[part] = head if name.startswith("head") else adapter
+    return values
+
+
+class TestWithoutPrivacy:
+    def test_a_step_goes_down_the_gradient_at_the_rates_of_head_and_adapter(
+        self, placed: Classifier, trainer: LocalTrainer, start: Vector
+    ) -> None:
+        delta = trainer.train(start, PLAIN, entropy(), AT)
+        expected = -rates(placed, 0.5, 0.25) * mean_gradient(placed, start)
+        np.testing.assert_allclose(delta.values, expected, rtol=0, atol=2e-6)
+        assert delta.mechanisms == ()
+        assert delta.values.dtype == np.float32
+
+    def test_momentum_carries_over_steps_and_not_over_rounds(
+        self, placed: Classifier, trainer: LocalTrainer, start: Vector
+    ) -> None:
+        delta = trainer.train(start, replace(PLAIN, steps=2, momentum=0.5), entropy(), AT)
+        rate = rates(placed, 0.5, 0.25)
+        first = mean_gradient(placed, start)
+        second = mean_gradient(placed, start - rate * first)
+        np.testing.assert_allclose(delta.values, -rate * (1.5 * first + second), rtol=0, atol=1e-5)
+        again = trainer.train(start, replace(PLAIN, steps=2, momentum=0.5), entropy(), AT)
+        np.testing.assert_array_equal(delta.values, again.values)
+
+    def test_adam_is_the_one_of_torch(self, placed: Classifier, trainer: LocalTrainer, start: Vector) -> None:
+        delta = trainer.train(start, replace(PLAIN, steps=3, optimizer="adam", head_rate=0.01), entropy(), AT)
+        parameters = torch.from_numpy(start.copy()).requires_grad_()
+        scale = torch.from_numpy(rates(placed, 0.01, 0.25))
+        reference = torch.optim.Adam([parameters], lr=1.0)
+        for _ in range(3):
+            before = parameters.detach().clone()
+            parameters.grad = torch.from_numpy(mean_gradient(placed, parameters.detach().numpy()))
+            reference.step()
+            with torch.no_grad():  # one rate a coordinate
+                parameters.copy_(before + scale * (parameters - before))
+        np.testing.assert_allclose(delta.values, parameters.detach().numpy() - start, rtol=0, atol=2e-3)
+
+    def test_the_start_is_not_changed(self, trainer: LocalTrainer, start: Vector) -> None:
+        before = start.copy()
+        trainer.train(start, PLAIN, entropy(), AT)
+        np.testing.assert_array_equal(start, before)
+
+    def test_the_denominator_is_public(self, trainer: LocalTrainer, start: Vector) -> None:
+        once = trainer.train(start, PLAIN, entropy(), AT).values
+        half = trainer.train(start, replace(PLAIN, expected_units=2 * DOCUMENTS), entropy(), AT).values
+        np.testing.assert_allclose(half, once / 2, rtol=1e-5, atol=1e-7)
+
+    def test_training_that_diverges_sends_nothing(self, trainer: LocalTrainer, start: Vector) -> None:
+        with np.errstate(all="ignore"), pytest.raises(UpdateError) as caught:
+            trainer.train(start, replace(PLAIN, head_rate=3e38, steps=3), entropy(), AT)
+        assert caught.value.id == "update_not_finite"
+
+
+class TestWithPrivacy:
+    def test_the_delta_names_every_step_that_was_noised(self, trainer: LocalTrainer, start: Vector) -> None:
+        delta = trainer.train(start, replace(PRIVATE, steps=3, rate=0.5), entropy(), AT)
+        assert delta.mechanisms == (GaussianSteps(2.0, 0.5, 3),)
+
+    def test_empty_samples_are_noised_and_charged(self, trainer: LocalTrainer, start: Vector) -> None:
+        delta = trainer.train(start, replace(PRIVATE, steps=2, rate=1e-9), entropy(), AT)
+        assert delta.mechanisms == (GaussianSteps(2.0, 1e-9, 2),)
+        assert np.count_nonzero(delta.values) > 0.99 * delta.values.size
+
+    def test_the_noise_has_the_deviation_of_multiplier_and_bound(
+        self, trainer: LocalTrainer, start: Vector
+    ) -> None:
+        terms = replace(PRIVATE, rate=1e-9, expected_units=10**9, head_rate=1.0, adapter_rate=1.0)
+        values = trainer.train(start, replace(terms, guard=Guard(3.0, 2.0)), entropy(), AT).values
+        spread = float(values.std()) / 6.0
+        assert abs(spread - 1) < 0.15  # 6 standard errors for about 900 values
+        assert abs(spread - 0.5) > 0.15
+        assert abs(spread - 2) > 0.15
+
+    def test_the_sum_that_is_noised_is_the_clipped_one(
+        self, trainer: LocalTrainer, start: Vector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Clipped] = []
+        engine = trainer._engine
+
+        class Watched:
+            def clipped(self, batch: object, bound: float) -> Clipped:
+                seen.append(engine.clipped(batch, bound))  # type: ignore[arg-type]
+                return seen[-1]
+
+        monkeypatch.setattr(trainer, "_engine", Watched())
+        almost_none = replace(PRIVATE, guard=Guard(1.0, 1e-6), head_rate=1.0, adapter_rate=1.0)
+        delta = trainer.train(start, almost_none, entropy(), AT)
+        assert np.linalg.norm(seen[0].values) <= DOCUMENTS
+        np.testing.assert_allclose(delta.values, -seen[0].values / DOCUMENTS, rtol=0, atol=1e-5)
+
+    def test_same_entropy_same_delta_other_entropy_other_delta(
+        self, trainer: LocalTrainer, start: Vector
+    ) -> None:
+        first = trainer.train(start, PRIVATE, entropy(), AT).values
+        np.testing.assert_array_equal(trainer.train(start, PRIVATE, entropy(), AT).values, first)
+        assert not np.array_equal(trainer.train(start, PRIVATE, entropy(b"other"), AT).values, first)
+
+    @pytest.mark.parametrize("other", [{"round": 2}, {"attempt": 2}, {"model": "sha256:" + "1" * 64}])
+    def test_rounds_attempts_and_models_have_noise_of_their_own(
+        self, trainer: LocalTrainer, start: Vector, other: dict[str, int | str]
+    ) -> None:
+        first = trainer.train(start, PRIVATE, entropy(), AT).values
+        second = trainer.train(start, PRIVATE, entropy(), replace(AT, **other)).values  # type: ignore[arg-type]
+        assert not np.array_equal(first, second)
+
+    def test_steps_have_noise_of_their_own(self, trainer: LocalTrainer, start: Vector) -> None:
+        only_noise = replace(PRIVATE, rate=1e-9, momentum=0)
+        one = trainer.train(start, only_noise, entropy(), AT).values
+        two = trainer.train(start, replace(only_noise, steps=2), entropy(), AT).values
+        assert np.abs(np.corrcoef(one, two - one)[0, 1]) < 0.2
+
+    def test_global_seeds_have_no_part_in_it(self, trainer: LocalTrainer, start: Vector) -> None:
+        torch.manual_seed(42)
+        first = trainer.train(start, PRIVATE, entropy(), AT).values
+        torch.manual_seed(43)
+        np.testing.assert_array_equal(trainer.train(start, PRIVATE, entropy(), AT).values, first)
+        torch.manual_seed(42)
+        assert not np.array_equal(trainer.train(start, PRIVATE, entropy(b"other"), AT).values, first)
+
+    def test_the_same_streams_are_not_drawn_twice(self, trainer: LocalTrainer, start: Vector) -> None:
+        used = entropy()
+        trainer.train(start, PRIVATE, used, AT)
+        with pytest.raises(EntropyError):
+            trainer.train(start, PRIVATE, used, AT)
+
+
+@pytest.mark.parametrize("guard", [None, Guard(bound=2.0, noise_multiplier=0.01)])
+@pytest.mark.parametrize("top_layers", [0, 1])
+def test_training_learns(top_layers: int, guard: Guard | None) -> None:
+    placed = models.classifier(top_layers=top_layers)
+    ids = models.documents(60)
+    labels = np.array([some[0] % 4 for some in ids], dtype=np.int64)
+    features = prepare(placed, ids)
+    start = initial(placed.layout, SEED)
+    settings = Settings(
+        steps=30, rate=0.5, expected_units=60, optimizer="adam", head_rate=0.1, adapter_rate=0.02, guard=guard
+    )
+    delta = LocalTrainer(placed, features, labels).train(start, settings, entropy(), AT)
+    before = score(predict(placed, features, start), labels).accuracy
+    after = score(predict(placed, features, start + delta.values), labels).accuracy
+    assert before < 0.5
+    assert after > 0.8
+
+
+def test_one_label_a_document() -> None:
+    placed = models.classifier(top_layers=0)
+    with pytest.raises(ValueError, match="one label"):
+        LocalTrainer(placed, Tokens(models.documents(3)), models.labels(2))
