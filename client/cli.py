@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.client import cli_work
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.privacy import canonical
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 peers_app = typer.Typer(invoke_without_command=True)
 app.add_typer(peers_app, name="peers")
+cli_work.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

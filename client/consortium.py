@@ -20,7 +20,7 @@ from cloister.client.site.folder import SiteFolder, Stored
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT, Facts
-from cloister.privacy.consent import PLAN_CONTEXT
+from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, PLAN_CONTEXT, Decision, Offer
 from cloister.privacy.errors import (
     ChannelError,
     CloisterError,
@@ -153,8 +153,9 @@ class Consortium(AbstractContextManager["Consortium"]):
         """The lead's roster of now, verified and kept in the folder."""
         return self._folder.keep_roster(Signed.of(self.line.ask("Roster", pb.Empty())))
 
-    def offer(self, signed: Signed) -> None:
-        """Names a dataset that plans may use; signed for ``OFFER_CONTEXT``."""
+    def offer(self, offer: Offer) -> None:
+        """Signs and sends the name of a dataset that plans may use."""
+        signed = Signed.make(offer.to_bytes(), self._folder.identity, OFFER_CONTEXT)
         self.line.ask("Offer", pb.Signed(**signed.fields()))
 
     def proposals(self) -> tuple[Proposal, ...]:
@@ -177,8 +178,9 @@ class Consortium(AbstractContextManager["Consortium"]):
         plan.site(self._folder.name)
         return Proposal(plan, signed)
 
-    def decide(self, signed: Signed) -> None:
-        """Tells the lead this site's decision on a plan; signed for ``DECISION_CONTEXT``."""
+    def decide(self, decision: Decision) -> None:
+        """Signs and sends this site's decision on a plan."""
+        signed = Signed.make(decision.to_bytes(), self._folder.identity, DECISION_CONTEXT)
         self.line.ask("Decide", pb.Signed(**signed.fields()))
 
     def status(self) -> Mapping[str, Any]:

@@ -39,11 +39,13 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "cloister.simulations.demo:app", "A whole federation on this machine, over real processes."
+        "cloister.simulations.cli:app", "A whole federation on this machine, over real processes."
     ),
     "lead": Command("cloister.server.cli:app", "For the lead of a consortium."),
     "site": Command("cloister.client.cli:app", "For a site that takes part."),
-    "simulate": Command("cloister.simulations.cli:app", "Research in one process, before asking anybody."),
+    "simulate": Command(
+        "cloister.simulations.scenarios.cli:app", "Research in one process, before asking anybody."
+    ),
     "report": Command("cloister.privacy.evidence.cli:report", "The evidence of a job, for people."),
     "verify": Command(
         "cloister.privacy.evidence.cli:verify", "Checks evidence without trusting who made it."
@@ -87,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 it failed and said why, 2 wrong use, 130 interrupted; others are the
         command's own.
     """
-    chosen, *rest = arguments if arguments is not None else sys.argv[1:] or ("",)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    chosen, rest = (given[0], given[1:]) if given else ("", [])
     if chosen in ("--help", "-h", ""):
         print(usage(), file=sys.stdout if chosen else sys.stderr)
         return 0 if chosen else _WRONG_USE
@@ -119,3 +122,7 @@ def _run(command: Command, name: str, arguments: Sequence[str]) -> int:
     except Abort:  # Ctrl-C, or the end of the input at a question
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

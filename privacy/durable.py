@@ -13,8 +13,11 @@ from pathlib import Path
 from cloister.privacy.errors import StateError
 
 
-def write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Writes a whole file atomically and durably.
+def write(path: Path, data: bytes, mode: int = 0o600, *, sync: bool = True) -> None:
+    """Writes a whole file atomically and, unless ``sync`` is False, durably.
+
+    Without ``sync`` a reader still never sees a part, but the newest text may be lost with the power:
+    for what is only shown, never for what is relied on.
 
     Raises:
         StateError: ``disk_full`` or ``state_unwritable``; the old file, if any, is untouched.
@@ -26,11 +29,13 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
 

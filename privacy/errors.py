@@ -74,6 +74,7 @@ class InputError(CloisterError):
     REASONS: ClassVar[dict[str, str]] = {
         "file_missing": "a named file does not exist or cannot be read",
         "file_format": "a file is not of a format that is read here",
+        "evidence_malformed": "the evidence of a report is incomplete, malformed or contradicts itself",
         "column_missing": "a named column is not in the data",
         "value_missing": "a row lacks its text or its label",
         "one_class": "the data holds one class only, so there is nothing to learn",

@@ -18,7 +18,6 @@ from flwr.serverapp import Grid, ServerApp
 from cloister.privacy.errors import CloisterError, RoundError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 from cloister.server.checkpoint import Checkpoint
@@ -75,7 +74,7 @@ class Federation:
         identity: the lead's keys.
         roster: everybody's public keys, of the digest that the plan names.
         log: the lead's event log.
-        initial: the global model before round 1, unless ``resume`` holds a later one.
+        resume: the checkpoint to go on from; of round 0 at the start.
         save: called with a checkpoint after every round, before sites hear of the next one.
         present: the names of the sites that are connected now.
         stopping: whether the operator asked to stop.
@@ -86,13 +85,12 @@ class Federation:
     identity: PrivateIdentity
     roster: Roster
     log: Log
-    initial: Vector
+    resume: Checkpoint
     save: Callable[[Checkpoint], None]
     present: Callable[[], Iterable[str]]
     stopping: Callable[[], bool] = lambda: False
     report: Callable[[Progress], None] = lambda _: None
     pace: Pace = field(default_factory=Pace)
-    resume: Checkpoint | None = None
     bytes_up: int = 0
     bytes_down: int = 0
     away: dict[str, float] = field(default_factory=dict)  # site -> since when it is not connected
@@ -103,7 +101,7 @@ class Federation:
         Raises:
             RoundError: the plan's minimum of sites was not met, or the operator stopped the run.
         """
-        state = self.resume or Checkpoint(self.plan.digest, 0, self.initial, {}, {})
+        state = self.resume
         self._await_sites(state)
         for number in range(state.round + 1, self.plan.training.rounds + 1):
             state = self._round(grid, state, number)
@@ -305,7 +303,7 @@ class _Post:
         waiting = {self.sent[s][0]: s for s in self.current.of(WAITING) if s in self.sent}
         if not waiting:
             return
-        for reply in self.grid.pull_messages(list(waiting)):
+        for reply in self._pulled(waiting):
             site = waiting[reply.metadata.reply_to_message_id]
             try:
                 yield site, self._open(site, reply)
@@ -318,6 +316,12 @@ class _Post:
                     site=site,
                     reason=error.id,
                 )
+
+    def _pulled(self, waiting: Mapping[str, str]) -> Iterable[Message]:
+        yield from self.grid.pull_messages(list(waiting))
+        for message_id in getattr(self.grid, "lost", ()):  # what Flower has given up on is sent again
+            if message_id in waiting:
+                self.sent.pop(waiting[message_id], None)
 
     def _open(self, site: str, reply: Message) -> Opened:
         if reply.has_error():

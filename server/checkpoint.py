@@ -50,20 +50,18 @@ class Checkpoint:
         durable.write(path, canonical.encode(head) + b"\n" + body)
 
     @classmethod
-    def load(cls, path: Path, plan: str) -> Checkpoint | None:
-        """The checkpoint of a plan, or None if there is none yet.
+    def load(cls, path: Path, plan: str) -> Checkpoint:
+        """The newest checkpoint of a plan.
 
         Raises:
-            StateError: ``state_damaged``, the file is not whole or belongs to another plan.
+            StateError: ``state_damaged``, the file is missing, not whole or belongs to another plan.
         """
-        if not path.exists():
-            return None
         damaged = StateError(
             "state_damaged",
             f"{path} is not a whole checkpoint of this plan.",
             "Restore it from a backup, or propose the plan anew.",
         )
-        line, _, body = path.read_bytes().partition(b"\n")
+        line, _, body = (path.read_bytes() if path.exists() else b"").partition(b"\n")
         head = canonical.decode(line, otherwise=damaged)
         if (
             not isinstance(head, dict)

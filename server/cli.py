@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import UsageError
+from cloister.server import cli_work
 from cloister.server.folder import LeadFolder, Settings
 
 app = typer.Typer(
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="For the lead of a consortium.",
 )
+
+cli_work.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -19,7 +19,7 @@ from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT
 from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, Decision, Offer
 from cloister.privacy.errors import ChannelError, EnrolmentError, InputError, TransportError
-from cloister.privacy.identity import PublicIdentity
+from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
 from cloister.privacy.wire.signed import Signed
@@ -33,17 +33,20 @@ _ANSWER_MS = 5_000
 
 
 class Desk(Protocol):
-    """What the service asks of whoever keeps the jobs. All signatures are verified already."""
+    """What the service asks of whoever keeps the jobs.
+
+    All signatures are verified already, over exactly the canonical bytes of what is handed over.
+    """
 
     def proposals(self, site: str) -> Iterable[Signed]:
         """Plans that concern a site, each under the lead's signature (``PLAN_CONTEXT``)."""
         ...
 
-    def offer(self, signed: Signed, offer: Offer, site: PublicIdentity) -> None:
+    def offer(self, offer: Offer, signature: Signature, site: PublicIdentity) -> None:
         """Takes a site's offer of a dataset."""
         ...
 
-    def decide(self, signed: Signed, decision: Decision, site: PublicIdentity) -> None:
+    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
         """Takes a site's decision on a plan; raises ``PlanError`` ``plan_unknown``."""
         ...
 
@@ -90,8 +93,8 @@ class ConsortiumService(rpc.ConsortiumServicer):
         """Takes an offer of the calling site."""
         site, signed = self._site(context), Signed.of(request)
         offer = Offer.from_bytes(signed.open(site, OFFER_CONTEXT))
-        _own(offer.site, site)
-        self._desk.offer(signed, offer, site)
+        _check(offer, signed, site)
+        self._desk.offer(offer, signed.signature, site)
         return pb.Empty()
 
     def Proposals(self, request: pb.Empty, context: Any) -> Iterator[pb.Signed]:  # noqa: N802, ARG002
@@ -103,8 +106,8 @@ class ConsortiumService(rpc.ConsortiumServicer):
         """Takes a decision of the calling site."""
         site, signed = self._site(context), Signed.of(request)
         decision = Decision.from_bytes(signed.open(site, DECISION_CONTEXT))
-        _own(decision.site, site)
-        self._desk.decide(signed, decision, site)
+        _check(decision, signed, site)
+        self._desk.decide(decision, signed.signature, site)
         return pb.Empty()
 
     def Status(self, request: pb.Empty, context: Any) -> pb.Notice:  # noqa: N802, ARG002
@@ -127,9 +130,12 @@ class ConsortiumService(rpc.ConsortiumServicer):
         return caller.identity
 
 
-def _own(named: str, site: PublicIdentity) -> None:
-    if named != site.name:
-        raise ChannelError("wrong_context", f"{site.name} speaks for {named}.")
+def _check(said: Offer | Decision, signed: Signed, site: PublicIdentity) -> None:
+    """Refuses what speaks for another site, or leaves a field to its default."""
+    if said.site != site.name:
+        raise ChannelError("wrong_context", f"{site.name} speaks for {said.site}.")
+    if said.to_bytes() != signed.content:
+        raise TransportError("protocol", "What was signed leaves a field out.")
 
 
 class ConsortiumServer:

@@ -68,6 +68,11 @@ class Settings(Part):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return Addresses(f"{host}:{self.port_consortium}", f"{host}:{self.port_fleet}")
 
+    @property
+    def bind(self) -> str:
+        """The address to listen on: a lead that is reached over loopback is reached by nobody else."""
+        return "127.0.0.1" if self.host in _LOCAL else "0.0.0.0"  # noqa: S104  # sites are elsewhere
+
 
 @dataclass(frozen=True)
 class Pair:

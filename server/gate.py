@@ -135,10 +135,8 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     def _admit(self, method: str, context: Any) -> None:
         facts = self.facts(context)
         if not self._buckets.take(facts.client):
-            if self._noted.first("limited", facts.client):  # once, or the log is the next thing to fill
-                self._refused("auth.failed", facts, "rate_limited")
+            self._refused("auth.failed", facts, "rate_limited")
             raise TransportError("rate_limited", "A caller makes too many calls.")
-        self._noted.forget("limited", facts.client)
         try:
             facts.check()
             caller = self._enrolment.caller(facts.client)
@@ -153,6 +151,9 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
             self._log.append("channel.opened", party=caller.name, **facts.fields(local, remote))
 
     def _refused(self, kind: str, facts: Facts, reason: str) -> None:
+        """Logs a refusal, each reason and caller once a minute: nobody fills the disk through the log."""
+        if not self._noted.first(reason, facts.client, int(time.monotonic() // 60)):
+            return
         fields: dict[str, Any] = {"route": "consortium", "reason": reason}
         if kind == "auth.failed":
             fields |= {"method": "mtls", **({"certificate": facts.client} if facts.client else {})}
@@ -167,7 +168,7 @@ class _Noted:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[Any, ...], None] = OrderedDict()
 
     def first(self, *key: Any) -> bool:
         """Whether ``key`` is new; it is noted now."""
@@ -178,11 +179,6 @@ class _Noted:
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
             return True
-
-    def forget(self, *key: Any) -> None:
-        """Takes a note back."""
-        with self._mutex:
-            self._seen.pop(key, None)
 
 
 @contextmanager

@@ -7,7 +7,6 @@
 ``state.json``      proposed, approved, running, finished, failed, refused or stopped
 ``progress.json``   the round, who answered, bytes moved: what ``lead status`` shows
 ``checkpoint``      the global model and what the next round needs
-``run.json``        the Flower run's token, to go on with it after a crash
 ``stop``            its presence asks the run to stop
 ==================  =====================================================================
 
@@ -26,7 +25,9 @@ from cloister.privacy.consent import PLAN_CONTEXT, Decision
 from cloister.privacy.errors import PlanError, StateError
 from cloister.privacy.identity import PrivateIdentity, Signature
 from cloister.privacy.plan import Plan
+from cloister.privacy.update import Vector
 from cloister.privacy.wire.signed import Signed
+from cloister.server.checkpoint import Checkpoint
 
 PROPOSED, APPROVED, RUNNING = "proposed", "approved", "running"
 FINISHED, FAILED, REFUSED, STOPPED = "finished", "failed", "refused", "stopped"
@@ -75,7 +76,7 @@ class Job:
 
     def note(self, progress: dict[str, Any]) -> None:
         """Writes the progress that ``lead status`` shows."""
-        durable.write(self.folder / "progress.json", canonical.encode(progress))
+        durable.write(self.folder / "progress.json", canonical.encode(progress), sync=False)
 
     # Decisions of the sites
 
@@ -141,8 +142,14 @@ class Jobs:
 
     folder: Path
 
-    def propose(self, plan: Plan, lead: PrivateIdentity) -> Job:
-        """Signs a plan and lays it out for the sites; proposing the same plan again changes nothing."""
+    def propose(self, plan: Plan, start: Vector, lead: PrivateIdentity) -> Job:
+        """Signs a plan and lays it out for the sites; proposing the same plan again changes nothing.
+
+        Args:
+            plan: what is proposed.
+            start: the global model before round 1, float32, shape (d,).
+            lead: whose signature sites expect.
+        """
         folder = self.folder / plan.digest.removeprefix("sha256:")[:16]
         job = Job(folder, plan)
         if (folder / "plan.json").exists():
@@ -150,6 +157,7 @@ class Jobs:
         durable.private_folder(folder)
         signed = Signed.make(plan.to_bytes(), lead, PLAN_CONTEXT)
         durable.write(folder / "plan.signed", canonical.encode(signed.to_json()))
+        Checkpoint(plan.digest, 0, start, {}, {}).save(folder / "checkpoint")
         job.move(PROPOSED)
         durable.write(folder / "plan.json", plan.to_bytes())
         return job

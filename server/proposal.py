@@ -12,7 +12,7 @@ from cloister.privacy.consent import Offer
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
-from cloister.privacy.layout import Placement, layout
+from cloister.privacy.layout import Layout, Placement, initial, layout
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
     Adapter,
@@ -25,6 +25,7 @@ from cloister.privacy.plan import (
     Task,
     Training,
 )
+from cloister.privacy.update import Vector
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,10 @@ class Terms:
     range: float = 4.0
 
 
-def draft(terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str) -> Plan:
-    """The plan of these terms over every site that has offered a dataset.
+def draft(
+    terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str
+) -> tuple[Plan, Vector]:
+    """The plan of these terms over every site that has offered a dataset, and the start of training.
 
     Args:
         terms: the operator's choice.
@@ -87,7 +90,8 @@ def draft(terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseM
             "Run `cloister site data` and `cloister site up` there.",
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
-    return Plan(
+    order = layout(base.tensors, base.hidden, _placement(terms))
+    plan = Plan(
         consortium=roster.consortium,
         purpose=terms.purpose,
         nonce=secrets.token_hex(16),
@@ -96,7 +100,7 @@ def draft(terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseM
         sites=sites,
         base=Base(name=base.name, digest=base.digest, max_tokens=terms.max_tokens),
         task=Task(labels=terms.labels),
-        adapter=_adapter(terms, base),
+        adapter=_adapter(terms, order),
         training=Training(
             rounds=terms.rounds,
             steps=terms.steps,
@@ -112,6 +116,11 @@ def draft(terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseM
             range=terms.range,
         ),
     )
+    return plan, initial(order, plan.adapter.seed)
+
+
+def _placement(terms: Terms) -> Placement:
+    return Placement(terms.rank, terms.targets, terms.top_layers, len(terms.labels))
 
 
 def _site(member: PublicIdentity, offer: Offer) -> Site:
@@ -120,9 +129,7 @@ def _site(member: PublicIdentity, offer: Offer) -> Site:
     )
 
 
-def _adapter(terms: Terms, base: BaseModel) -> Adapter:
-    placement = Placement(terms.rank, terms.targets, terms.top_layers, len(terms.labels))
-    order = layout(base.tensors, base.hidden, placement)
+def _adapter(terms: Terms, order: Layout) -> Adapter:
     return Adapter(
         rank=terms.rank,
         alpha=terms.alpha,

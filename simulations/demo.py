@@ -162,8 +162,8 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
     base = describe(demo.model)
     desk = FolderDesk(cast.lead.path, cast.lead.log)
     _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
-    plan = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
-    job = desk.jobs.propose(plan, cast.lead.identity)
+    plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
+    job = desk.jobs.propose(plan, start, cast.lead.identity)
     watcher.say(f"Proposed plan {plan.digest[7:19]}; every site checks and approves it")
     for site in cast.sites.values():
         _approve(site, plan, cast.troupe)
@@ -200,3 +200,8 @@ def site_progress(site: SiteFolder, plan: Plan) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [canonical.decode(line) for line in path.read_bytes().splitlines()]
+
+
+def epsilon_so_far(site: SiteFolder, plan: Plan) -> str:
+    """What a site's ledger says was spent, as text; empty without privacy."""
+    return "" if plan.privacy.mode == "off" else f"{Datasets(site).ledger.epsilon(DATASET):.2f}"

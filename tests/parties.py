@@ -106,7 +106,9 @@ class Consortium:
             "identity": self.lead,
             "roster": self.roster,
             "log": self.log,
-            "initial": np.zeros(self.plan.adapter.parameters, dtype=np.float32),
+            "resume": Checkpoint(
+                self.plan.digest, 0, np.zeros(self.plan.adapter.parameters, dtype=np.float32), {}, {}
+            ),
             "save": self.saved.append,
             "present": lambda: tuple(self.keys),
             "pace": QUICK,

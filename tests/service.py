@@ -19,7 +19,7 @@ from cloister.client.consortium import join
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy.consent import PLAN_CONTEXT, Decision, Offer
 from cloister.privacy.errors import PlanError
-from cloister.privacy.identity import PublicIdentity
+from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
@@ -53,10 +53,10 @@ class MemoryDesk:
     def proposals(self, site: str) -> list[Signed]:
         return self.plans
 
-    def offer(self, signed: Signed, offer: Offer, site: PublicIdentity) -> None:
+    def offer(self, offer: Offer, signature: Signature, site: PublicIdentity) -> None:
         self.offers.append(offer)
 
-    def decide(self, signed: Signed, decision: Decision, site: PublicIdentity) -> None:
+    def decide(self, decision: Decision, signature: Signature, site: PublicIdentity) -> None:
         if decision.plan not in {Plan.from_bytes(plan.content).digest for plan in self.plans}:
             raise PlanError("plan_unknown", "secret words of the lead")
         self.decisions.append(decision)

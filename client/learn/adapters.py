@@ -6,7 +6,6 @@ All that is trained is one flat float32 vector in the order of ``privacy.layout`
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -113,9 +112,7 @@ def pool(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def _inject(encoder: nn.Module, modules: list[str], rank: int, alpha: float) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of peft's own imports
-        from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
         r=rank,

@@ -98,6 +98,4 @@ class SiteLearner:
 
     def release(self, model: Vector) -> None:
         """Keeps the final model in PEFT format."""
-        plan = self._plan
-        card = export.Card(plan.task.labels, plan.adapter.alpha, plan.base.max_tokens, self._base)
-        export.write(self._folder / "model", self._layout, model, card)
+        export.save(self._folder / "model", self._layout, self._plan, model)

@@ -198,8 +198,9 @@ class SiteFolder:
             ChannelError: ``certificate_invalid``, the certificate is not over this site's key; or as
                 ``keep_roster``.
         """
-        certificate = x509.load_pem_x509_certificate(membership.certificate.encode())
-        if certificate.public_key() != self._tls_key().public_key():
+        certificates.fingerprint(membership.certificate)  # it is a certificate
+        key = x509.load_pem_x509_certificate(membership.certificate.encode()).public_key()
+        if key != self._tls_key().public_key():
             raise ChannelError("certificate_invalid", "The lead issued a certificate over another key.")
         self.keep_roster(roster, membership)
         _write(self.path / "membership.json", membership)

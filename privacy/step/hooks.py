@@ -22,6 +22,8 @@ from cloister.privacy.update import Clipped
 
 # Keeps a cut gradient's norm below the bound whatever the division rounds to; Opacus' constant.
 _SLACK = 1e-6
+# What Opacus' hooks put on layers and tensors.
+_LEFT_BEHIND = ("activations", "max_batch_len", "grad_sample", "_forward_counter", "_current_grad_sample")
 
 
 class HooksEngine:
@@ -60,15 +62,14 @@ class HooksEngine:
             ModelError: ``layer_unsupported``, a trained tensor got no gradient for each unit.
         """
         total = torch.zeros(self._layout.size, dtype=torch.float64)
-        with self._hooks() as hooks:
+        with self._hooks():
             for losses in batch:
-                hooks.set_grad_sample_to_none()
                 rows = self._rows(losses())
                 total += (_factors(rows, bound) @ rows).cpu()
         return Clipped(total.to(torch.float32).numpy(), bound)
 
     @contextmanager
-    def _hooks(self) -> Iterator[GradSampleHooks]:
+    def _hooks(self) -> Iterator[None]:
         """Hooks on the model for one batch: nothing of it stays behind, whatever happens meanwhile."""
         owners = [
             m for m in self._module.modules() if any(p.requires_grad for p in m.parameters(recurse=False))
@@ -80,18 +81,19 @@ class HooksEngine:
         except NotImplementedError as error:
             raise ModelError("layer_unsupported", "A trained layer has buffers, which mix units.") from error
         try:
-            yield hooks
+            yield
         finally:
             hooks.remove_hooks()
-            hooks.del_grad_sample()
-            for owner in owners:
-                for left in ("activations", "max_batch_len"):
-                    owner.__dict__.pop(left, None)
+            for left in (*owners, *self._trained.values()):
+                for attribute in _LEFT_BEHIND:
+                    left.__dict__.pop(attribute, None)
 
     def _rows(self, losses: Tensor) -> Tensor:
         """The gradient of each loss as a row in the order of the layout: float64, shape (n, d)."""
         if losses.dim() != 1:
             raise ValueError("losses must be one per unit, shape (n,)")
+        for parameter in self._trained.values():
+            vars(parameter)["grad_sample"] = None
         _backward(losses.sum(), self._trained.values())
         rows = torch.empty((len(losses), self._layout.size), dtype=torch.float64, device=losses.device)
         for name, shape, place in self._layout.slices():

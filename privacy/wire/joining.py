@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, IdentityError, TransportError
@@ -26,7 +26,9 @@ INVITE_LIMIT = 64 << 10
 
 InviteId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[1-9][0-9]{0,4}$")]
-Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Moment = Annotated[
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"), AfterValidator(lambda text: moment(parse(text)))
+]
 Pem = Annotated[str, Field(pattern=r"^-----BEGIN ", max_length=16 << 10)]
 _P = TypeVar("_P", bound=Part)
 _FORMAT = "%Y-%m-%dT%H:%M:%SZ"

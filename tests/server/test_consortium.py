@@ -98,8 +98,8 @@ def test_offers_and_decisions_arrive_verified(service: Service) -> None:
     offer = Offer(site="north", dataset="notes", rows=Rows(low=128, high=255), code=DIGEST)
     decision = Decision(site="north", plan=plan.digest, approve=False, reason="budget_exceeded")
     with Consortium(north) as member:
-        member.offer(Signed.make(offer.to_bytes(), north.identity, OFFER_CONTEXT))
-        member.decide(Signed.make(decision.to_bytes(), north.identity, DECISION_CONTEXT))
+        member.offer(offer)
+        member.decide(decision)
     assert (service.desk.offers, service.desk.decisions) == ([offer], [decision])
 
 
@@ -273,6 +273,16 @@ def test_a_signature_for_one_purpose_does_not_serve_another(service: Service) ->
         wrong = pb.Signed(**Signed.make(said, north.identity, OFFER_CONTEXT).fields())
         assert refused(stub.Decide, wrong)[1] == "signature_invalid"
         assert refused(stub.Decide, pb.Signed(content=said))[1] == "signature_invalid"
+    assert service.desk.decisions == []
+
+
+def test_what_is_signed_leaves_no_field_out(service: Service) -> None:
+    north, plan = service.member("north"), plan_of(service)
+    service.propose(plan)
+    short = canonical.encode({"site": "north", "plan": plan.digest, "approve": True})
+    with service.acting(north) as stub:
+        said = pb.Signed(**Signed.make(short, north.identity, DECISION_CONTEXT).fields())
+        assert refused(stub.Decide, said)[1] == "protocol"
     assert service.desk.decisions == []
 
 

@@ -74,6 +74,9 @@ def test_what_was_saved_is_what_was_trained(exported: Path, base: BaseModel) -> 
     assert loaded.predict([]) == []
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # between peft and transformers
 def test_plain_peft_loads_the_folder(base: BaseModel, tmp_path: Path) -> None:
     from peft import PeftModel
     from safetensors.torch import load_file

@@ -144,10 +144,11 @@ class TestWithPrivacy:
                 return seen[-1]
 
         monkeypatch.setattr(trainer, "_engine", Watched())
-        almost_none = replace(PRIVATE, guard=Guard(1.0, 1e-6), head_rate=1.0, adapter_rate=1.0)
+        almost_none = replace(PRIVATE, guard=Guard(1.0, 0.001), head_rate=1.0, adapter_rate=1.0)
         delta = trainer.train(start, almost_none, entropy(), AT)
         assert np.linalg.norm(seen[0].values) <= DOCUMENTS
-        np.testing.assert_allclose(delta.values, -seen[0].values / DOCUMENTS, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(delta.values, -seen[0].values / DOCUMENTS, rtol=0, atol=1e-3)
+        assert np.abs(delta.values).max() > 0.02
 
     def test_same_entropy_same_delta_other_entropy_other_delta(
         self, trainer: LocalTrainer, start: Vector
@@ -189,8 +190,9 @@ class TestWithPrivacy:
 @pytest.mark.parametrize("top_layers", [0, 1])
 def test_training_learns(top_layers: int, guard: Guard | None) -> None:
     placed = models.classifier(top_layers=top_layers)
-    ids = models.documents(60)
-    labels = np.array([some[0] % 4 for some in ids], dtype=np.int64)
+    labels = models.labels(60)
+    random = np.random.default_rng(1)
+    ids = [random.integers(5 + 13 * label, 18 + 13 * label, 8) for label in labels]  # words of their own
     features = prepare(placed, ids)
     start = initial(placed.layout, SEED)
     settings = Settings(
@@ -200,7 +202,7 @@ def test_training_learns(top_layers: int, guard: Guard | None) -> None:
     before = score(predict(placed, features, start), labels).accuracy
     after = score(predict(placed, features, start + delta.values), labels).accuracy
     assert before < 0.5
-    assert after > 0.8
+    assert after > 0.65
 
 
 def test_one_label_a_document() -> None:

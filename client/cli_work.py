@@ -1,0 +1,205 @@
+"""``cloister site`` at work: datasets, jobs, the agent, ledger and log."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloister.client.jobs import Job, Jobs
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.privacy import canonical
+from cloister.privacy.errors import UsageError
+from cloister.privacy.wire.messages import known
+
+Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+HERE = Path()
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module to ``cloister site``."""
+    for command in (data, up, jobs, approve, refuse, ledger, log):
+        app.command()(command)
+
+
+def data(
+    file: Annotated[Path, typer.Argument(help="CSV, JSON lines or Parquet. It stays where it is.")],
+    name: Annotated[str, typer.Option(help="What plans will call it: a-z, 0-9 and hyphen.")],
+    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option(help="Column of the classes.")] = "label",
+    epsilon: Annotated[
+        float, typer.Option(help="Budget of everything ever learnt from it, per record.")
+    ] = 8.0,
+    delta: Annotated[float, typer.Option(help="The budget's delta.")] = 1e-5,
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Register a dataset and set its privacy budget, once.
+
+    The lead is told its name and the power-of-two band of its number of rows, nothing else.
+
+    Example: cloister site data notes.csv --dir north --name notes --label department --epsilon 8
+    """
+    found = Datasets(SiteFolder.open(directory)).register(file, name, (text, label), (epsilon, delta))
+    if json:
+        _print(found.model_dump(mode="json"))
+        return
+    typer.echo(
+        f"{name}: {found.rows.low} to {found.rows.high} rows to train on; a tenth is held out for scoring."
+    )
+    typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per record, over all jobs.")
+
+
+def up(
+    directory: Directory = HERE,
+    model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
+) -> None:
+    """Run the site's agent until it is stopped. It connects outbound only.
+
+    Example: cloister site up --dir north
+    """
+    from cloister.client.agent import Agent
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    site = SiteFolder.open(directory)
+    typer.echo(f"{site.name} is up; the lead is {site.membership.service}.")
+    Agent(site, model, _say).run(stop)
+
+
+def jobs(directory: Directory = HERE, json: Json = False) -> None:
+    """List the plans that were proposed, what they would cost, and this site's own figures.
+
+    Example: cloister site jobs --dir north
+    """
+    site = SiteFolder.open(directory)
+    found = [_entry(site, job) for job in Jobs(site)]
+    if json:
+        _print({"jobs": found})
+        return
+    for entry in found:
+        typer.echo(f"{entry['job'][7:19]}  {entry['state']:<9} {entry['purpose']}")
+        typer.echo(f"  {entry['terms']}")
+        if entry["accuracy"] is not None:
+            typer.echo(
+                f"  accuracy on own held-out records: {100 * entry['accuracy']:.1f} % (not sent to anybody)"
+            )
+
+
+def approve(job: JobName, directory: Directory = HERE) -> None:
+    """Check a plan and approve it. Everything that fails is said, and nothing is approved half.
+
+    Example: cloister site approve 3f9a --dir north
+    """
+    jobs_ = Jobs(SiteFolder.open(directory))
+    found = jobs_.find(job)
+    jobs_.approve(found)
+    typer.echo(f"Approved {found.plan.digest[7:19]}. The agent tells the lead once the model is loaded.")
+
+
+def refuse(
+    job: JobName,
+    reason: Annotated[
+        str, typer.Option(help="Id of the reason; docs/errors.md lists them.")
+    ] = "site_refused",
+    directory: Directory = HERE,
+) -> None:
+    """Refuse a plan. The lead learns the id of the reason.
+
+    Example: cloister site refuse 3f9a --dir north --reason budget_exceeded
+    """
+    if not known(reason):
+        raise UsageError("option_invalid", f"There is no error id {reason}.", "docs/errors.md lists them.")
+    jobs_ = Jobs(SiteFolder.open(directory))
+    found = jobs_.find(job)
+    jobs_.refuse(found, reason)
+    typer.echo(f"Refused {found.plan.digest[7:19]}: {reason}.")
+
+
+def ledger(directory: Directory = HERE, json: Json = False) -> None:
+    """Show every dataset's budget, and each reserve, spend and release.
+
+    Example: cloister site ledger --dir north
+    """
+    book = Datasets(SiteFolder.open(directory)).ledger
+    budgets: list[dict[str, Any]] = [
+        {
+            "dataset": budget.dataset,
+            "unit": budget.unit,
+            "epsilon": budget.epsilon,
+            "delta": budget.delta,
+            "spent": book.epsilon(budget.dataset),
+            "rows": [
+                {
+                    "kind": row.kind,
+                    "job": row.reservation.job,
+                    "round": row.reservation.round,
+                    "attempt": row.reservation.attempt,
+                    "total": row.total,
+                }
+                for row in book.rows(budget.dataset)
+            ],
+        }
+        for budget in book.budgets()
+    ]
+    if json:
+        _print({"budgets": budgets})
+        return
+    for entry in budgets:
+        typer.echo(
+            f"{entry['dataset']}: epsilon {entry['spent']:.4f} of {entry['epsilon']:g} spent "
+            f"(delta {entry['delta']:g}, per {entry['unit']})"
+        )
+        for row in entry["rows"]:
+            typer.echo(f"  {row['job'][7:19]} round {row['round']:>3}  {row['kind']:<9} {row['total']:.4f}")
+
+
+def log(
+    directory: Directory = HERE,
+    last: Annotated[int, typer.Option(min=1, help="How many of the newest events.")] = 20,
+) -> None:
+    """Verify the site's event log and print its newest events.
+
+    Example: cloister site log --dir north --last 5
+    """
+    from cloister.privacy.evidence.log import verify_log
+
+    site = SiteFolder.open(directory)
+    site.log.head()
+    verified = verify_log(site.path / "log", site.identity.public)
+    for event in list(site.log.entries())[-last:]:
+        place = f" round {event.round}" if event.round is not None else ""
+        typer.echo(f"{event.seq:>6}  {event.ts}  {event.type}{place}")
+    typer.echo(f"{verified.size} events; the chain, the tree and the signed head hold.")
+
+
+def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
+    plan = job.plan
+    privacy, training = plan.privacy, plan.training
+    cost = f"epsilon {privacy.epsilon:g} per {privacy.unit}" if privacy.mode == "local" else "NO privacy"
+    path = job.folder / "progress.jsonl"
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return {
+        "job": plan.digest,
+        "state": job.state,
+        "purpose": plan.purpose,
+        "terms": f"{training.rounds} rounds of {training.steps} steps, {cost}, with {len(plan.sites)} sites; "
+        "the lead can see single updates",
+        "dataset": plan.site(site.name).dataset,
+        "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
+    }
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _print(value: dict[str, Any]) -> None:
+    typer.echo(canonical.encode(value).decode())

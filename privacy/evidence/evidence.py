@@ -1,0 +1,298 @@
+"""What a report is rendered from: one frozen value, ``evidence.json``.
+
+Every number that is only printed is a string already, so that its text cannot depend on the program
+that reads it. Numbers that are plotted (accuracies, progress) are numbers. Whoever writes an epsilon
+as a string rounds it up.
+
+Formal guarantees:
+    ``Evidence.from_json`` returns only values in which the job is the digest of the plan, consortium,
+    purpose, base model, parties, privacy mode and unit are those of the plan, every fingerprint's
+    words belong to its digest, and every site whose update was accepted has a privacy statement.
+    It checks no signature, and not that anything recorded is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from mnemonic import Mnemonic
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from cloister.privacy import canonical
+from cloister.privacy.errors import InputError, areas
+from cloister.privacy.plan import Digest, Name, Part, Plan, Text
+
+REASONS: Mapping[str, str] = {reason: text for area in areas() for reason, text in area.REASONS.items()}
+"""Every declared error id, with its meaning."""
+
+
+def _declared(reason: str) -> str:
+    if reason not in REASONS:
+        raise ValueError("not a declared error id")
+    return reason
+
+
+Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,3})?$")]
+Whole = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,17})$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
+Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")]
+Reason = Annotated[str, AfterValidator(_declared)]
+
+
+class Member(Part):
+    """A party: the digest of its keys, and the same fingerprint as words."""
+
+    name: Name
+    role: Literal["lead", "site"]
+    identity: Digest
+    words: Annotated[tuple[str, ...], Field(min_length=12, max_length=12)]
+
+    @model_validator(mode="after")
+    def _words_belong(self) -> Self:
+        if " ".join(self.words) != Mnemonic("english").to_mnemonic(canonical.raw(self.identity)[:16]):
+            raise ValueError("the words are not those of the digest")
+        return self
+
+
+class Absence(Part):
+    """A site that did not contribute to a round, and the error id that says why."""
+
+    site: Name
+    reason: Reason
+
+
+class Round(Part):
+    """A closed round: who contributed, who did not, and the digest of the model after it."""
+
+    round: Annotated[int, Field(ge=1)]
+    accepted: tuple[Name, ...]
+    refused: tuple[Absence, ...]
+    lost: tuple[Absence, ...]
+    model: Digest
+
+
+class Accountants(Part):
+    """Epsilon by accountant; ``rdp`` rules. None: that accountant was not run."""
+
+    rdp: Number
+    pld: Number | None
+    prv: Number | None
+
+
+class Guarantee(Part):
+    """What a site's releases in this job amount to.
+
+    Attributes:
+        epsilon, delta: of everything that the site let out in this job; None without privacy.
+        budget: the limit of the site's ledger for the dataset.
+        steps: noised steps that were charged.
+        noise_multiplier, rate, bound: of one step.
+    """
+
+    site: Name
+    mode: Literal["local", "off"]
+    unit: Literal["record", "person"]
+    epsilon: Number | None
+    delta: Number | None
+    budget: Number | None
+    accountants: Accountants | None
+    steps: Whole | None
+    noise_multiplier: Number | None
+    rate: Number | None
+    bound: Number | None
+
+    @model_validator(mode="after")
+    def _whole_or_nothing(self) -> Self:
+        promised = (self.epsilon, self.delta, self.budget, self.accountants, self.noise_multiplier)
+        if self.mode == "off" and any(value is not None for value in promised):
+            raise ValueError("without privacy, epsilon, delta, budget, accountants and noise are null")
+        if self.mode == "local" and None in (*promised, self.steps, self.rate, self.bound):
+            raise ValueError("with privacy, every field has a value")
+        return self
+
+
+class Traffic(Part):
+    """Bytes of sealed messages that a site sent to the lead (up) and got from it (down)."""
+
+    site: Name
+    bytes_up: Whole
+    bytes_down: Whole
+
+
+class Channel(Part):
+    """A site's connection to the consortium service, as the lead's end saw it."""
+
+    site: Name
+    tls: Literal["1.3", "1.2", "not-seen"]
+    group: Group
+    site_certificate: Digest | None
+    lead_certificate: Digest | None
+
+
+class SiteAccuracy(Part):
+    """Accuracies of one row are on the same test records.
+
+    Attributes:
+        test_rows: how many these are, where they are not the common test set.
+        local_only, local_only_private: trained at the site alone, without and with the plan's privacy.
+        federated: the final global model.
+    """
+
+    name: Name
+    local_only: Share | None
+    local_only_private: Share | None
+    federated: Share | None
+    test_rows: Whole | None = None
+
+
+class WorstSite(Part):
+    """The site at which the final model is right least often."""
+
+    name: Name
+    accuracy: Share
+
+
+class Accuracy(Part):
+    """Shares of right answers on ``test_rows`` common test records. None of it is covered by epsilon.
+
+    Attributes:
+        federated: the final global model.
+        pooled, pooled_private: trained on all records in one place, without and with the plan's privacy.
+        tfidf: TF-IDF and logistic regression on all records in one place, without privacy.
+    """
+
+    test_rows: Whole
+    federated: Share
+    pooled: Share | None
+    pooled_private: Share | None
+    tfidf: Share | None
+    worst_site: WorstSite | None
+    sites: tuple[SiteAccuracy, ...]
+
+
+class Point(Part):
+    """A site after a round, for plots; what was not measured is null."""
+
+    round: Annotated[int, Field(ge=0)]
+    site: Name
+    accuracy: Share | None
+    epsilon: Annotated[float, Field(ge=0)] | None
+
+
+class Released(Part):
+    """The final model and what it builds on."""
+
+    digest: Digest
+    parameters: Whole
+    base: Text
+    base_digest: Digest
+
+
+class Log(Part):
+    """A party's event log: how many events it holds, and the root of the Merkle tree over them."""
+
+    writer: Name
+    size: Whole
+    root: Digest
+
+
+class Evidence(Part):
+    """All that a report says, before it is put into words."""
+
+    version: Literal[1]
+    kind: Literal["demo", "federation", "simulation"]
+    job: Digest
+    consortium: Name
+    purpose: Text
+    created: Moment
+    plan: Plan
+    parties: tuple[Member, ...]
+    rounds: tuple[Round, ...]
+    privacy: tuple[Guarantee, ...]
+    traffic: tuple[Traffic, ...]
+    channels: tuple[Channel, ...]
+    accuracy: Accuracy | None
+    progress: tuple[Point, ...]
+    model: Released
+    logs: tuple[Log, ...]
+    seconds: Number
+    peak_memory: Whole | None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The evidence of a JSON object.
+
+        Raises:
+            InputError: ``evidence_malformed``, naming the field, never its value.
+        """
+        try:
+            return cls.model_validate_json(canonical.encode(dict(value)))
+        except ValidationError as error:
+            first: Any = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "evidence"
+            raise _malformed(f"{place}: {first['msg']}") from error
+        except (ValueError, RecursionError) as error:
+            raise _malformed("it is not JSON") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The same value as JSON."""
+        return self.model_dump(mode="json")
+
+    @model_validator(mode="after")
+    def _is_about_the_plan(self) -> Self:
+        plan = self.plan
+        stated = (self.job, self.consortium, self.purpose)
+        if stated != (plan.digest, plan.consortium, plan.purpose):
+            raise ValueError("job, consortium and purpose are not those of the plan")
+        model = (self.model.base, self.model.base_digest, self.model.parameters)
+        if model != (plan.base.name, plan.base.digest, str(plan.adapter.parameters)):
+            raise ValueError("base model or number of parameters is not that of the plan")
+        named = {("lead", plan.lead.name, plan.lead.identity)}
+        named |= {("site", site.name, site.identity) for site in plan.sites}
+        found = [(member.role, member.name, member.identity) for member in self.parties]
+        if len(found) != len(named) or set(found) != named:
+            raise ValueError("the parties are not those of the plan")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_sites(self) -> Self:
+        sites = {site.name for site in self.plan.sites}
+        for names in self._lists_of_sites():
+            if len(set(names)) != len(names) or not sites.issuperset(names):
+                raise ValueError("a list names a site twice, or one that is not in the plan")
+        points = {(point.round, point.site) for point in self.progress}
+        if len(points) != len(self.progress) or not sites.issuperset(site for _, site in points):
+            raise ValueError("the progress names a site twice, or one that is not in the plan")
+        if not {log.writer for log in self.logs} <= {*sites, self.plan.lead.name}:
+            raise ValueError("a log is of nobody in the plan")
+        if not all(a.round < b.round for a, b in pairwise(self.rounds)):
+            raise ValueError("the rounds are not in order")
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_is_stated(self) -> Self:
+        terms = (self.plan.privacy.mode, self.plan.privacy.unit)
+        if any((stated.mode, stated.unit) != terms for stated in self.privacy):
+            raise ValueError("the mode or unit of privacy is not that of the plan")
+        if not {name for done in self.rounds for name in done.accepted} <= {s.site for s in self.privacy}:
+            raise ValueError("a site whose update was accepted has no privacy statement")
+        return self
+
+    def _lists_of_sites(self) -> Iterable[list[str]]:
+        yield [stated.site for stated in self.privacy]
+        yield [moved.site for moved in self.traffic]
+        yield [seen.site for seen in self.channels]
+        for done in self.rounds:
+            yield [*done.accepted, *(absence.site for absence in (*done.refused, *done.lost))]
+        if self.accuracy:
+            yield [site.name for site in self.accuracy.sites]
+            yield [self.accuracy.worst_site.name] if self.accuracy.worst_site else []
+
+
+def _malformed(why: str) -> InputError:
+    return InputError(
+        "evidence_malformed", f"The evidence cannot be used: {why}.", "Take it from the run that made it."
+    )

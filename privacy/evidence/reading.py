@@ -1,0 +1,147 @@
+"""What the figures of a report mean: the worst case, who was missing, and what joining was worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence, SiteAccuracy
+
+_CONFIDENCE = 1.96
+"""Standard errors on each side of a 95 % interval."""
+
+
+def even_odds(epsilon: float, delta: float) -> float:
+    """The most often that somebody can be right who starts at 50:50 on whether a record was used.
+
+    1 - (1 - delta) / (1 + exp(epsilon)).
+
+    Formal guarantees:
+        No test, whatever it knows besides, tells two neighbouring datasets apart with a higher
+        probability of being right when both were equally likely before (Kairouz, Oh, Viswanath 2015,
+        "The Composition Theorem for Differential Privacy", theorem 2.1).
+    """
+    falling = math.exp(-epsilon)
+    return (1 + delta * falling) / (1 + falling)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The weakest guarantee of all sites: the largest epsilon with the largest delta.
+
+    Attributes:
+        epsilon, delta: as printed by the site that has them.
+        odds: ``even_odds`` of the two.
+    """
+
+    epsilon: str
+    delta: str
+    odds: float
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Worst | None:
+        """None where no site has a guarantee."""
+        stated = [(g.epsilon, g.delta) for g in evidence.privacy if g.epsilon and g.delta]
+        if not stated:
+            return None
+        epsilon = max((value for value, _ in stated), key=float)
+        delta = max((value for _, value in stated), key=float)
+        return cls(epsilon, delta, even_odds(float(epsilon), float(delta)))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A site that did not contribute to some rounds, for one reason.
+
+    Attributes:
+        how: ``refused`` or ``lost``.
+        reason: an error id.
+        meaning: what the id means.
+        rounds: such as ``rounds 3 and 5–8``.
+    """
+
+    site: str
+    how: str
+    reason: str
+    meaning: str
+    rounds: str
+
+
+def missing(evidence: Evidence) -> list[Missing]:
+    """Every site that was refused or lost, in the order in which it first happened."""
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for done in evidence.rounds:
+        for how, absences in (("refused", done.refused), ("lost", done.lost)):
+            for absence in absences:
+                found.setdefault((absence.site, how, absence.reason), []).append(done.round)
+    return [
+        Missing(site, how, reason, REASONS[reason], spans(numbers))
+        for (site, how, reason), numbers in found.items()
+    ]
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Ascending round numbers in words: ``round 3``, ``rounds 3 and 5–8``."""
+    parts = []
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        parts.append(str(members[0]) if len(members) == 1 else f"{members[0]}–{members[-1]}")
+    return f"round{'' if len(parts) == 1 and parts[0].isdigit() else 's'} {listing(parts)}"
+
+
+def listing(parts: Iterable[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *first, last = [*parts] or ["nobody"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The federated model against another way to train.
+
+    Attributes:
+        site: at which site, "" on the common test set.
+        other: ``tfidf``, ``pooled``, ``pooled_private``, ``alone`` or ``alone_private``.
+        federated, against: the two accuracies.
+        margin: half-width of a 95 % interval of their difference, as if the two were independent.
+    """
+
+    site: str
+    other: str
+    federated: float
+    against: float
+    margin: float
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``too close``, or ``not better`` (equal or worse)."""
+        if self.federated <= self.against:
+            return "not better"
+        return "better" if self.federated - self.against > self.margin else "too close"
+
+
+def comparisons(accuracy: Accuracy) -> Iterator[Comparison]:
+    """Every comparison that the figures allow: the common ones first, then site by site."""
+    common = (
+        ("tfidf", accuracy.tfidf),
+        ("pooled", accuracy.pooled),
+        ("pooled_private", accuracy.pooled_private),
+    )
+    for other, value in common:
+        if value is not None:
+            yield _compare("", other, accuracy.federated, value, int(accuracy.test_rows))
+    for site in accuracy.sites:
+        yield from _at(site, int(site.test_rows or accuracy.test_rows))
+
+
+def _at(site: SiteAccuracy, rows: int) -> Iterator[Comparison]:
+    for other, value in (("alone", site.local_only), ("alone_private", site.local_only_private)):
+        if value is not None and site.federated is not None:
+            yield _compare(site.name, other, site.federated, value, rows)
+
+
+def _compare(site: str, other: str, federated: float, against: float, rows: int) -> Comparison:
+    variance = (federated * (1 - federated) + against * (1 - against)) / max(rows, 1)
+    return Comparison(site, other, federated, against, _CONFIDENCE * math.sqrt(variance))

@@ -1,0 +1,157 @@
+"""``cloister lead`` at work: the aggregator and its jobs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cloister.privacy import canonical, code
+from cloister.privacy.errors import UsageError
+from cloister.privacy.model import DEFAULT, describe
+from cloister.server.desk import FolderDesk
+from cloister.server.folder import LeadFolder
+from cloister.server.jobs import FINISHED, Job, Jobs
+from cloister.server.proposal import Terms, draft
+
+Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+HERE = Path()
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module to ``cloister lead``."""
+    for command in (up, propose, status, stop, resume):
+        app.command()(command)
+
+
+def up(
+    directory: Directory = HERE,
+    once: Annotated[
+        bool, typer.Option("--once", help="End with the first job; exit 1 if it failed.")
+    ] = False,
+) -> None:
+    """Run the aggregator, the consortium service and Flower's server until stopped.
+
+    A job that was interrupted goes on from its checkpoint.
+
+    Example: cloister lead up --dir lead
+    """
+    from cloister.server.lead import Lead
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    ended = Lead(LeadFolder.open(directory), typer.echo).run(stopping, once=once)
+    if ended and ended.state != FINISHED:
+        raise typer.Exit(1)
+
+
+def propose(
+    purpose: Annotated[str, typer.Option(help="What the model is for; every site reads it.")],
+    labels: Annotated[str, typer.Option(help="The classes, with commas between.")],
+    directory: Directory = HERE,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Sampling rate of a step.")] = None,
+    privacy: Annotated[Literal["local", "off"], typer.Option(help="Where noise is added.")] = "local",
+    epsilon: Annotated[float, typer.Option(help="Target of the whole plan, per record.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+    top_layers: Annotated[int | None, typer.Option(min=0, help="Layers with LoRA, from the top.")] = None,
+    minimum: Annotated[int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.")] = 0,
+    model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Propose a plan to every site that has offered a dataset. It runs once all have approved.
+
+    Example: cloister lead propose --dir lead --purpose "notes to departments" --labels a,b,c --epsilon 8
+    """
+    folder = LeadFolder.open(directory)
+    desk = FolderDesk(folder.path, folder.log)
+    terms = Terms(
+        purpose=purpose,
+        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        mode=privacy,
+        epsilon=epsilon,
+        delta=delta,
+        minimum_sites=minimum,
+    )
+    chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
+    terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
+    if len(terms.labels) < 2:
+        raise UsageError("option_invalid", "At least two labels are needed.", "--labels a,b,c")
+    plan, start = draft(terms, folder.enrolment.roster, desk.offers(), describe(model), code.installed())
+    job = desk.jobs.propose(plan, start, folder.identity)
+    folder.log.append(
+        "job.proposed",
+        job=plan.digest,
+        base=plan.base.digest,
+        roster=plan.roster,
+        code=plan.lead.code,
+        sites=[site.name for site in plan.sites],
+    )
+    if json:
+        _print({"job": plan.digest, "state": job.state, "noise_multiplier": plan.privacy.noise_multiplier})
+        return
+    typer.echo(f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}.")
+    typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
+    typer.echo("Each site decides with `cloister site approve`.")
+
+
+def status(directory: Directory = HERE, json: Json = False) -> None:
+    """Show every job: its state, round, who answered, bytes moved. Never how well a site's data is learnt.
+
+    Example: cloister lead status --dir lead
+    """
+    folder = LeadFolder.open(directory)
+    found = [_entry(job) for job in Jobs(folder.jobs)]
+    if json:
+        _print({"jobs": found})
+        return
+    for entry in found:
+        typer.echo(f"{entry['job'][7:19]}  {entry['state']:<9} {entry['purpose']}")
+        if entry["reason"]:
+            typer.echo(f"  {entry['reason']}")
+        if entry["progress"]:
+            progress = entry["progress"]
+            standings = ", ".join(f"{name} {standing}" for name, standing in progress["standings"].items())
+            typer.echo(f"  round {progress['round']} of {progress['rounds']}: {standings}")
+            typer.echo(f"  {progress['bytes_up']} bytes up, {progress['bytes_down']} bytes down")
+
+
+def stop(job: JobName, directory: Directory = HERE) -> None:
+    """Ask a running job to stop; its checkpoint stays.
+
+    Example: cloister lead stop 3f9a --dir lead
+    """
+    Jobs(LeadFolder.open(directory).jobs).find(job).stop()
+    typer.echo("It stops before the next answer is used. `cloister lead resume` goes on.")
+
+
+def resume(job: JobName, directory: Directory = HERE) -> None:
+    """Let a stopped or failed job go on from its checkpoint.
+
+    Example: cloister lead resume 3f9a --dir lead
+    """
+    Jobs(LeadFolder.open(directory).jobs).find(job).resume()
+    typer.echo("It goes on where it stopped, if `cloister lead up` runs.")
+
+
+def _entry(job: Job) -> dict[str, Any]:
+    return {
+        "job": job.plan.digest,
+        "state": job.state,
+        "reason": job.reason,
+        "purpose": job.plan.purpose,
+        "decisions": {name: decision.approve for name, decision in job.decisions().items()},
+        "progress": job.progress,
+    }
+
+
+def _print(value: dict[str, Any]) -> None:
+    typer.echo(canonical.encode(value).decode())

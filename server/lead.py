@@ -1,0 +1,266 @@
+"""``cloister lead up``: the aggregator process. It holds the lead's keys, the consortium service and the
+ServerApp, and keeps Flower's SuperLink as a child process that ends with it.
+
+Flower's database is in memory: what lasts is the job's checkpoint. Whatever dies, the next start begins the
+interrupted round again with the same number and model, and sites send their stored replies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cloister.privacy import canonical, durable
+from cloister.privacy.errors import CloisterError, RoundError, StateError, TransportError
+from cloister.privacy.wire import bundle, messages
+from cloister.server.app import Federation, Pace, Progress, server_app
+from cloister.server.checkpoint import Checkpoint
+from cloister.server.consortium import ConsortiumServer
+from cloister.server.desk import FolderDesk
+from cloister.server.folder import LeadFolder
+from cloister.server.grid import Runtime, RuntimeSettings
+from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job
+
+_LOOK_S = 0.3
+_START_S = 60.0
+
+
+class Flower:
+    """The SuperLink process and the operator's connection to it.
+
+    Args:
+        folder: the lead's folder; configuration, secret and Flower's own log are in ``flower/``.
+    """
+
+    def __init__(self, folder: LeadFolder) -> None:
+        self._folder, self._place = folder, folder.path / "flower"
+        durable.private_folder(self._place)
+        durable.write(self._place / "secret", secrets.token_hex(32).encode())
+        durable.write(self._place / "config.json", canonical.encode(self._config()))
+        self._known: set[bytes] = set()
+        self._process, control = self._start()
+        tls, authorities = folder.path / "tls", folder.path / "authorities"
+        self.runtime = Runtime(
+            RuntimeSettings(
+                address=control,
+                authority=authorities / "operator.pem",
+                certificate=tls / "operator.pem",
+                key=tls / "operator.key",
+                secret=self._place / "secret",
+            )
+        )
+
+    def _config(self) -> dict[str, Any]:
+        tls, authorities = self._folder.path / "tls", self._folder.path / "authorities"
+
+        def door(port: int, authority: str, name: str) -> dict[str, Any]:
+            return {
+                "port": port,
+                "authority": str(authorities / f"{authority}.pem"),
+                "certificate": str(tls / f"{name}.pem"),
+                "key": str(tls / f"{name}.key"),
+            }
+
+        settings = self._folder.settings
+        return {
+            "host": settings.bind,
+            "fleet": door(settings.port_fleet, "sites", "server"),
+            "control": door(0, "operator", "loopback"),
+            "secret": str(self._place / "secret"),
+            "parent": os.getpid(),
+        }
+
+    def _start(self) -> tuple[subprocess.Popen[str], str]:
+        """Starts the process and waits for its ready line.
+
+        Raises:
+            StateError: ``state_missing``, it ended at once, with its own words.
+        """
+        command = [sys.executable, "-m", "cloister.server.superlink", str(self._place / "config.json")]
+        log = self._place / "superlink.log"
+        with log.open("a") as errors:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "FLWR_HOME": str(self._place)},
+            )
+        line = process.stdout.readline() if process.stdout else ""
+        if not line:
+            process.wait(_START_S)
+            words = log.read_text().strip().splitlines()
+            raise StateError("state_missing", words[-1] if words else "Flower's server ended at once.")
+        return process, str(json.loads(line)["control"])
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def register(self) -> None:
+        """Lets the node key of every member in."""
+        for site in self._folder.enrolment.roster.sites:
+            if site.node not in self._known:
+                self.runtime.register_node(site.node, site.name)
+                self._known.add(site.node)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.runtime.close()
+        if self.alive:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+class Lead:
+    """The running lead of a consortium.
+
+    Args:
+        folder: the lead's folder.
+        say: gets one line for the operator whenever something happens.
+        pace: waiting times.
+    """
+
+    def __init__(self, folder: LeadFolder, say: Callable[[str], None], pace: Pace | None = None) -> None:
+        self._folder, self._say, self._pace = folder, say, pace or Pace()
+        self._desk = FolderDesk(folder.path, folder.log)
+        self._proposed: set[str] = set()
+
+    def run(self, stop: threading.Event, *, once: bool = False) -> Job | None:
+        """Works until ``stop`` is set, or until the first job has ended if ``once``.
+
+        Returns:
+            With ``once``, the job that ended.
+
+        Raises:
+            StateError: ``state_locked``, another lead works in the folder.
+            InputError: ``port_in_use``.
+        """
+        with self._folder.running():
+            settings = self._folder.settings
+            service = ConsortiumServer(
+                self._folder, self._desk, f"{settings.bind}:{settings.port_consortium}"
+            )
+            flower = Flower(self._folder)
+            service.start()
+            addresses = settings.addresses
+            self._say(f"{settings.consortium} is up at {addresses.service} and {addresses.fleet}")
+            keeper = threading.Thread(target=self._keep, args=(service, stop), name="desk", daemon=True)
+            keeper.start()
+            try:
+                while not stop.is_set():
+                    if not flower.alive:
+                        self._say("Flower's server ended; starting it again.")
+                        flower.close()
+                        flower = Flower(self._folder)
+                    ended = self._turn(service, flower, stop)
+                    if once and ended:
+                        return ended
+            finally:
+                stop.set()
+                keeper.join()
+                flower.close()
+                service.stop()
+                self._folder.log.head()
+        return None
+
+    def _keep(self, service: ConsortiumServer, stop: threading.Event) -> None:
+        """Tells sites of new plans, also while a job runs."""
+        while not stop.wait(_LOOK_S):
+            new = {job.plan.digest for job in self._desk.jobs if job.state == PROPOSED} - self._proposed
+            if new:
+                self._proposed |= new
+                service.presence.announce("proposal")
+
+    def _turn(self, service: ConsortiumServer, flower: Flower, stop: threading.Event) -> Job | None:
+        """Lets new members in and runs the next approved job; the job if it ended."""
+        flower.register()
+        job = next((job for job in self._desk.jobs if job.state in (RUNNING, APPROVED)), None)
+        if job is None:
+            stop.wait(_LOOK_S)
+            return None
+        try:
+            self._perform(job, service, flower, stop)
+        except TransportError as error:
+            self._say(f"{error.line()} The job goes on from its checkpoint.")
+            stop.wait(_LOOK_S)
+            return None
+        except CloisterError as error:
+            self._end(job, error)
+        return job
+
+    def _perform(self, job: Job, service: ConsortiumServer, flower: Flower, stop: threading.Event) -> None:
+        plan = job.plan
+        state = Checkpoint.load(job.folder / "checkpoint", plan.digest)
+        resumed = job.state == RUNNING or state.round > 0
+        job.move(RUNNING)
+        self._folder.log.append(
+            "job.resumed" if resumed else "job.started",
+            job=plan.digest,
+            model=messages.model_digest(state.model),
+            code=plan.lead.code,
+        )
+        self._say(f"Running {plan.digest[7:19]} from round {state.round + 1}")
+        federation = Federation(
+            plan=plan,
+            identity=self._folder.identity,
+            roster=self._folder.enrolment.roster,
+            log=self._folder.log,
+            resume=state,
+            save=lambda checkpoint: checkpoint.save(job.folder / "checkpoint"),
+            present=service.present,
+            stopping=lambda: stop.is_set() or job.stopping(),
+            report=lambda progress: job.note(_shown(progress)),
+            pace=self._pace,
+        )
+        flower.runtime.start_run(bundle.build(), plan.digest)
+        with flower.runtime.acquire() as session:
+            session.run(server_app(federation, lambda end: self._finish(job, federation, end)))
+
+    def _finish(self, job: Job, federation: Federation, end: Checkpoint) -> None:
+        model = messages.model_digest(end.model)
+        self._folder.log.append("job.finished", job=job.plan.digest, model=model, rounds=end.round)
+        self._folder.log.head()
+        job.note(
+            {
+                **job.progress,
+                "bytes_up": federation.bytes_up,
+                "bytes_down": federation.bytes_down,
+                "model": model,
+            }
+        )
+        job.move(FINISHED)
+        self._say(f"Finished {job.plan.digest[7:19]}: {model}")
+
+    def _end(self, job: Job, error: CloisterError) -> None:
+        """Notes that a run ended before its time, and why."""
+        stopped = isinstance(error, RoundError) and error.id == "stopped"
+        rounds = int(job.progress.get("round", 0))
+        self._folder.log.append("job.aborted", job=job.plan.digest, reason=error.id, rounds=rounds)
+        job.move(STOPPED if stopped else FAILED, error.line())
+        self._say(error.line())
+
+
+def _shown(progress: Progress) -> dict[str, Any]:
+    """What an operator may see, as JSON."""
+    return {
+        "round": progress.round,
+        "rounds": progress.rounds,
+        "standings": {
+            name: standing.reason or standing.state for name, standing in progress.standings.items()
+        },
+        "bytes_up": progress.bytes_up,
+        "bytes_down": progress.bytes_down,
+    }

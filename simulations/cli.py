@@ -1,0 +1,152 @@
+"""``cloister demo``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cloister.client.site.folder import SiteFolder
+from cloister.privacy import folder
+from cloister.privacy.errors import UsageError
+from cloister.privacy.model import DEFAULT
+from cloister.server.jobs import Job
+from cloister.server.proposal import Terms
+from cloister.simulations import demo as stagecraft
+from cloister.simulations import stage
+from cloister.simulations.processes import Memory, Troupe
+from cloister.simulations.stage import Source, Stage
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_NOT_YET = "It is planned; see CHANGELOG.md for what this release holds."
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Your own CSV, JSON lines or Parquet file.")] = None,
+    text: Annotated[str, typer.Option("--text", help="Column of the texts.")] = "text",
+    label: Annotated[str, typer.Option("--label", help="Column of the classes.")] = "label",
+    person: Annotated[str | None, typer.Option(help="Column of person ids (not in this release).")] = None,
+    site: Annotated[str | None, typer.Option(help="Column that names sites.")] = None,
+    sites: Annotated[int, typer.Option(min=1, max=50, help="Number of sites.")] = 4,
+    split: Annotated[
+        str, typer.Option(help="iid, natural:COLUMN, dirichlet:ALPHA, pathological:K or quantity:ALPHA.")
+    ] = "dirichlet:0.5",
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.")] = None,
+    privacy: Annotated[
+        Literal["local", "joint", "off"], typer.Option(help="Where noise is added.")
+    ] = "local",
+    epsilon: Annotated[float, typer.Option(help="Privacy target of the whole run, per record.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+    top_layers: Annotated[
+        int | None, typer.Option(min=0, help="Layers with LoRA, counted from the top.")
+    ] = None,
+    secure: Annotated[bool, typer.Option(help="Secure aggregation (not in this release).")] = False,
+    model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
+    out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
+        "cloister-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the data and its split; never of noise.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
+) -> None:
+    """Run a whole federation on this machine: one lead and several sites, each a process of its own.
+
+    Example: cloister demo --data intents.csv --text text --label label --split dirichlet:0.5
+    """
+    _refuse_what_is_not_there(person, privacy, secure=secure)
+    _check_target(epsilon, delta)
+    if data is None:
+        play = stage.triage(sites, seed)
+    else:
+        spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
+        play = stage.from_file(Source(data, text, label, site, spec), sites, seed)
+    terms = Terms(purpose=play.purpose, labels=play.labels, mode="off" if privacy == "off" else "local")
+    if privacy != "off":
+        terms = replace(terms, epsilon=epsilon, delta=delta)
+    if rounds:
+        terms = replace(terms, rounds=rounds)
+    if top_layers is not None:
+        terms = replace(terms, top_layers=top_layers)
+    folder.claim(out)
+    _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)
+
+
+def _refuse_what_is_not_there(person: str | None, privacy: str, *, secure: bool) -> None:
+    if person:
+        raise UsageError(
+            "not_available_yet", "Person-level privacy is not in this release; nothing was run.", _NOT_YET
+        )
+    if privacy == "joint":
+        raise UsageError(
+            "not_available_yet", "Joint privacy is not in this release; nothing was run.", _NOT_YET
+        )
+    if secure:
+        raise UsageError("not_available_yet", "Secure aggregation is not in this release.", _NOT_YET)
+
+
+def _check_target(epsilon: float, delta: float) -> None:
+    if not (epsilon > 0 and 0 < delta < 1):
+        raise UsageError(
+            "option_invalid",
+            "Epsilon must be above 0 and delta between 0 and 1.",
+            "Try --epsilon 8 --delta 1e-5.",
+        )
+
+
+def _perform(demo_: stagecraft.Demo, *, as_json: bool) -> None:
+    """Runs the demo, then prints the table, or the result as JSON."""
+    from cloister.simulations.ending import conclude
+
+    console = Console(stderr=as_json, highlight=False)
+    with Memory().watching() as memory:
+        with Troupe() as troupe, Live(console=console, refresh_per_second=4, transient=True) as live:
+            watcher = stagecraft.Watcher(say=console.print, show=_shower(live, demo_.stage))
+            cast = stagecraft.assemble(demo_, troupe, watcher.say)
+            run = stagecraft.federate(demo_, cast, watcher)
+        result, shown = conclude(demo_, run, memory, console.print)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for part in shown:
+        console.print(part)
+    console.print(f"Everything is in {demo_.out}: result.json, report.html, model/, and each party's folder.")
+
+
+def _shower(live: Live, play: Stage) -> Callable[[Job, Mapping[str, SiteFolder]], None]:
+    """Shows the state of a run while it goes on."""
+
+    def show(job: Job, sites: Mapping[str, SiteFolder]) -> None:
+        live.update(_board(job, sites, play))
+
+    return show
+
+
+def _board(job: Job, sites: Mapping[str, SiteFolder], play: Stage) -> Table:
+    """One line a site: where it stands in the round, its own figures so far, its budget."""
+    progress: Mapping[str, Any] = job.progress
+    rounds = job.plan.training.rounds
+    up, down = progress.get("bytes_up", 0) / 1e6, progress.get("bytes_down", 0) / 1e6
+    title = f"round {progress.get('round', 0)} of {rounds} ({job.state})   {up:.1f} MB up, {down:.1f} MB down"
+    board = Table(title=title, title_justify="left")
+    for column in ("site", "records", "this round", "accuracy on own held-out records", "epsilon so far"):
+        board.add_column(column)
+    standings = progress.get("standings", {})
+    for name, site in sites.items():
+        figures = stagecraft.site_progress(site, job.plan)
+        accuracy = figures[-1]["accuracy"] if figures else None
+        board.add_row(
+            name,
+            str(len(play.train[name])),
+            str(standings.get(name, "")),
+            "" if accuracy is None else f"{100 * accuracy:.1f} %",
+            stagecraft.epsilon_so_far(site, job.plan),
+        )
+    return board

@@ -1,0 +1,38 @@
+"""How a demo ends: baselines, table, result.json, model, model card and report in the output folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import RenderableType
+
+from cloister.privacy import durable
+from cloister.simulations import baselines, outcome, stage
+from cloister.simulations.demo import Demo, Run
+from cloister.simulations.outcome import Outcome
+from cloister.simulations.processes import Memory
+
+_SEED = b"cloister demo: baselines"
+
+
+def conclude(
+    demo: Demo, run: Run, memory: Memory, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[RenderableType]]:
+    """Compares the federation with its baselines and writes everything down.
+
+    Returns:
+        The value of ``result.json``, and what to print.
+    """
+    say("Training what it is compared with: each site alone and all records in one place")
+    records = run.records()
+    train = {name: part for name, (part, _) in records.items()}
+    compared = baselines.measure(run.plan, run.base, train, demo.stage.test, _SEED)
+    federated, own = outcome.accuracies(run, demo.stage.test)
+    found = Outcome(run, compared, federated, own, stage.majority(demo.stage.test), memory.peak_rss)
+    result = found.to_json()
+    durable.write(demo.out / "result.json", json.dumps(result, indent=2).encode() + b"\n", mode=0o644)
+    shutil.copytree(run.site_job(next(iter(run.sites))) / "model", demo.out / "model")
+    return result, [outcome.table(found), *outcome.reading(found)]
