@@ -15,8 +15,9 @@ from typing import Any
 
 from cloister.client.app import client_app
 from cloister.client.consortium import Consortium
-from cloister.client.fleet import FleetConnection, FleetSettings
+from cloister.client.fleet import FleetConnection, for_app
 from cloister.client.jobs import APPROVED, DONE, REFUSED, Job, Jobs
+from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
@@ -24,6 +25,7 @@ from cloister.client.watch import Watch
 from cloister.privacy import durable
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError
+from cloister.privacy.wire import bundle
 
 _LOOK_S = 0.5
 
@@ -43,6 +45,7 @@ class Agent:
         self._participants: dict[str, Participant] = {}
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._announced: set[str] = set()
+        self._failure: CloisterError | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Works until ``stop`` is set.
@@ -50,6 +53,7 @@ class Agent:
         Raises:
             StateError: ``state_locked``, another agent works in the folder.
             EnrolmentError: ``not_enrolled``.
+            TransportError: Flower refuses this site for good.
         """
         with self._site.running(), Consortium(self._site) as member:
             watch = Watch(member, self._notices.put)
@@ -64,24 +68,34 @@ class Agent:
                 watch.stop()
                 fleet.join(timeout=10)
                 self._site.log.head()
+        if self._failure:
+            raise self._failure
 
     # Flower
 
     def _answer(self, stop: threading.Event) -> None:
         """Answers Flower's messages, on a thread of its own, until ``stop``."""
-        membership = self._site.membership
-        app = client_app(self._participants)
+        membership, folder = self._site.membership, self._site.path / "fleet"
+        durable.private_folder(folder)
+        durable.write(folder / "authority.pem", membership.authority.encode())
+        durable.write(folder / "certificate.pem", membership.certificate.encode())
         connection = FleetConnection(
             FleetSettings(
                 address=membership.fleet,
-                authority=membership.authority.encode(),
-                certificate=membership.certificate.encode(),
-                key=self._site.tls_key,
+                authority=folder / "authority.pem",
+                certificate=folder / "certificate.pem",
+                key=self._site.path / "tls" / "site.key",
                 node_key=self._site.identity.node_private,
-                folder=self._site.path / "fleet",
+                folder=folder,
+                bundle=bundle.digest(),
             )
         )
-        connection.run(app, stop)
+        try:
+            connection.run(for_app(client_app(self._participants)), stop)
+        except CloisterError as error:
+            self._failure = error
+        finally:
+            stop.set()
 
     # The consortium
 

@@ -208,4 +208,5 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _ANSWER_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _ANSWER_MS),
+        ("grpc.http2.max_ping_strikes", 0),  # pings are how a silent site stays known
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 Points: TypeAlias = Sequence[tuple[int, float]]
@@ -157,7 +158,7 @@ def _apart(places: Sequence[float]) -> list[float]:
     """The same places moved so that labels there do not overlap, kept within the plot if they fit."""
     order = sorted(range(len(places)), key=places.__getitem__)
     moved = list(places)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         moved[after] = max(moved[after], moved[before] + _LINE_HEIGHT)
     ceiling = float(_BOTTOM)
     for index in reversed(order):
