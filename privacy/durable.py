@@ -7,10 +7,14 @@ the old bytes or the new ones, never a part.
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import secrets
 from pathlib import Path
 
 from cloister.privacy.errors import StateError
+
+_UNIQUE = 8
 
 
 def write(path: Path, data: bytes, mode: int = 0o600, *, sync: bool = True) -> None:
@@ -20,11 +24,13 @@ def write(path: Path, data: bytes, mode: int = 0o600, *, sync: bool = True) -> N
     for what is only shown, never for what is relied on.
 
     Raises:
-        StateError: ``disk_full`` or ``state_unwritable``; the old file, if any, is untouched.
+        StateError: ``disk_full`` or ``state_unwritable``; the file is still the old one, or the new one
+            where nothing but syncing its folder failed.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name of its own for every call: neither two threads nor what a crash left can get in the way.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(_UNIQUE)}")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -36,6 +42,20 @@ def write(path: Path, data: bytes, mode: int = 0o600, *, sync: bool = True) -> N
             beside.unlink(missing_ok=True)
         if sync:
             sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def sweep(path: Path) -> None:
+    """Removes what a crash in the middle of ``write`` left beside a file that has one writer.
+
+    Raises:
+        StateError: ``state_unwritable``.
+    """
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * _UNIQUE}"
+    try:
+        for partial in path.parent.glob(pattern):
+            partial.unlink()
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -63,12 +83,16 @@ def unwritable(path: Path, error: OSError) -> StateError:
 
 
 def private_folder(path: Path) -> None:
-    """Makes a folder, and those above it, that only its owner can enter.
+    """Makes a folder, and those above it, that only its owner can enter; what exists stays as it is.
 
     Raises:
         StateError: ``disk_full`` or ``state_unwritable``.
     """
+    if path.is_dir():
+        return
+    private_folder(path.parent)  # with ``parents``, mkdir would let everybody enter those
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(exist_ok=True, mode=0o700)
+        sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error

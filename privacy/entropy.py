@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import EntropyError, StateError
+from cloister.privacy.folder import read_json
 
 _KEY = 32
 
@@ -66,15 +67,16 @@ class _Chain:
         self.job, self.round, self.key = job, round, key
         self._given: set[bytes] = set()
 
-    def advance(self, round: int) -> None:
+    def at(self, round: int) -> _Chain:
+        """The chain at the start of this round or a later one."""
         if round < self.round:
             raise EntropyError(
                 "ratchet_behind", f"The ratchet stands at round {self.round}; round {round} is gone."
             )
-        while self.round < round:
-            self.key = HKDFExpand(hashes.SHA256(), _KEY, b"cloister/ratchet/1").derive(self.key)
-            self.round += 1
-        self._given.clear()
+        key = self.key
+        for _ in range(self.round, round):
+            key = HKDFExpand(hashes.SHA256(), _KEY, b"cloister/ratchet/1").derive(key)
+        return _Chain(self.job, round, key)
 
     def stream(self, purpose: str, round: int, step: int, attempt: int, model: str) -> KeyStream:
         if round != self.round:
@@ -110,18 +112,17 @@ class Ratchet:
 
     def __init__(self, path: Path, job: str) -> None:
         self._path = path
+        durable.sweep(path)  # a crash may have left a state that would outlive its round
         if path.exists():
             self._chain = self._load(job)
         else:
-            self._chain = _Chain(job, 0, secrets.token_bytes(_KEY))
-            self._save()
+            self._chain = self._kept(_Chain(job, 0, secrets.token_bytes(_KEY)))
 
     def advance(self, round: int) -> None:
         """Moves to a round; the new state is on disk, and the old key gone from it, when this returns."""
-        before = self._chain.round
-        self._chain.advance(round)
-        if round != before:
-            self._save()
+        after = self._chain.at(round)
+        # Kept first: after a failed write this object still stands where it stood.
+        self._chain = after if round == self._chain.round else self._kept(after)
 
     def stream(self, purpose: str, *, round: int, step: int = 0, attempt: int = 1, model: str) -> KeyStream:
         """See ``Entropy``.
@@ -132,25 +133,23 @@ class Ratchet:
         return self._chain.stream(purpose, round, step, attempt, model)
 
     def _load(self, job: str) -> _Chain:
-        if self._path.stat().st_mode & 0o077:
-            raise StateError("permissions", f"Others can read {self._path}.", f"chmod 600 {self._path}")
+        value = read_json(self._path)
         damaged = StateError("state_damaged", f"{self._path} is not the ratchet of this job.")
-        value = canonical.decode(self._path.read_bytes(), otherwise=damaged)
         try:
             chain = _Chain(value["job"], value["round"], bytes.fromhex(value["key"]))
         except (KeyError, TypeError, ValueError) as error:
             raise damaged from error
-        if chain.job != job or len(chain.key) != _KEY or type(chain.round) is not int:
+        if chain.job != job or len(chain.key) != _KEY or type(chain.round) is not int or chain.round < 0:
             raise damaged
         return chain
 
-    def _save(self) -> None:
-        chain = self._chain
+    def _kept(self, chain: _Chain) -> _Chain:
         state: dict[str, canonical.Json] = {"job": chain.job, "round": chain.round, "key": chain.key.hex()}
         try:
             durable.write(self._path, canonical.encode(state))
         except StateError as error:
             raise EntropyError("ratchet_unwritable", error.what, error.do) from error
+        return chain
 
 
 class FixedEntropy:
@@ -165,10 +164,10 @@ class FixedEntropy:
 
     def advance(self, round: int) -> None:
         """See ``Entropy``."""
-        self._chain.advance(round)
+        self._chain = self._chain.at(round)
 
     def stream(self, purpose: str, *, round: int, step: int = 0, attempt: int = 1, model: str) -> KeyStream:
         """See ``Entropy``; moves forward by itself, so that tests of a single step need not."""
         if round > self._chain.round:
-            self._chain.advance(round)
+            self.advance(round)
         return self._chain.stream(purpose, round, step, attempt, model)

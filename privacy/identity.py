@@ -17,13 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, x25519
 from mnemonic import Mnemonic
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import ChannelError, IdentityError, StateError
+from cloister.privacy.folder import read_json
 
 Role = Literal["lead", "site"]
 
@@ -77,12 +78,7 @@ class PublicIdentity:
         for key, size in _SIZES.items():
             if len(getattr(self, key)) != size:
                 raise IdentityError("identity_malformed", f"The {key} key of {self.name} has a wrong size.")
-        try:
-            node = serialization.load_der_public_key(self.node)
-        except ValueError as error:
-            raise IdentityError("identity_malformed", f"The node key of {self.name} is malformed.") from error
-        if not isinstance(node, ec.EllipticCurvePublicKey) or node.curve.name != "secp256r1":
-            raise IdentityError("identity_malformed", f"The node key of {self.name} is not on P-256.")
+        _check_node(self.node, self.name)
 
     def to_json(self) -> dict[str, str]:
         """Name, role and keys in hexadecimal."""
@@ -106,7 +102,10 @@ class PublicIdentity:
             keys = {key: bytes.fromhex(value[key]) for key in fields - {"name", "role"}}
         except ValueError as error:
             raise IdentityError("identity_malformed", "A key is not hexadecimal.") from error
-        return cls(value["name"], value["role"], **keys)
+        identity = cls(value["name"], value["role"], **keys)
+        if identity.to_json() != value:
+            raise IdentityError("identity_malformed", "A key is not in lower-case hexadecimal.")
+        return identity
 
     def digest(self) -> str:
         """The digest of name, role and all keys: the fingerprint."""
@@ -142,17 +141,36 @@ class PublicIdentity:
         """The key that others seal for.
 
         Raises:
-            IdentityError: ``identity_malformed``, the bytes are no keys.
+            IdentityError: ``identity_malformed``, the bytes are no keys, or of small order.
         """
         try:
-            return hpke.MLKEM768X25519PublicKey(
-                mlkem.MLKEM768PublicKey.from_public_bytes(self.hpke[:_MLKEM_PUBLIC]),
-                x25519.X25519PublicKey.from_public_bytes(self.hpke[_MLKEM_PUBLIC:]),
-            )
+            kem = mlkem.MLKEM768PublicKey.from_public_bytes(self.hpke[:_MLKEM_PUBLIC])
+            exchange = x25519.X25519PublicKey.from_public_bytes(self.hpke[_MLKEM_PUBLIC:])
+            # Only an exchange tells a point of small order; found here, it cannot fail a round later.
+            x25519.X25519PrivateKey.generate().exchange(exchange)
+            return hpke.MLKEM768X25519PublicKey(kem, exchange)
         except ValueError as error:
             raise IdentityError(
                 "identity_malformed", f"The sealing key of {self.name} is malformed."
             ) from error
+
+
+def _check_node(der: bytes, name: str) -> None:
+    """Exactly one text for each key: a compressed point would be the same key in other bytes."""
+    try:
+        node = serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise IdentityError("identity_malformed", f"The node key of {name} is malformed.") from error
+    if (
+        not isinstance(node, ec.EllipticCurvePublicKey)
+        or node.curve.name != "secp256r1"
+        or _spki(node) != der
+    ):
+        raise IdentityError("identity_malformed", f"The node key of {name} is not on P-256, uncompressed.")
+
+
+def _spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _framed(message: bytes, context: str) -> bytes:
@@ -180,9 +198,7 @@ class PrivateIdentity:
             self._ed25519.public_key().public_bytes_raw(),
             self._mldsa65.public_key().public_bytes_raw(),
             kem.public_key().public_bytes_raw() + exchange.public_key().public_bytes_raw(),
-            node.public_key().public_bytes(
-                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-            ),
+            _spki(node.public_key()),
         )
 
     @classmethod
@@ -236,18 +252,22 @@ class PrivateIdentity:
         path = folder / _PRIVATE
         if not path.exists():
             raise IdentityError("identity_missing", f"{folder} holds no identity.", "Make one with `init`.")
-        if path.stat().st_mode & 0o077:
-            raise StateError("permissions", f"Others can read {path}.", f"chmod 600 {path}")
+        value = read_json(path)
         damaged = StateError("state_damaged", f"{path} is damaged.", "Restore it from a backup.")
-        value = canonical.decode(path.read_bytes(), otherwise=damaged)
         try:
             seeds = {key: bytes.fromhex(value[key]) for key in _SEEDS}
             node = serialization.load_der_private_key(bytes.fromhex(value["node"]), password=None)
             if not isinstance(node, ec.EllipticCurvePrivateKey):
                 raise damaged
             return cls(value["name"], value["role"], seeds, node)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UnsupportedAlgorithm, IdentityError) as error:
             raise damaged from error
+
+
+def _distinct(member: PublicIdentity) -> tuple[str | bytes, ...]:
+    """What no two members may share; the two halves of the sealing key count each."""
+    kem, exchange = member.hpke[:_MLKEM_PUBLIC], member.hpke[_MLKEM_PUBLIC:]
+    return member.name, member.ed25519, member.mldsa65, kem, exchange, member.node
 
 
 @dataclass(frozen=True)
@@ -267,9 +287,7 @@ class Roster:
             raise IdentityError("identity_malformed", f"{self.consortium!r} is no name of a consortium.")
         if sum(member.role == "lead" for member in self.members) != 1:
             raise IdentityError("roster_mismatch", "A roster has exactly one lead.")
-        for values in zip(
-            *((m.name, m.ed25519, m.mldsa65, m.hpke, m.node) for m in self.members), strict=True
-        ):
+        for values in zip(*map(_distinct, self.members), strict=True):
             if len(set(values)) != len(values):
                 raise IdentityError("key_duplicate", "Two members of a roster share a name or a key.")
 
@@ -308,9 +326,8 @@ class Roster:
         if (
             not isinstance(value, dict)
             or set(value) != {"consortium", "members"}
+            or not isinstance(value["consortium"], str)
             or not isinstance(value["members"], list)
         ):
             raise IdentityError("identity_malformed", "A roster has other fields than agreed.")
-        return cls(
-            str(value["consortium"]), tuple(PublicIdentity.from_json(member) for member in value["members"])
-        )
+        return cls(value["consortium"], tuple(map(PublicIdentity.from_json, value["members"])))

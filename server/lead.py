@@ -24,8 +24,8 @@ from cloister.server.checkpoint import Checkpoint
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
-from cloister.server.grid import Runtime, RuntimeSettings
 from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job
+from cloister.server.runtime import Runtime, RuntimeSettings
 
 _LOOK_S = 0.3
 _START_S = 60.0

@@ -50,9 +50,9 @@ class Terms:
     epsilon: float = 8.0
     delta: float = 1e-5
     bound: float = 0.5
-    rounds: int = 10
-    steps: int = 10
-    rate: float = 0.25
+    rounds: int = 5
+    steps: int = 4
+    rate: float = 0.15
     optimizer: Literal["sgd", "adam"] = "adam"
     head_rate: float = 0.02
     adapter_rate: float = 0.002

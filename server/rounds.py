@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from cloister.privacy.errors import RoundError
 from cloister.privacy.plan import Plan
-from cloister.privacy.secagg.encoding import Sum
+from cloister.privacy.secagg.encoding import Pieces, Sum
 from cloister.privacy.update import Vector
 
 WAITING, ACCEPTED, REFUSED, LOST = "waiting", "accepted", "refused", "lost"
@@ -53,7 +53,7 @@ class Round:
         self.standings = dict.fromkeys(self.invited, Standing(WAITING))
         self._sum = Sum(self.plan.ring)
 
-    def accept(self, site: str, content: bytes | bytearray) -> None:
+    def accept(self, site: str, pieces: Pieces) -> None:
         """Adds a site's encoded update to the sum.
 
         Raises:
@@ -61,7 +61,7 @@ class Round:
             UpdateError: the content is not what the plan says; the site stands as refused.
         """
         self._check_waiting(site)
-        self._sum.add(content, self.plan.weight(site))
+        self._sum.add(pieces, self.plan.weight(site))
         self.standings[site] = Standing(ACCEPTED)
 
     def refuse(self, site: str, reason: str) -> None:

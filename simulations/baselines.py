@@ -22,12 +22,13 @@ from cloister.client.learn.adapters import Classifier, place
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, Indices, prepare
 from cloister.client.learn.learner import agreed_layout
-from cloister.client.learn.model import BaseModel, load_encoder, tokenize
+from cloister.client.learn.model import load_encoder, tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site.records import Records
 from cloister.privacy import canonical
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.layout import initial
+from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 

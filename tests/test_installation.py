@@ -36,5 +36,7 @@ def test_a_cpu_machine_gets_no_cuda_packages() -> None:
 
 
 def test_torch_is_the_same_release_in_both_builds() -> None:
-    builds = {re.search(r"^torch==([0-9.]+)", (ROOT / name).read_text(), re.MULTILINE)[1] for name in LOCKS[1:3]}
+    builds = {
+        re.search(r"^torch==([0-9.]+)", (ROOT / name).read_text(), re.MULTILINE)[1] for name in LOCKS[1:3]
+    }
     assert builds == {"2.13.0"}

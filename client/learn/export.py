@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cloister.client.learn.model import LORA_A, SCALE, BaseModel, load_encoder, tokenize
+from cloister.client.learn.model import LORA_A, SCALE, load_encoder, tokenize
 from cloister.privacy import canonical
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
+from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 

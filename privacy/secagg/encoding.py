@@ -11,7 +11,9 @@ The step is ``range * sites / 2^31``: with every site at its limit the sum still
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +89,18 @@ def encode(delta: Delta, weight: float, ring: Ring) -> Encoded:
     return Encoded(scaled.astype(_WIRE).tobytes(), delta.mechanisms)
 
 
+class Pieces(Protocol):
+    """An encoded update in parts of whole integers; can be gone through more than once."""
+
+    def __len__(self) -> int:
+        """The number of parts."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The parts, in order."""
+        ...
+
+
 class Sum:
     """The running sum of encoded updates: one int32 vector, whatever the number of updates."""
 
@@ -95,25 +109,42 @@ class Sum:
         self.weight = 0.0
         self._total: NDArray[np.int32] = np.zeros(ring.parameters, dtype=_WIRE)
 
-    def add(self, content: bytes | bytearray | memoryview, weight: float) -> None:
+    def add(self, pieces: Pieces, weight: float) -> None:
         """Adds one encoded update of a site with the public ``weight``.
+
+        The pieces are gone through twice, checked and then added: a sum holds all of an update or
+        nothing of it, and memory for one piece is enough.
 
         Raises:
             UpdateError: ``update_shape`` for another size, ``update_range`` for a value that no
                 honest site can send.
         """
-        if len(content) != self.ring.content_bytes:
-            raise UpdateError(
-                "update_shape",
-                f"An update has {len(content)} bytes, the plan says {self.ring.content_bytes}.",
-            )
-        values = np.frombuffer(content, dtype=_WIRE)
-        if values.size and max(int(values.max()), -int(values.min())) > self.ring.limit:
-            raise UpdateError(
-                "update_range", f"An update holds a value beyond the plan's range of {self.ring.range}."
-            )
-        np.add(self._total, values, out=self._total)
+        self._check(pieces)
+        start = 0
+        for piece in pieces:
+            values = np.frombuffer(piece, dtype=_WIRE)
+            part = self._total[start : start + values.size]
+            np.add(part, values, out=part)
+            start += values.size
         self.weight += weight
+
+    def _check(self, pieces: Pieces) -> None:
+        size, limit = 0, self.ring.limit
+        for piece in pieces:
+            size += len(piece)
+            if size > self.ring.content_bytes or len(piece) % _WIRE.itemsize:
+                break
+            values = np.frombuffer(piece, dtype=_WIRE)
+            if values.size and max(int(values.max()), -int(values.min())) > limit:
+                raise UpdateError(
+                    "update_range", f"An update holds a value beyond the plan's range of {self.ring.range}."
+                )
+        else:
+            if size == self.ring.content_bytes:
+                return
+        raise UpdateError(
+            "update_shape", f"An update does not have the plan's {self.ring.content_bytes} bytes."
+        )
 
     def mean(self) -> Vector:
         """The weighted mean of what was added: float32, shape (d,).

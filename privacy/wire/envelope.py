@@ -64,13 +64,18 @@ class Opened:
 
     Attributes:
         header: as expected.
-        content: the bytes that were sealed.
+        pieces: the bytes that were sealed, one piece after the other.
         digest: of the whole envelope, for acknowledgements and the log.
     """
 
     header: Header
-    content: bytearray
+    pieces: stream.Content
     digest: str
+
+    @property
+    def content(self) -> bytearray:
+        """The bytes that were sealed, as a whole."""
+        return self.pieces.whole()
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ def open_envelope(
             raise ChannelError("wrong_context", f"An envelope is for another {field.name}.")
     sender.verify(_signed(parts.before, parts.body), parts.signature, CONTEXT)
     key = sealing.unwrap(parts.wrapped, recipient, parts.header.to_bytes())
-    content = stream.decrypt(key, parts.body, hashlib.sha256(parts.before).digest())
-    return Opened(parts.header, content, canonical.digest(data))
+    pieces = stream.Content(key, parts.body, hashlib.sha256(parts.before).digest())
+    return Opened(parts.header, pieces, canonical.digest(data))
 
 
 def peek(data: bytes, limit: int) -> Header:
@@ -167,10 +172,12 @@ def _parse(data: bytes, limit: int) -> _Parts:
 
 def _header(encoded: bytes) -> Header:
     value = canonical.decode(encoded, otherwise=_malformed("its header is not canonical JSON"))
-    types = {field.name: field.type for field in fields(Header)}
-    if not isinstance(value, dict) or value.pop("v", None) != 1 or set(value) != set(types):
+    types = {"v": "int"} | {field.name: str(field.type) for field in fields(Header)}
+    if not isinstance(value, dict) or set(value) != set(types):
         raise _malformed("its header has other fields than agreed")
     for name, type_ in types.items():
         if type(value[name]).__name__ != type_:
             raise _malformed(f"{name} is of another type")
+    if value.pop("v") != 1:
+        raise _malformed("its header is of another version")
     return Header(**value)

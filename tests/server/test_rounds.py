@@ -13,8 +13,8 @@ PLAN = plan()
 START = np.zeros(5, dtype=np.float32)
 
 
-def content(value: float) -> bytes:
-    return encode(Delta(np.full(5, value, dtype=np.float32), ()), 1 / 3, PLAN.ring).content
+def content(value: float) -> list[bytes]:
+    return [encode(Delta(np.full(5, value, dtype=np.float32), ()), 1 / 3, PLAN.ring).content]
 
 
 def opened() -> Round:
@@ -74,7 +74,7 @@ def test_a_stranger_cannot_answer() -> None:
 def test_an_unusable_update_is_not_in_the_sum() -> None:
     current = opened()
     with pytest.raises(UpdateError):
-        current.accept("north", content(1.0)[:-1])
+        current.accept("north", [content(1.0)[0][:-1]])
     current.refuse("north", "update_shape")
     current.accept("south", content(2.0))
     current.accept("west", content(2.0))

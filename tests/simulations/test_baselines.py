@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloister.client.learn.features import prepare
-from cloister.client.learn.model import BaseModel, describe
+from cloister.privacy.model import BaseModel, describe
 from cloister.client.learn.training import LocalTrainer
 from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError

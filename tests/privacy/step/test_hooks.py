@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cloister.client.learn import model as base_model
 from cloister.client.learn.adapters import Classifier, place, set_flat
 from cloister.client.learn.features import Features, Hidden, Tokens, chunks, prepare
+from cloister.client.learn.model import load_encoder
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
+from cloister.privacy.model import DEFAULT, describe
 from cloister.privacy.step.hooks import HooksEngine
 from cloister.privacy.step.interface import Engine, Losses
 from tests import models
@@ -81,7 +82,7 @@ def test_equal_to_one_unit_at_a_time(top_layers: int, bound: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("top_layers", [1, 6])
 def test_equal_to_one_unit_at_a_time_on_minilm(top_layers: int) -> None:
-    encoder = base_model.load_encoder(base_model.describe(base_model.DEFAULT))
+    encoder = load_encoder(describe(DEFAULT))
     placed = place(encoder, models.layout_of(encoder, top_layers=top_layers, rank=8), 16.0)
     set_flat(placed, models.vector(placed.layout.size) / 10)
     random = np.random.default_rng(2)

@@ -1,0 +1,123 @@
+"""A federation as docs/operations.md tells it, made by its own commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.hands import Hands, Running, until, write_records
+from tests.ports import free_port
+
+ROOT = Path(__file__).parents[1]
+GUARD = ROOT / "tests" / "end_to_end" / "guard"
+MARKER = "Winterbourne1931"
+"""Stands in every record of the site south, and nowhere else."""
+
+
+def guarded(outside: Path) -> dict[str, str]:
+    """The environment in which Python notes what it tries to reach."""
+    path = [str(GUARD), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path), "OUTSIDE": str(outside)}
+
+
+@dataclass
+class ByHand:
+    """A consortium of the sites north and south that was made with the documented commands.
+
+    Attributes:
+        hands: to run more commands.
+        model: the folder of the base model.
+        lead, sites: what runs.
+        said: what each documented command printed.
+        job: digest of the documented job.
+    """
+
+    hands: Hands
+    model: Path
+    outside: Path
+    lead: Running | None = None
+    sites: dict[str, Running] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    job: str = ""
+
+    def follow(self) -> None:
+        """Does what the document says, line by line, north's lines at south as well."""
+        for line in documented():
+            for spoken in (line, swapped(line)) if "--dir north" in line else (line,):
+                self.said[spoken] = self._do(shlex.split(spoken)[1:])
+
+    def _do(self, words: list[str]) -> str:
+        match words[:2]:
+            case ["lead", "init"]:
+                ports = ("--port-fleet", str(free_port()), "--port-consortium", str(free_port()))
+                return self.hands.do(*words, *ports)
+            case ["lead", "up"]:
+                self.lead = self.hands.start("lead", *words)
+                self.lead.hear("is up")
+                return self.lead.said
+            case ["lead", "propose"]:
+                until(lambda: len([*self.hands.place.glob("lead/offers/*.signed")]) == 2, "offers")
+                self.hands.do(*words, "--model", str(self.model))
+                (self.job,) = self.jobs()
+                return self.job
+            case ["site", "up"]:
+                return self.site_up(words[-1]).said
+            case ["site", "data"]:
+                words[2] = str(write_records(self.hands.place / f"{words[4]}.csv", *RECORDS[words[4]]))
+                return self.hands.do(*words)
+            case ["site", "peers"] if "…" in words:
+                words[words.index("…")] = self.words(words[3])
+                return self.hands.do(*words)
+            case ["site", "jobs"]:
+                return until(lambda: self.hands.do(*words), "the plan at a site")
+            case _:
+                return self.hands.do(*[self.job[7:19] if word == "JOB" else word for word in words])
+
+    def site_up(self, name: str, *options: str) -> Running:
+        """Starts a site's agent."""
+        arguments = options or ("--model", str(self.model))
+        self.sites[name] = self.hands.start(name, "site", "up", "--dir", name, *arguments)
+        return self.sites[name]
+
+    def words(self, name: str) -> str:
+        """The words of a member, as it reads them out from its own folder."""
+        if name == "lead":
+            return " ".join(self.hands.json("lead", "peers", "--dir", "lead")["members"][0]["words"])
+        peers = self.hands.json("site", "peers", "--dir", name, "--offline")["members"]
+        return " ".join(next(peer["words"] for peer in peers if peer["own"]))
+
+    def jobs(self) -> dict[str, Any]:
+        """What `lead status` says of each job."""
+        return {entry["job"]: entry for entry in self.hands.json("lead", "status", "--dir", "lead")["jobs"]}
+
+    def propose(self, *options: str) -> str:
+        """Proposes another job; its digest, once both sites have it."""
+        command = ("lead", "propose", "--dir", "lead", "--purpose", "more", "--labels")
+        terms = ("cardiology,neurology,gastro", "--model", str(self.model), "--steps", "2")
+        job: str = self.hands.json(*command, *terms, *options)["job"]
+        for site in self.sites:
+            until(lambda site=site: job[7:19] in self.hands.do("site", "jobs", "--dir", site), "the plan")
+        return job
+
+    def ended(self, job: str) -> Any:
+        """What `lead status` says of a job that has come to its end."""
+        states = ("finished", "failed", "refused", "stopped")
+        return until(lambda: (entry := self.jobs()[job])["state"] in states and entry, "the end of a job")
+
+
+RECORDS = {"north": (1, 70, ""), "south": (2, 90, MARKER), "west": (3, 70, "")}
+
+
+def documented() -> list[str]:
+    """The commands of the document, in its order."""
+    text = (ROOT / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    return re.findall(r"^\$ (cloister .*)$", text, re.MULTILINE)
+
+
+def swapped(line: str) -> str:
+    """A line of north as south types it."""
+    return line.replace("north", "\0").replace("south", "north").replace("\0", "south")
