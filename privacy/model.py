@@ -38,6 +38,7 @@ _MEANT = (
     "*.model",
     "chat_template.jinja",
 )
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
 
@@ -164,6 +165,9 @@ def _refuse_unsafe(folder: Path) -> None:
         if any(path.suffix in _PICKLED for path in folder.iterdir()):
             raise ModelError("model_unsafe", f"The weights in {folder} are pickled.", USE_SAFETENSORS)
         raise ModelError("model_missing", f"{folder} holds no weights.", USE_SAFETENSORS)
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        # transformers would make up an empty one, without a word.
+        raise ModelError("model_missing", f"{folder} holds no tokenizer.", USE_SAFETENSORS)
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _settings(folder / name):
             raise ModelError(

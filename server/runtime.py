@@ -114,7 +114,11 @@ class Session:
         Raises:
             TransportError: ``refused``, Flower does not know the run any more.
         """
-        self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        try:
+            self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        except TransportError:
+            self._client.close()
+            raise
         self._heart.start()
         return self
 

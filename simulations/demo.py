@@ -45,12 +45,14 @@ class Demo:
         stage: the data.
         terms: the plan's terms.
         model: name or folder of the base model.
+        host: the address of the lead, as sites see it.
     """
 
     out: Path
     stage: Stage
     terms: Terms
     model: str
+    host: str = "127.0.0.1"
 
 
 @dataclass
@@ -111,7 +113,7 @@ def assemble(demo: Demo, troupe: Troupe, say: Callable[[str], None]) -> Cast:
     """Makes a consortium: folders, keys, invites, confirmed words, registered records, running processes."""
     say(f"Making a consortium of {len(demo.stage.train)} sites in {demo.out}")
     settings = Settings(
-        consortium="demo", host="127.0.0.1", port_fleet=free_port(), port_consortium=free_port()
+        consortium="demo", host=demo.host, port_fleet=free_port(), port_consortium=free_port()
     )
     lead = LeadFolder.create(demo.out / "lead", settings)
     troupe.start("lead", ["lead", "up", "--dir", str(lead.path)], demo.out / "lead.out")

@@ -36,16 +36,19 @@ class Troupe:
 
     def start(self, name: str, arguments: list[str], output: Path) -> None:
         """Starts ``cloister ARGUMENTS``; its output goes to the file ``output``."""
-        command = [sys.executable, "-m", "cloister.privacy.cli", *arguments]
         with output.open("ab") as file:
             process = subprocess.Popen(
-                command,
+                self.command(name, arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **_OFFLINE},
             )
         self._running[name] = (process, output)
+
+    def command(self, name: str, arguments: list[str]) -> list[str]:  # noqa: ARG002  # for benchmarks
+        """What is executed for ``cloister ARGUMENTS``."""
+        return [sys.executable, "-m", "cloister.privacy.cli", *arguments]
 
     def check(self) -> None:
         """Raises ``RoundError`` ``site_failed`` if a process has ended, with its last words."""
@@ -88,17 +91,17 @@ def free_port() -> int:
 
 
 class Memory:
-    """The peak of what this process and all its descendants hold in memory.
+    """The peak of what this process (unless ``own`` is False) and all its descendants hold in memory.
 
     Attributes:
         peak_rss: largest sum of resident sets, bytes; pages that processes share count once for each.
         peak_pss: largest sum of proportional sets, bytes; shared pages count once. 0 if not measured.
     """
 
-    def __init__(self, *, pss: bool = False, every: float = 0.5) -> None:
+    def __init__(self, *, pss: bool = False, every: float = 0.5, own: bool = True) -> None:
         self.peak_rss = 0
         self.peak_pss = 0
-        self._pss, self._every = pss, every
+        self._pss, self._every, self._own = pss, every, own
         self._stop = threading.Event()
 
     @contextlib.contextmanager
@@ -115,8 +118,8 @@ class Memory:
     def _sample(self) -> None:
         while not self._stop.wait(self._every):
             rss = pss = 0
-            own = psutil.Process()
-            for process in (own, *own.children(recursive=True)):
+            root = psutil.Process()
+            for process in (*([root] if self._own else []), *root.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
                     rss += process.memory_info().rss
                     if self._pss:

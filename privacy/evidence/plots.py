@@ -14,14 +14,14 @@ from typing import TypeAlias
 
 Points: TypeAlias = Sequence[tuple[int, float]]
 
-WIDTH = 400
-_LEFT, _RIGHT, _TOP, _BOTTOM, _FLOOR = 38, 292, 14, 206, 240
+WIDTH = 360
+_LEFT, _RIGHT, _TOP, _BOTTOM, _FLOOR = 36, 254, 14, 190, 224
 _LETTERS = 17
 """How many letters of 11 units stand beside a line."""
 _LABELS = 8
 """More lines than this are not labelled one by one."""
 _LINE_HEIGHT = 13
-_BAR_STEP, _BAR_LEFT, _BAR_RIGHT = 31, 2, 350
+_BAR_STEP, _BAR_LEFT, _BAR_RIGHT = 31, 1, 320
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Curve:
         label_y: where its label stands.
         worst: whether it is the one to look at.
         dash: 0 to 3, to tell lines apart without colour.
+        early: whether it ends before the others, so that its label needs a leader.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Curve:
     label_y: str
     worst: bool
     dash: int
+    early: bool
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _curves(
             label_y=_place(rows.get(points, ends[points])),
             worst=points == worst and len(shared) > 1,
             dash=number % 4,
+            early=points[-1][0] < x.high,
         )
         for number, (points, names) in enumerate(shared.items())
     )
@@ -179,8 +182,10 @@ def _ticks(low: float, high: float, ceiling: float | None) -> list[float]:
 
 
 def _round_ticks(first: int, last: int) -> list[int]:
-    step = max(1, math.ceil((last - first) / 6))
-    return list(range(first, last + 1, step))
+    """At most ten round numbers, each a multiple of 1, 2 or 5 times a power of ten."""
+    steps = (factor * 10**power for power in range(6) for factor in (1, 2, 5))
+    step = next(step for step in steps if last - first < 10 * step)
+    return [number for number in range(first, last + 1) if number % step == 0]
 
 
 def _text(value: float, step: float, percent: bool) -> str:
@@ -226,7 +231,7 @@ def shares(rows: Sequence[tuple[str, float, str]]) -> BarPlot:
         )
         for number, (label, value, look) in enumerate(rows)
     )
-    return BarPlot(bars, bars[0].end, _BAR_STEP * len(bars) + 4)
+    return BarPlot(bars, bars[0].end, _BAR_STEP * len(bars))
 
 
 def _place(value: float) -> str:

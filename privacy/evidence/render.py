@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def _template(version: int) -> Template:
         "percent": percent,
         "size": size,
         "grouped": grouped,
+        "decimal": decimal,
         "duration": duration,
         "listing": reading.listing,
         "meaning": REASONS.__getitem__,
@@ -126,6 +128,11 @@ def ceiling(share: float) -> str:
 def grouped(whole: str) -> str:
     """A whole number with commas between thousands."""
     return f"{int(whole):,}"
+
+
+def decimal(number: str) -> str:
+    """A number without an exponent."""
+    return f"{Decimal(number):f}"
 
 
 def size(whole: str) -> str:

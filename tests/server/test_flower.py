@@ -15,6 +15,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
+def cold_fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A server that was not started."""
+    with closing(Fleet(tmp_path)) as fleet:
+        yield fleet
+
+
+@pytest.fixture
 def own_fleet(tmp_path: Path) -> Iterator[Fleet]:
     """A server with three running sites, for tests that break it."""
     yield from _running(Fleet(tmp_path))
@@ -62,14 +70,13 @@ def _running(fleet: Fleet) -> Iterator[Fleet]:
 def run(fleet: Fleet, rounds: list[bytes], archive: bytes | None = None) -> dict[bytes, dict[str, Message]]:
     """Runs a ServerApp that asks all sites; the answers by question and site."""
     answers: dict[bytes, dict[int, Message]] = {}
-    runtime = fleet.runtime()
-    nodes = {node: name for name, node in fleet.register(runtime).items()}
-    run_id = runtime.start_run(archive or bundle.build(), PLAN)
-    with runtime.acquire() as session:
-        assert session.token.run_id == run_id
-        session.run(asks(fleet.sites, rounds, answers))
-    assert runtime.status(run_id) == "finished:completed"
-    runtime.close()
+    with closing(fleet.runtime()) as runtime:
+        nodes = {node: name for name, node in fleet.register(runtime).items()}
+        run_id = runtime.start_run(archive or bundle.build(), PLAN)
+        with runtime.acquire() as session:
+            assert session.token.run_id == run_id
+            session.run(asks(fleet.sites, rounds, answers))
+        assert runtime.status(run_id) == "finished:completed"
     return {
         data: {nodes[node]: reply for node, reply in replies.items()} for data, replies in answers.items()
     }
@@ -124,9 +131,8 @@ def test_a_large_envelope_arrives_whole_and_one_that_is_too_large_is_refused(fle
 
 
 def test_registering_a_node_again_gives_the_same_node(fleet: Fleet) -> None:
-    runtime = fleet.runtime()
-    assert fleet.register(runtime) == fleet.register(runtime)
-    runtime.close()
+    with closing(fleet.runtime()) as runtime:
+        assert fleet.register(runtime) == fleet.register(runtime)
 
 
 # What is refused
@@ -136,7 +142,7 @@ def answer(address: str, context: ssl.SSLContext, path: str, body: bytes = b"", 
     """The status of a call, or "refused" where the connection is."""
     host, port = address.split(":")
     connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=20)
-    fixed = {"content-type": "application/x-protobuf", "accept": "application/x-protobuf"}
+    fixed = {"content-type": "application/protobuf", "accept": "application/protobuf"}
     try:
         connection.request("POST" if body else "GET", path, body or None, fixed | headers)
         return connection.getresponse().status
@@ -222,19 +228,16 @@ def test_no_task_without_the_secret(fleet: Fleet, tmp_path: Path) -> None:
     assert answer(fleet.control, operator, "/v1/runtime/acquire-task", b"\n\x00") == 401
     (tmp_path / "secret").write_bytes(bytes(32))
     (tmp_path / "secret").chmod(0o600)
-    runtime = fleet.runtime(secret=tmp_path / "secret")
-    with pytest.raises(TransportError) as caught:
-        runtime.acquire()
-    runtime.close()
+    with closing(fleet.runtime(secret=tmp_path / "secret")) as runtime:
+        with pytest.raises(TransportError) as caught:
+            runtime.acquire()
     assert (caught.value.id, "401" in caught.value.what) == ("refused", True)
 
 
 def test_a_token_that_is_none_continues_nothing(fleet: Fleet) -> None:
-    runtime = fleet.runtime()
-    session = runtime.resume(TaskToken("0" * 128, 1, 1))
-    with pytest.raises(TransportError) as caught, session:
-        pass
-    runtime.close()
+    with closing(fleet.runtime()) as runtime:
+        with pytest.raises(TransportError) as caught, runtime.resume(TaskToken("0" * 128, 1, 1)):
+            pass
     assert caught.value.id == "refused"
 
 
@@ -250,15 +253,14 @@ def failed_start(fleet: Fleet, config: Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_port_in_use_is_one_line_and_an_exit_code(fleet: Fleet, tmp_path: Path) -> None:
-    other = Fleet(tmp_path)
-    other.fleet = fleet.fleet
-    code, text = failed_start(other, other.config())
+def test_a_port_in_use_is_one_line_and_an_exit_code(fleet: Fleet, cold_fleet: Fleet) -> None:
+    cold_fleet.fleet = fleet.fleet
+    code, text = failed_start(cold_fleet, cold_fleet.config())
     assert code == 1
-    assert text.splitlines() == [
-        f"Port {fleet.fleet.split(':')[1]} of 127.0.0.1 is taken. "
-        "Stop the other program, or change the port. [port_in_use]"
-    ]
+    port = fleet.fleet.split(":")[1]
+    assert text.strip() == (
+        f"Port {port} of 127.0.0.1 is taken. Stop the other program or change the port. [port_in_use]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,23 +272,24 @@ def test_a_port_in_use_is_one_line_and_an_exit_code(fleet: Fleet, tmp_path: Path
         ({"host": "192.0.2.1"}, "option_invalid"),
     ],
 )
-def test_an_unusable_configuration_is_one_line(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    fleet = Fleet(tmp_path)
-    code, text = failed_start(fleet, fleet.config(**changes))
+def test_an_unusable_configuration_is_one_line(
+    cold_fleet: Fleet, changes: dict[str, Any], reason: str
+) -> None:
+    code, text = failed_start(cold_fleet, cold_fleet.config(**changes))
     assert code in (1, 2)
     assert len(text.splitlines()) == 1
     assert f"[{reason}]" in text
 
 
-def test_the_server_ends_with_a_killed_parent(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path)
+def test_the_server_ends_with_a_killed_parent(cold_fleet: Fleet) -> None:
     parent = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-m', 'cloister.server.superlink', sys.argv[1]])\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    process = fleet.spawn([sys.executable, "-c", parent, str(fleet.config())], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", parent, str(cold_fleet.config())]
+    process = cold_fleet.spawn(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]  # the pid, then the server's own ready line
     pid = next(int(line) for line in lines if line.strip().isdigit())
@@ -320,8 +323,7 @@ def test_a_killed_site_recovers_its_message_from_the_journal(own_fleet: Fleet) -
         victim.wait()
         fleet.site("north")
 
-    # the others answer at once the second time only, so all three hang unless told otherwise
-    for name in ("south", "west"):
+    for name in ("south", "west"):  # these two do not hang
         (fleet.folder / name).mkdir(exist_ok=True)
         (fleet.folder / name / "hung").touch()
     killer = threading.Thread(target=kill_and_restart)
@@ -336,8 +338,8 @@ def test_a_killed_site_recovers_its_message_from_the_journal(own_fleet: Fleet) -
     assert asked(fleet, "south") == ["hang", "after"]
 
 
-_SERVER_APP = """
-import json, sys, time
+_SERVER_APP = """\
+import json, sys
 from pathlib import Path
 from tests.fleet import asks
 from cloister.server.runtime import Runtime, RuntimeSettings
@@ -348,22 +350,18 @@ runtime = Runtime(RuntimeSettings(**paths, **values))
 answers = {}
 with runtime.acquire() as session:
     Path("token").write_text(json.dumps(session.token.to_json()))
-    session.run(asks(("north", "south", "west"), [b"one"], answers))
-    time.sleep(600)
+    session.run(asks(("north", "south", "west"), [b"one", b"hang"], answers))
 """
 
 
 def test_a_killed_serverapp_is_continued_with_its_token(own_fleet: Fleet) -> None:
     fleet = own_fleet
-    settings = {
-        name: value if isinstance(value, float) else str(value)
-        for name, value in vars(fleet.settings()).items()
-    }
+    values = vars(fleet.settings()).items()
+    settings = {name: value if isinstance(value, float) else str(value) for name, value in values}
     (fleet.folder / "runtime.json").write_text(json.dumps(settings))
     runtime = fleet.runtime()
     run_id = runtime.start_run(bundle.build(), PLAN)
-    script = _SERVER_APP.replace('[b"one"]', '[b"one", b"hang"]')
-    victim = fleet.spawn([sys.executable, "-c", script, "runtime.json"])
+    victim = fleet.spawn([sys.executable, "-c", _SERVER_APP, "runtime.json"])
     until((fleet.folder / "north" / "hung").exists, "the second round")
     victim.kill()
     victim.wait()

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from cloister.client.learn import export, model
+from cloister.client.learn import export
 from cloister.client.learn.adapters import pool
 from cloister.client.learn.evaluation import probabilities
 from cloister.client.learn.features import Tokens
+from cloister.client.learn.model import tokenize
 from cloister.privacy.canonical import digest
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout, Placement, layout
-from cloister.privacy.model import BaseModel
+from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Adapter, Aggregation, Base, Party, Plan, Privacy, Rows, Site, Task, Training
 from tests import models
 
@@ -25,7 +26,7 @@ SOME = digest(b"some")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return model.describe(models.write(tmp_path_factory.mktemp("models") / "tiny"))
+    return describe(models.write(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def plan_of(base: BaseModel, top_layers: int) -> tuple[Plan, Layout]:
@@ -67,7 +68,7 @@ def exported(request: pytest.FixtureRequest, base: BaseModel, tmp_path: Path) ->
 def test_what_was_saved_is_what_was_trained(exported: Path, base: BaseModel) -> None:
     loaded = export.load(exported, base)
     placed = models.classifier(top_layers=2 if (exported / "adapter_config.json").exists() else 0)
-    ids = model.tokenize(base, TEXTS, 16)
+    ids = tokenize(base, TEXTS, 16)
     expected = probabilities(placed, Tokens(ids), models.vector(placed.layout.size))
     np.testing.assert_array_equal(loaded.probabilities(TEXTS), expected)
     assert loaded.predict(TEXTS) == [LABELS[row] for row in expected.argmax(axis=1)]
@@ -87,7 +88,7 @@ def test_plain_peft_loads_the_folder(base: BaseModel, tmp_path: Path) -> None:
     theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(base.path), tmp_path).eval()
     head = load_file(tmp_path / "head.safetensors")
     settings = json.loads((tmp_path / "config.json").read_text())
-    ids = torch.from_numpy(model.tokenize(base, TEXTS[:1], 16)[0])[None]
+    ids = torch.from_numpy(tokenize(base, TEXTS[:1], 16)[0])[None]
     with torch.no_grad():
         states = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         features = settings["scale"] * pool(states, torch.ones_like(ids))

@@ -1,0 +1,171 @@
+"""A federation over real processes, watched from outside: gaps between rounds, bytes, memory.
+
+The work is the one that other systems were measured with, as near as a plan expresses it: MiniLM, LoRA of
+rank 8 on query and value of all six layers, four classes, three sites, three steps of 16 records a round,
+at most 32 tokens a record, no privacy.
+
+    python -m cloister.simulations.bench.federation FOLDER ROUNDS MODEL
+
+must run in a network namespace of its own (``wire.isolation``) to lay a cable; elsewhere the counters of
+the machine's loopback interface are read, which the lead's own two processes share with the sites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.client.site.records import Records
+from cloister.server.proposal import Terms
+from cloister.simulations import demo, generator
+from cloister.simulations.bench import wire
+from cloister.simulations.bench.site import SCORE, TIMES, TRAIN, Interval, intervals
+from cloister.simulations.processes import Memory, Troupe
+from cloister.simulations.stage import Stage
+from cloister.simulations.triage import DEPARTMENTS
+
+SITES, CLASSES, NOTES, BATCH, STEPS, TOKENS = 3, 4, 900, 16, 3, 32
+_HELD_OUT = 0.1
+_RATE = BATCH / (NOTES * (1 - _HELD_OUT))
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run showed.
+
+    Attributes:
+        gaps: seconds from the first training start of a round to that of the next, without the time in
+            which any site trained; one for each round but the last.
+        scoring: seconds of a gap in which a site scored the global model on its held-out records, the
+            longest of the sites; the median over rounds.
+        wire_bytes: what went over the cable, or the loopback interface where there is none.
+        inner_bytes: what the lead's two processes told each other; 0 where that cannot be told apart.
+        payload_bytes: the arrays that the plan must move: the model down and the update up, 4 bytes a
+            parameter, for each site and round.
+        pss_gib: peak of the proportional set sizes of all processes.
+        cabled: whether there was a cable.
+    """
+
+    gaps: list[float]
+    scoring: float
+    wire_bytes: int
+    inner_bytes: int
+    payload_bytes: int
+    pss_gib: float
+    cabled: bool
+
+
+def gaps(noted: Iterable[Interval]) -> list[float]:
+    """The gap after each round but the last, from the training intervals of all sites."""
+    rounds: dict[int, list[Interval]] = {}
+    for interval in noted:
+        rounds.setdefault(interval.round, []).append(interval)
+    starts = {number: min(i.start for i in found) for number, found in rounds.items()}
+    return [
+        starts[number + 1] - starts[number] - union(rounds[number])
+        for number in sorted(rounds)
+        if number + 1 in rounds
+    ]
+
+
+def union(noted: Iterable[Interval]) -> float:
+    """The length of the time that at least one interval covers, seconds."""
+    covered, until = 0.0, float("-inf")
+    for interval in sorted(noted, key=lambda i: i.start):
+        covered += max(0.0, interval.end - max(interval.start, until))
+        until = max(until, interval.end)
+    return covered
+
+
+class _Cast(Troupe):
+    """The processes of a demo, the sites with a timed agent and at the far end of the cable."""
+
+    def __init__(self, prefix: tuple[str, ...]) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def command(self, name: str, arguments: list[str]) -> list[str]:
+        if name == "lead":
+            return super().command(name, arguments)
+        module = "cloister.simulations.bench.site"
+        return [*self._prefix, sys.executable, "-m", module, *arguments[2:]]
+
+
+def _stage() -> Stage:
+    labels = tuple(sorted(DEPARTMENTS)[:CLASSES])
+    settings = generator.GeneratorSettings(sites=SITES, notes=2 * NOTES, test=24, alpha=10.0)
+    corpus = generator.generate(settings)
+
+    def kept(notes: Iterable[generator.Note]) -> Records:
+        return generator.records([note for note in notes if note.label in labels][:NOTES])
+
+    train = {name: kept(notes) for name, notes in corpus.train.items()}
+    return Stage("triage notes to departments", labels, train, kept(corpus.test))
+
+
+def _terms(labels: tuple[str, ...], rounds: int) -> Terms:
+    return Terms(
+        purpose="a benchmark",
+        labels=labels,
+        mode="off",
+        rounds=rounds,
+        steps=STEPS,
+        rate=_RATE,
+        head_rate=0.002,
+        adapter_rate=0.002,
+        top_layers=6,
+        max_tokens=TOKENS,
+        minimum_sites=SITES,
+    )
+
+
+def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
+    """Runs the federation in the folder ``out``."""
+    play = _stage()
+    host = wire.LEAD if cabled else "127.0.0.1"
+    wanted = demo.Demo(out, play, _terms(play.labels, rounds), model, host)
+    laid: AbstractContextManager[wire.Cable | None] = wire.cable() if cabled else contextlib.nullcontext()
+    with laid as cable, _Cast(cable.prefix if cable else ()) as troupe:
+        memory, before = Memory(pss=True, every=1.0, own=False), wire.counted("lo")[1]
+        with memory.watching():
+            cast = demo.assemble(wanted, troupe, lambda _: None)
+            run = demo.federate(wanted, cast, demo.Watcher())
+        local = wire.counted("lo")[1] - before
+        sent = cable.bytes if cable else local
+    noted = [interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES)]
+    return Measured(
+        gaps=gaps(i for i in noted if i.kind == TRAIN),
+        scoring=_scoring(noted),
+        wire_bytes=sent,
+        inner_bytes=local if cable else 0,
+        payload_bytes=2 * 4 * run.plan.adapter.parameters * SITES * rounds,
+        pss_gib=memory.peak_pss / _GIB,
+        cabled=cabled,
+    )
+
+
+def _scoring(noted: Iterable[Interval]) -> float:
+    longest: dict[int, float] = {}
+    for interval in noted:
+        if interval.kind == SCORE:
+            longest[interval.round] = max(longest.get(interval.round, 0.0), interval.end - interval.start)
+    return statistics.median(longest.values())
+
+
+def main(arguments: list[str]) -> None:
+    """Measures once and prints one JSON object."""
+    out, rounds, model, *cable = arguments
+    found: dict[str, Any] = vars(measure(Path(out), int(rounds), model, cabled=bool(cable)))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

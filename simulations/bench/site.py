@@ -1,0 +1,105 @@
+"""A site's agent that also notes when it trained, in its own folder. Nothing else about it is different.
+
+    python -m cloister.simulations.bench.site --dir FOLDER --model MODEL
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloister.client.agent import Agent
+from cloister.client.jobs import Job
+from cloister.client.participation import Learner, Participant
+from cloister.client.site.folder import SiteFolder
+from cloister.privacy.update import Delta, Vector
+from cloister.privacy.wire.envelope import Header
+
+TIMES = "times.jsonl"
+TRAIN, SCORE = "train", "score"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A piece of work at one site, in seconds of the machine's monotonic clock.
+
+    Attributes:
+        kind: ``train``, or ``score`` for the site's own evaluation of a global model.
+        round: for ``score``, the round that the model came out of.
+    """
+
+    kind: str
+    round: int
+    start: float
+    end: float
+
+
+def intervals(path: Path) -> list[Interval]:
+    """What a site has noted."""
+    return [Interval(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+class TimedLearner:
+    """Another learner, and a line for each time that it worked.
+
+    Args:
+        learner: does the work.
+        path: where the lines go.
+    """
+
+    def __init__(self, learner: Learner, path: Path) -> None:
+        self._learner, self._path = learner, path
+
+    @contextmanager
+    def _noting(self, kind: str, number: int) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        done = Interval(kind, number, start, time.monotonic())
+        with self._path.open("a") as file:
+            file.write(json.dumps(vars(done)) + "\n")
+
+    def train(self, model: Vector, header: Header) -> Delta:
+        """See ``Learner``."""
+        with self._noting(TRAIN, header.round):
+            return self._learner.train(model, header)
+
+    def keep(self, model: Vector, round: int) -> None:
+        """See ``Learner``."""
+        with self._noting(SCORE, round):
+            self._learner.keep(model, round)
+
+    def release(self, model: Vector) -> None:
+        """See ``Learner``."""
+        self._learner.release(model)
+
+
+class TimedAgent(Agent):
+    """The agent, with its learners timed."""
+
+    def _participant(self, job: Job) -> Participant:
+        participant = super()._participant(job)
+        participant.learner = TimedLearner(participant.learner, job.folder / TIMES)
+        return participant
+
+
+def main() -> None:
+    """Runs until it is told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    arguments = parser.parse_args()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    TimedAgent(SiteFolder.open(arguments.dir), arguments.model, lambda line: print(line, flush=True)).run(stop)
+
+
+if __name__ == "__main__":
+    main()
