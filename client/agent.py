@@ -8,6 +8,7 @@ model is loaded and the records are ready, so a run starts warm.
 
 from __future__ import annotations
 
+import importlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from cloister.privacy.errors import CloisterError
 from cloister.privacy.wire import bundle
 
 _LOOK_S = 0.5
+_LAST_ROUND_S = 10.0
 
 
 class Agent:
@@ -47,8 +49,12 @@ class Agent:
         self._announced: set[str] = set()
         self._failure: CloisterError | None = None
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event) -> bool:
         """Works until ``stop`` is set.
+
+        Returns:
+            Whether all work has ended. False: a thread still computes a round that takes too long to wait
+            for. Nothing of it has left, so the process may end at any moment.
 
         Raises:
             StateError: ``state_locked``, another agent works in the folder.
@@ -60,16 +66,18 @@ class Agent:
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
             watch.start()
             fleet.start()
+            threading.Thread(target=_warm, name="warm", daemon=True).start()
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
             finally:
                 stop.set()
                 watch.stop()
-                fleet.join(timeout=10)
+                fleet.join(timeout=_LAST_ROUND_S)
                 self._site.log.head()
         if self._failure:
             raise self._failure
+        return not fleet.is_alive()
 
     # Flower
 
@@ -172,3 +180,8 @@ class Agent:
             done=job.close,
             complain=self._say,
         )
+
+
+def _warm() -> None:
+    """Loads torch and what builds on it while there is time, so that an approved job need not wait for it."""
+    importlib.import_module("cloister.client.learn.learner")

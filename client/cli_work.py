@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,7 +73,10 @@ def up(
         signal.signal(number, lambda *_: stop.set())
     site = SiteFolder.open(directory)
     typer.echo(f"{site.name} is up; the lead is {site.membership.service}.")
-    Agent(site, model, _say).run(stop)
+    if not Agent(site, model, _say).run(stop):
+        _say("Stopped in the middle of a round; it will be computed again at the next start.")
+        sys.stdout.flush()
+        os._exit(0)  # the interpreter must not be taken down under a thread that computes in torch
 
 
 def jobs(directory: Directory = HERE, json: Json = False) -> None:

@@ -6,6 +6,7 @@ Click command. An error of ours becomes one line and its exit code, never a trac
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
@@ -18,6 +19,10 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 _WRONG_USE = 2
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""What libraries read when they are imported: nothing is looked for outside this machine. A person who
+wants a base model fetched by its name on the hub sets HF_HUB_OFFLINE=0."""
 
 
 class Command(NamedTuple):
@@ -89,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 it failed and said why, 2 wrong use, 130 interrupted; others are the
         command's own.
     """
+    for name, value in _OFFLINE.items():
+        os.environ.setdefault(name, value)
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen, rest = (given[0], given[1:]) if given else ("", [])
     if chosen in ("--help", "-h", ""):

@@ -86,6 +86,8 @@ def shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
             length = int.from_bytes(file.read(8), "little")
             header = file.read(min(length, _HEADER_LIMIT))
         try:
+            if len(header) != length:
+                raise ValueError("the header is cut, or longer than any model needs")
             tensors = json.loads(header)
             found |= {k: _shape(v["shape"]) for k, v in tensors.items() if k != "__metadata__"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

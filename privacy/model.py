@@ -149,7 +149,7 @@ def _downloaded(name: str) -> Path:
         raise ModelError(
             "model_missing",
             f"{name} is neither a folder nor a model that the hub hands out here.",
-            "Check the name and the network, or name a folder that holds the model.",
+            "Name a folder that holds the model, or set HF_HUB_OFFLINE=0 to fetch it once.",
         ) from error
 
 

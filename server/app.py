@@ -8,6 +8,7 @@ sum and dropped. A fault of one site is recorded with its reason and never avera
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -61,8 +62,8 @@ class Progress:
     round: int
     rounds: int
     standings: Mapping[str, Standing]
-    bytes_up: int
-    bytes_down: int
+    up: Mapping[str, int]
+    down: Mapping[str, int]
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Federation:
         present: the names of the sites that are connected now.
         stopping: whether the operator asked to stop.
         report: called with the progress whenever a site's standing changes.
+        up, down: bytes of envelopes by site, in this process.
     """
 
     plan: Plan
@@ -91,8 +93,8 @@ class Federation:
     stopping: Callable[[], bool] = lambda: False
     report: Callable[[Progress], None] = lambda _: None
     pace: Pace = field(default_factory=Pace)
-    bytes_up: int = 0
-    bytes_down: int = 0
+    up: Counter[str] = field(default_factory=Counter)
+    down: Counter[str] = field(default_factory=Counter)
     away: dict[str, float] = field(default_factory=dict)  # site -> since when it is not connected
 
     def run(self, grid: Grid) -> Checkpoint:
@@ -182,7 +184,7 @@ class Federation:
     def _progress(self, current: Round) -> None:
         rounds = self.plan.training.rounds
         standings = dict(current.standings)
-        self.report(Progress(current.number, rounds, standings, self.bytes_up, self.bytes_down))
+        self.report(Progress(current.number, rounds, standings, dict(self.up), dict(self.down)))
 
     # Moving envelopes
 
@@ -295,7 +297,7 @@ class _Post:
             )
             (message_id,) = self.grid.push_messages([message])
             self.sent[site] = (message_id, now)
-            self.federation.bytes_down += len(data)
+            self.federation.down[site] += len(data)
 
     def receive(self) -> Iterable[tuple[str, Opened]]:
         """The answers that are there, opened; one that does not open marks its site as refused."""
@@ -334,7 +336,7 @@ class _Post:
             raise RoundError("site_failed", f"{site} answered something that holds no envelope.") from error
         if not isinstance(data, bytes):
             raise RoundError("site_failed", f"{site} answered something that holds no envelope.")
-        self.federation.bytes_up += len(data)
+        self.federation.up[site] += len(data)
         answer = messages.UPDATE if self.kind == messages.TASK else messages.CLOSED
         return self.federation.opened(self.current, site, (answer, messages.REFUSAL), data)
 

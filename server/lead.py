@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloister.privacy import canonical, durable
@@ -198,6 +198,9 @@ class Lead:
             stop.wait(_LOOK_S)
             return None
         except CloisterError as error:
+            if error.id == "stopped" and not job.stopping():  # the process is to end, not the job
+                self._say("The job goes on from its checkpoint at the next `cloister lead up`.")
+                return None
             self._end(job, error)
         return job
 
@@ -233,14 +236,7 @@ class Lead:
         model = messages.model_digest(end.model)
         self._folder.log.append("job.finished", job=job.plan.digest, model=model, rounds=end.round)
         self._folder.log.head()
-        job.note(
-            {
-                **job.progress,
-                "bytes_up": federation.bytes_up,
-                "bytes_down": federation.bytes_down,
-                "model": model,
-            }
-        )
+        job.note({**job.progress, **_moved(federation.up, federation.down), "model": model})
         job.move(FINISHED)
         self._say(f"Finished {job.plan.digest[7:19]}: {model}")
 
@@ -261,6 +257,14 @@ def _shown(progress: Progress) -> dict[str, Any]:
         "standings": {
             name: standing.reason or standing.state for name, standing in progress.standings.items()
         },
-        "bytes_up": progress.bytes_up,
-        "bytes_down": progress.bytes_down,
+        **_moved(progress.up, progress.down),
+    }
+
+
+def _moved(up: Mapping[str, int], down: Mapping[str, int]) -> dict[str, Any]:
+    """Bytes of envelopes, in all and by site."""
+    return {
+        "bytes_up": sum(up.values()),
+        "bytes_down": sum(down.values()),
+        "traffic": {name: {"up": up.get(name, 0), "down": size} for name, size in down.items()},
     }

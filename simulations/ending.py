@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from cloister.privacy import durable
-from cloister.simulations import baselines, outcome, stage
+from cloister.privacy.evidence.render import render
+from cloister.simulations import baselines, dossier, outcome, stage
 from cloister.simulations.demo import Demo, Run
 from cloister.simulations.outcome import Outcome
 from cloister.simulations.processes import Memory
@@ -33,6 +34,13 @@ def conclude(
     federated, own = outcome.accuracies(run, demo.stage.test)
     found = Outcome(run, compared, federated, own, stage.majority(demo.stage.test), memory.peak_rss)
     result = found.to_json()
-    durable.write(demo.out / "result.json", json.dumps(result, indent=2).encode() + b"\n", mode=0o644)
+    _keep(demo, "result.json", json.dumps(result, indent=2) + "\n")
+    evidence = dossier.gather(found, len(demo.stage.test))
+    _keep(demo, "evidence.json", json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    _keep(demo, "report.html", render(evidence))
     shutil.copytree(run.site_job(next(iter(run.sites))) / "model", demo.out / "model")
     return result, [outcome.table(found), *outcome.reading(found)]
+
+
+def _keep(demo: Demo, name: str, text: str) -> None:
+    durable.write(demo.out / name, text.encode(), mode=0o644)

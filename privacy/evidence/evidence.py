@@ -6,7 +6,7 @@ as a string rounds it up.
 
 Formal guarantees:
     ``Evidence.from_json`` returns only values in which the job is the digest of the plan, consortium,
-    purpose, base model, parties, privacy mode and unit are those of the plan, every fingerprint's
+    purpose, base model, parties and privacy mode are those of the plan, every fingerprint's
     words belong to its digest, and every site whose update was accepted has a privacy statement.
     It checks no signature, and not that anything recorded is true.
 """
@@ -94,7 +94,7 @@ class Guarantee(Part):
 
     site: Name
     mode: Literal["local", "off"]
-    unit: Literal["record", "person"]
+    unit: Literal["record"]
     epsilon: Number | None
     delta: Number | None
     budget: Number | None
@@ -274,9 +274,8 @@ class Evidence(Part):
 
     @model_validator(mode="after")
     def _privacy_is_stated(self) -> Self:
-        terms = (self.plan.privacy.mode, self.plan.privacy.unit)
-        if any((stated.mode, stated.unit) != terms for stated in self.privacy):
-            raise ValueError("the mode or unit of privacy is not that of the plan")
+        if any(stated.mode != self.plan.privacy.mode for stated in self.privacy):
+            raise ValueError("the mode of privacy is not that of the plan")
         if not {name for done in self.rounds for name in done.accepted} <= {s.site for s in self.privacy}:
             raise ValueError("a site whose update was accepted has no privacy statement")
         return self

@@ -1,4 +1,4 @@
-"""How sure a line of a report is. A line without a grade does not exist."""
+"""How sure a line of a report is. Every line has a grade: that of the weakest thing it rests on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,3 @@ class Grade(Enum):
     def __init__(self, word: str, meaning: str) -> None:
         self.word = word
         self.meaning = meaning
-
-
-def weakest(*grades: Grade) -> Grade:
-    """The grade of a line that rests on several: that of its weakest part."""
-    return max(grades, key=list(Grade).index)

@@ -1,1 +1,1 @@
-"""The private step: per-unit gradients, clipped and noised. Imports torch; only client and simulations use it."""
+"""The private step: per-unit gradients, clipped and noised. Imports torch; client and simulations only."""

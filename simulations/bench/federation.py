@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import statistics
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -26,7 +25,7 @@ from cloister.client.site.records import Records
 from cloister.server.proposal import Terms
 from cloister.simulations import demo, generator
 from cloister.simulations.bench import wire
-from cloister.simulations.bench.site import SCORE, TIMES, TRAIN, Interval, intervals
+from cloister.simulations.bench.site import TIMES, Interval, intervals, scored
 from cloister.simulations.processes import Memory, Troupe
 from cloister.simulations.stage import Stage
 from cloister.simulations.triage import DEPARTMENTS
@@ -43,9 +42,9 @@ class Measured:
 
     Attributes:
         gaps: seconds from the first training start of a round to that of the next, without the time in
-            which any site trained; one for each round but the last.
-        scoring: seconds of a gap in which a site scored the global model on its held-out records, the
-            longest of the sites; the median over rounds.
+            which any site trained; of the rounds after which sites scored nothing.
+        scored_gaps: the same of the other rounds: each site's scoring of the new global model, on its
+            held-out records, is in the gap.
         wire_bytes: what went over the cable, or the loopback interface where there is none.
         inner_bytes: what the lead's two processes told each other; 0 where that cannot be told apart.
         payload_bytes: the arrays that the plan must move: the model down and the update up, 4 bytes a
@@ -55,7 +54,7 @@ class Measured:
     """
 
     gaps: list[float]
-    scoring: float
+    scored_gaps: list[float]
     wire_bytes: int
     inner_bytes: int
     payload_bytes: int
@@ -63,17 +62,17 @@ class Measured:
     cabled: bool
 
 
-def gaps(noted: Iterable[Interval]) -> list[float]:
-    """The gap after each round but the last, from the training intervals of all sites."""
+def gaps(noted: Iterable[Interval]) -> dict[int, float]:
+    """The gap after each round but the last, by number, from the training intervals of all sites."""
     rounds: dict[int, list[Interval]] = {}
     for interval in noted:
         rounds.setdefault(interval.round, []).append(interval)
     starts = {number: min(i.start for i in found) for number, found in rounds.items()}
-    return [
-        starts[number + 1] - starts[number] - union(rounds[number])
+    return {
+        number: starts[number + 1] - starts[number] - union(rounds[number])
         for number in sorted(rounds)
         if number + 1 in rounds
-    ]
+    }
 
 
 def union(noted: Iterable[Interval]) -> float:
@@ -140,24 +139,16 @@ def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
             run = demo.federate(wanted, cast, demo.Watcher())
         local = wire.counted("lo")[1] - before
         sent = cable.bytes if cable else local
-    noted = [interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES)]
+    found = gaps(interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES))
     return Measured(
-        gaps=gaps(i for i in noted if i.kind == TRAIN),
-        scoring=_scoring(noted),
+        gaps=[gap for number, gap in found.items() if not scored(number)],
+        scored_gaps=[gap for number, gap in found.items() if scored(number)],
         wire_bytes=sent,
         inner_bytes=local if cable else 0,
         payload_bytes=2 * 4 * run.plan.adapter.parameters * SITES * rounds,
         pss_gib=memory.peak_pss / _GIB,
         cabled=cabled,
     )
-
-
-def _scoring(noted: Iterable[Interval]) -> float:
-    longest: dict[int, float] = {}
-    for interval in noted:
-        if interval.kind == SCORE:
-            longest[interval.round] = max(longest.get(interval.round, 0.0), interval.end - interval.start)
-    return statistics.median(longest.values())
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,7 @@
-"""A site's agent that also notes when it trained, in its own folder. Nothing else about it is different.
+"""A site's agent that notes when it trained, in its own folder, and scores every other global model only.
+
+Other systems' sites score nothing in a round, ours do: so rounds with and without can be told apart.
+Whatever leaves the site is the same as ever.
 
     python -m cloister.simulations.bench.site --dir FOLDER --model MODEL
 """
@@ -10,8 +13,6 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,22 +24,20 @@ from cloister.privacy.update import Delta, Vector
 from cloister.privacy.wire.envelope import Header
 
 TIMES = "times.jsonl"
-TRAIN, SCORE = "train", "score"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A piece of work at one site, in seconds of the machine's monotonic clock.
+    """The training of one site in one round, in seconds of the machine's monotonic clock."""
 
-    Attributes:
-        kind: ``train``, or ``score`` for the site's own evaluation of a global model.
-        round: for ``score``, the round that the model came out of.
-    """
-
-    kind: str
     round: int
     start: float
     end: float
+
+
+def scored(number: int) -> bool:
+    """Whether sites score the global model that came out of a round."""
+    return number % 2 == 0
 
 
 def intervals(path: Path) -> list[Interval]:
@@ -57,22 +56,18 @@ class TimedLearner:
     def __init__(self, learner: Learner, path: Path) -> None:
         self._learner, self._path = learner, path
 
-    @contextmanager
-    def _noting(self, kind: str, number: int) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        done = Interval(kind, number, start, time.monotonic())
-        with self._path.open("a") as file:
-            file.write(json.dumps(vars(done)) + "\n")
-
     def train(self, model: Vector, header: Header) -> Delta:
         """See ``Learner``."""
-        with self._noting(TRAIN, header.round):
-            return self._learner.train(model, header)
+        start = time.monotonic()
+        delta = self._learner.train(model, header)
+        done = Interval(header.round, start, time.monotonic())
+        with self._path.open("a") as file:
+            file.write(json.dumps(vars(done)) + "\n")
+        return delta
 
     def keep(self, model: Vector, round: int) -> None:
         """See ``Learner``."""
-        with self._noting(SCORE, round):
+        if scored(round):
             self._learner.keep(model, round)
 
     def release(self, model: Vector) -> None:
@@ -98,7 +93,9 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    TimedAgent(SiteFolder.open(arguments.dir), arguments.model, lambda line: print(line, flush=True)).run(stop)
+    TimedAgent(SiteFolder.open(arguments.dir), arguments.model, lambda line: print(line, flush=True)).run(
+        stop
+    )
 
 
 if __name__ == "__main__":

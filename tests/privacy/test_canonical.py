@@ -110,8 +110,20 @@ def test_digests_of_the_standard() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ABC[7:], ABC.upper(), ABC.replace("sha256", "sha512"), ABC[:-1], ABC + "0", ABC + "\n", " " + ABC]
-    + ["sha256:" + "٣" * 64, None, 7, ABC.encode()],
+    [
+        "",
+        ABC[7:],
+        ABC.upper(),
+        ABC.replace("sha256", "sha512"),
+        ABC[:-1],
+        ABC + "0",
+        ABC + "\n",
+        " " + ABC,
+        "sha256:" + "٣" * 64,
+        None,
+        7,
+        ABC.encode(),
+    ],
     ids=repr,
 )
 def test_anything_else_is_no_digest(text: Any) -> None:

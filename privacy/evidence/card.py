@@ -1,0 +1,206 @@
+"""The model card of a released adapter: ``README.md`` in the form that model hubs read.
+
+Like the report, a pure function of the evidence. The Python in it loads the exported folder with
+public libraries only; a test runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cloister.privacy.evidence import reading
+from cloister.privacy.evidence.evidence import Accuracy, Evidence
+from cloister.privacy.evidence.reading import listing
+from cloister.privacy.evidence.render import ceiling, decimal, grouped, percent
+
+_HUB = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Where a hub keeps a base model that has another name here."""
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+
+_CODE = """\
+import json
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn.functional import linear, normalize
+from transformers import AutoModel, AutoTokenizer
+base, config, head = BASE, json.load(open("config.json")), load_file("head.safetensors")
+encoder, tokenizer = ENCODER.eval(), AutoTokenizer.from_pretrained(base)
+batch = tokenizer(["a text"], truncation=True, max_length=config["max_tokens"], padding=True, \
+return_tensors="pt")
+features = normalize((encoder(**batch)[0] * batch["attention_mask"][..., None]).sum(1)) * config["scale"]
+print([config["labels"][n] for n in linear(features, head["head.weight"], head["head.bias"]).argmax(1)])
+"""
+_PLAIN = "AutoModel.from_pretrained(base)"
+_LORA = f'PeftModel.from_pretrained({_PLAIN}, ".")'
+
+
+def card(evidence: Mapping[str, Any]) -> str:
+    """The model card of a run as Markdown.
+
+    Args:
+        evidence: JSON of ``privacy.evidence.evidence.Evidence``.
+
+    Raises:
+        InputError: ``evidence_malformed``.
+    """
+    found = Evidence.from_json(evidence)
+    parts = [_header(found), _introduction(found), _use(found), _privacy(found), _results(found)]
+    return "\n".join([*parts, _training(found), _LIMITS])
+
+
+def loading_code(evidence: Evidence) -> str:
+    """Python that loads the exported folder, which must be the current folder, and classifies a text."""
+    if evidence.plan.adapter.top_layers:
+        code = _CODE.replace("ENCODER", _LORA)
+    else:
+        code = _CODE.replace("ENCODER", _PLAIN).replace("from peft import PeftModel\n", "")
+    return code.replace("BASE", repr(_base(evidence)), 1)
+
+
+_LIMITS = """\
+## Limits
+
+- Evidence, not legal advice, and no statement that any law or standard is met.
+- The guarantee is as good as the records that sites made of their own noise; a site can lie.
+- Accuracies, timing, participation and bands of record numbers lie outside epsilon.
+- Secure aggregation was not on: the lead's server could see single updates.
+- The software has not been reviewed from outside.
+"""
+
+
+def _base(evidence: Evidence) -> str:
+    return _HUB.get(evidence.model.base, evidence.model.base)
+
+
+def _text(value: str) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else."""
+    plain = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", plain)
+
+
+def _header(evidence: Evidence) -> str:
+    fields: dict[str, Any] = {
+        "library_name": "peft" if evidence.plan.adapter.top_layers else "transformers",
+        "pipeline_tag": "text-classification",
+        "license": "unknown",
+        "tags": ["cloister", "federated-learning", *(["differential-privacy"] if _private(evidence) else [])],
+        "metrics": ["accuracy"],
+    }
+    if _HUB_NAME.fullmatch(_base(evidence)):
+        fields["base_model"] = _base(evidence)
+    # A JSON value is a YAML value, whatever characters it holds.
+    lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(fields.items())]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _private(evidence: Evidence) -> bool:
+    return evidence.plan.privacy.mode == "local"
+
+
+def _introduction(evidence: Evidence) -> str:
+    plan = evidence.plan
+    labels = ", ".join(_text(label) for label in plan.task.labels)
+    made = {
+        "demo": "a demo on one machine that held all records",
+        "federation": "a federation",
+        "simulation": "a simulation by one program that held all records",
+    }[evidence.kind]
+    return f"""\
+# {_text(evidence.purpose)}
+
+Sorts text into {len(plan.task.labels)} classes: {labels}.
+
+Trained by {len(plan.sites)} sites of the consortium `{evidence.consortium}` in {made}; no record was part of
+any message between them. What was trained is {grouped(evidence.model.parameters)} numbers on top of
+{_text(evidence.model.base)}.
+
+| | |
+|---|---|
+| job | `{evidence.job}` |
+| model | `{evidence.model.digest}` |
+| base model | {_text(evidence.model.base)}, `{evidence.model.base_digest}` |
+| made | {evidence.created} |
+| licence | not declared; ask the lead of the consortium |
+"""
+
+
+def _use(evidence: Evidence) -> str:
+    return f"""\
+## Use
+
+In the folder of this file, with `torch`, `transformers`, `peft` and `safetensors`:
+
+```python
+{loading_code(evidence)}```
+
+This does not check that the base model has the digest above; `cloister.client.learn.export.load` does.
+"""
+
+
+def _privacy(evidence: Evidence) -> str:
+    worst = reading.Worst.of(evidence)
+    if not _private(evidence):
+        return "## Privacy\n\nNone is guaranteed: records may be inferred from this model.\n"
+    if worst is None:
+        return "## Privacy\n\nNo site let anything out, so there is no guarantee to state.\n"
+    rows = "\n".join(
+        f"| {stated.site} | {stated.epsilon} | {decimal(stated.delta or '')} | {stated.budget} |"
+        for stated in evidence.privacy
+    )
+    return f"""\
+## Privacy: record-level, not person-level
+
+Differential privacy for one record added to or removed from one site's data, with the noise added at the
+site. Someone who starts at 50:50 whether a given record was used can be right at most {ceiling(worst.odds)}
+of the time, even after seeing everything that left the site. Somebody with several records, or with
+records at several sites, is protected less. Epsilon is derived from what the sites recorded.
+
+| site | epsilon | delta | budget |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _results(evidence: Evidence) -> str:
+    lines = _figures(evidence.accuracy) if evidence.accuracy else ["Accuracy was not measured."]
+    return "\n".join(["## Accuracy", "", *lines, ""])
+
+
+def _figures(accuracy: Accuracy) -> Iterator[str]:
+    yield f"On {grouped(accuracy.test_rows)} test records; these figures are not covered by epsilon."
+    yield from ("", "| trained | accuracy |", "|---|---|")
+    rows = {
+        "federated (this model)": accuracy.federated,
+        "all records in one place, same privacy": accuracy.pooled_private,
+        "all records in one place, no privacy": accuracy.pooled,
+        "word counts (TF-IDF), one place, no privacy": accuracy.tfidf,
+    }
+    yield from (f"| {label} | {percent(value)} |" for label, value in rows.items() if value is not None)
+    behind = [
+        c.site for c in reading.comparisons(accuracy) if (c.other, c.verdict) == ("alone", "not better")
+    ]
+    if behind:
+        yield ""
+        yield f"It does not beat a model trained without privacy at one site alone for {listing(behind)}."
+    if accuracy.tfidf is not None and accuracy.federated <= accuracy.tfidf:
+        yield ""
+        yield "On these test records it does not beat word counts with a linear classifier (TF-IDF)."
+
+
+def _training(evidence: Evidence) -> str:
+    training, adapter = evidence.plan.training, evidence.plan.adapter
+    lora = (
+        f"LoRA of rank {adapter.rank} on the top {adapter.top_layers} layers and "
+        if adapter.top_layers
+        else ""
+    )
+    return f"""\
+## Training
+
+{lora}a linear head, {training.algorithm}, {len(evidence.rounds)} rounds of {training.steps} steps,
+sampling rate {training.rate:.4g}, optimiser {training.optimizer}.
+"""

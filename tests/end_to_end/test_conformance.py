@@ -1,0 +1,120 @@
+"""The same plan over real processes and over a grid without sockets: the same model, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cloister.client.app import client_app
+from cloister.client.jobs import Jobs
+from cloister.client.learn.learner import SiteLearner, agreed_layout
+from cloister.client.participation import Participant, Replies
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.client.site.ledger import Ledger
+from cloister.privacy import canonical
+from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.layout import initial
+from cloister.privacy.wire import messages
+from cloister.server.app import Federation
+from cloister.server.checkpoint import Checkpoint
+from cloister.server.proposal import Terms
+from cloister.simulations.demo import DATASET, Cast, Demo, Run, Watcher, assemble, federate
+from cloister.simulations.processes import Troupe
+from cloister.simulations.stage import Source, from_file
+from cloister.simulations.transport import LocalGrid
+from tests.hands import LABELS, write_records
+
+pytestmark = pytest.mark.slow
+
+PLAIN = Terms("notes", LABELS, mode="off", rounds=3, steps=3, rate=1.0)
+PRIVATE = replace(PLAIN, mode="local", rate=0.4, epsilon=2.0)
+BUDGET = replace(PRIVATE, epsilon=8.0)
+
+
+@dataclass
+class Stand:
+    """A consortium that runs, and how to run plans on it."""
+
+    demo: Demo
+    cast: Cast
+
+    def run(self, terms: Terms) -> Run:
+        return federate(replace(self.demo, terms=terms), self.cast, Watcher())
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Stand]:
+    place = tmp_path_factory.mktemp("conformance")
+    notes = write_records(place / "notes.csv", seed=4, rows=240)
+    play = from_file(Source(notes, "text", "department", None, "iid"), sites=2, seed=0)
+    demo = Demo(place / "run", play, BUDGET, str(model))
+    demo.out.mkdir()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with Troupe() as troupe:
+        yield Stand(demo, assemble(demo, troupe, lambda _: None))
+    torch.set_num_threads(threads)
+
+
+def without_sockets(run: Run, place: Path) -> tuple[Checkpoint, dict[str, Participant]]:
+    """The plan of a run again, in this process: same keys, same records, ledgers and logs of its own."""
+    plan, lead = run.plan, run.lead
+    sites = {name: participant(run, site, place / name) for name, site in run.sites.items()}
+    federation = Federation(
+        plan=plan,
+        identity=lead.identity,
+        roster=lead.enrolment.roster,
+        log=EventLog.open(place / "lead", lead.identity),
+        resume=Checkpoint(plan.digest, 0, start(run), {}, {}),
+        save=lambda _: None,
+        present=lambda: tuple(sites),
+    )
+    grid = LocalGrid({name: client_app({plan.digest: site}) for name, site in sites.items()})
+    return federation.run(grid), sites
+
+
+def start(run: Run) -> NDArray[np.float32]:
+    """The model before round 1, worked out from the plan alone."""
+    return initial(agreed_layout(run.plan, run.base), run.plan.adapter.seed)
+
+
+def participant(run: Run, site: SiteFolder, place: Path) -> Participant:
+    place.mkdir(parents=True, mode=0o700)
+    log = EventLog.open(place / "log", site.identity)
+    ledger = Ledger(place / "ledger.sqlite", log)
+    ledger.open_budget(DATASET, "record", BUDGET.epsilon, BUDGET.delta)
+    entropy = FixedEntropy(site.name.encode())
+    records = Datasets(site).open(DATASET)
+    learner = SiteLearner(run.plan, site.name, run.base, records, entropy, place)
+    lead = site.roster.lead
+    return Participant(
+        run.plan, site.identity, lead, learner, ledger, entropy, log, Replies(place / "replies")
+    )
+
+
+def test_without_noise_both_end_in_the_same_model_bit_for_bit(stand: Stand, tmp_path: Path) -> None:
+    run = stand.run(PLAIN)
+    end, _ = without_sockets(run, tmp_path)
+    assert run.job.progress["model"] == messages.model_digest(end.model)
+    assert run.job.progress["model"] != messages.model_digest(start(run))
+    assert np.isfinite(end.model).all()
+
+
+def test_with_noise_the_ledgers_are_exactly_equal(stand: Stand, tmp_path: Path) -> None:
+    run = stand.run(PRIVATE)
+    end, sites = without_sockets(run, tmp_path)
+    for name, site in sites.items():
+        assert run.epsilon(name) == site.ledger.epsilon(DATASET) <= PRIVATE.epsilon
+        real = Datasets(run.sites[name]).ledger.rows(DATASET)
+        assert [(row.kind, row.total) for row in real] == [
+            (row.kind, row.total) for row in site.ledger.rows(DATASET)
+        ]
+    assert run.job.progress["model"] != messages.model_digest(end.model)  # noise of its own on each side
