@@ -149,7 +149,7 @@ class SiteAccuracy(Part):
 
 
 class WorstSite(Part):
-    """The site at which the final model is right least often."""
+    """The site on whose own test records the final model is right least often."""
 
     name: Name
     accuracy: Share
@@ -174,7 +174,12 @@ class Accuracy(Part):
 
 
 class Point(Part):
-    """A site after a round, for plots; what was not measured is null."""
+    """A site after a round, for plots; what was not measured is null.
+
+    Attributes:
+        accuracy: of the global model, on the site's own test records.
+        epsilon: what the site's ledger had charged for the job by then.
+    """
 
     round: Annotated[int, Field(ge=0)]
     site: Name

@@ -12,13 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from cloister.client.app import client_app
-from cloister.client.jobs import Jobs
 from cloister.client.learn.learner import SiteLearner, agreed_layout
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.ledger import Ledger
-from cloister.privacy import canonical
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.layout import initial

@@ -194,17 +194,17 @@ def test_a_first_use_makes_a_secret_of_its_own(tmp_path: Path) -> None:
 
 def test_no_old_key_is_left_in_the_folder(path: Path) -> None:
     ratchet = Ratchet(path, JOB)
-    for round in (1, 2, 7):
-        ratchet.advance(round)
+    for now in (1, 2, 7):
+        ratchet.advance(now)
         found = b"".join(file.read_bytes() for file in path.parent.iterdir()).decode()
-        assert [key in found for key in KEYS.values()] == [at == round for at in KEYS]
+        assert [key in found for key in KEYS.values()] == [at == now for at in KEYS]
 
 
 def test_a_state_that_a_crash_left_is_gone_with_the_next_start(path: Path) -> None:
     left = path.with_name(f".{path.name}.{'0' * 16}")
     left.write_bytes(path.read_bytes())
     Ratchet(path, JOB).advance(1)
-    assert os.listdir(path.parent) == [path.name]
+    assert [*path.parent.iterdir()] == [path]
 
 
 def test_after_a_restart_old_rounds_stay_gone(path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -273,3 +276,57 @@ def test_a_leaf_signs_nothing(ends: Ends) -> None:
     key = new_tls_key()
     leaf = Authority(key, SITES.issue(signing_request(key, "x"), "north"))
     assert refused(ends.server(SERVER, SITES), ends.client(leaf.client("south"), SITES))
+
+
+def test_a_real_connection_shows_each_end_the_certificate_of_the_other(ends: Ends) -> None:
+    server, client = ends.server(SERVER, SITES), ends.client(NORTH, SITES)
+
+    def answer(listener: socket.socket) -> bytes | None:
+        with listener.accept()[0] as plain, server.wrap_socket(plain, server_side=True) as line:
+            line.sendall(line.recv(5))
+            return line.getpeercert(binary_form=True)
+
+    with ThreadPoolExecutor() as pool, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        seen = pool.submit(answer, listener)
+        plain = socket.create_connection(listener.getsockname(), timeout=10)
+        with client.wrap_socket(plain, server_hostname="127.0.0.1") as line:
+            line.sendall(b"hello")
+            assert line.recv(5) == b"hello"
+            assert line.version() == "TLSv1.3"
+            shown = line.getpeercert(binary_form=True)
+    assert shown == parsed(SERVER[1]).public_bytes(serialization.Encoding.DER)
+    assert seen.result() == parsed(NORTH[1]).public_bytes(serialization.Encoding.DER)
+
+
+# The chain, as a verifier that is not OpenSSL sees it
+
+
+def builder(trusts: Authority) -> verification.PolicyBuilder:
+    """Web rules, but for a client's names: a certificate of ours has none, it is known by its digest."""
+    leaf = verification.ExtensionPolicy.permit_all().require_present(
+        x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, None
+    )
+    return (
+        verification.PolicyBuilder()
+        .store(verification.Store([parsed(trusts.certificate_pem)]))
+        .extension_policies(ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf)
+    )
+
+
+def test_a_clients_chain_ends_at_its_own_authority_only() -> None:
+    leaf = parsed(SITES.issue(signing_request(new_tls_key(), "x"), "north"))
+    chain = builder(SITES).build_client_verifier().verify(leaf, []).chain
+    assert chain == [leaf, parsed(SITES.certificate_pem)]
+    with pytest.raises(verification.VerificationError):
+        builder(OPERATOR).build_client_verifier().verify(leaf, [])
+
+
+def test_a_servers_chain_holds_for_its_hosts_under_the_rules_of_the_web() -> None:
+    store = verification.Store([parsed(SITES.certificate_pem)])
+    leaf = parsed(SITES.server("lead", ("lead.example", "10.1.2.3"))[1])
+    web = verification.PolicyBuilder().store(store)
+    assert web.build_server_verifier(x509.DNSName("lead.example")).verify(leaf, [])[0] == leaf
+    for other in (x509.DNSName("other.example"), x509.DNSName("a.lead.example")):
+        with pytest.raises(verification.VerificationError):
+            web.build_server_verifier(other).verify(leaf, [])

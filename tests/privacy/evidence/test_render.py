@@ -1,0 +1,403 @@
+"""The report: every line graded, nothing remote, nothing executable, honest words, the same bytes twice."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.privacy.errors import InputError
+from cloister.privacy.evidence import render as module
+from cloister.privacy.evidence.grades import Grade
+from cloister.privacy.evidence.render import render
+from tests.reports import VECTOR, evidence, replanned, without_privacy
+
+ROOT = Path(__file__).parents[3]
+VOID = {"meta", "br", "line", "circle", "path", "rect"}
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;</style>"
+WORDS = [grade.word for grade in Grade]
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    children: list[Element | str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.attributes.get("class", "").split()
+
+    def all(self, wanted: Callable[[Element], bool]) -> list[Element]:
+        below = [child for child in self.children if isinstance(child, Element)]
+        return [self] * wanted(self) + [found for child in below for found in child.all(wanted)]
+
+    def tags(self, *names: str) -> list[Element]:
+        return self.all(lambda element: element.tag in names)
+
+    def text(self) -> str:
+        """What is read out: texts, and the labels of cells."""
+        parts = [child if isinstance(child, str) else child.text() for child in self.children]
+        return " ".join(" ".join([self.attributes.get("data-label", ""), *parts]).split())
+
+    def grades(self) -> list[str]:
+        found = self.all(lambda element: "grade" in element.classes)
+        return [element.text().removeprefix("Grade: ") for element in found]
+
+
+class Page(HTMLParser):
+    """A strict reader: every element that is opened is closed, in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.root = Element("", {})
+        self._open = [self.root]
+        self.feed(html)
+        self.close()
+        assert self._open == [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self._open[-1].children.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._open[-1].children.append(Element(tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].children.append(data)
+
+
+def page(value: dict[str, Any]) -> Element:
+    return Page(render(value)).root
+
+
+def visible(root: Element) -> str:
+    (body,) = root.tags("body")
+    return body.text()
+
+
+def section(root: Element, number: int) -> Element:
+    return next(s for s in root.tags("section") if s.attributes["id"] == f"s{number}")
+
+
+def lines(root: Element) -> list[Element]:
+    """Everything that states something: lines, facts, table rows, the banner."""
+    rows = [row for body in root.tags("tbody") for row in body.tags("tr")]
+    return root.all(lambda element: bool({"line", "banner"} & set(element.classes))) + rows
+
+
+def with_many_sites() -> dict[str, Any]:
+    """Twelve sites, the vector's four and copies of the last."""
+    value = evidence()
+    plan = value["plan"]
+    names = [f"copy-{number}" for number in range(8)]
+    last = plan["sites"][-1]
+    value = replanned(sites=plan["sites"] + [last | {"name": name} for name in names])
+    value["parties"] += [value["parties"][-1] | {"name": name} for name in names]
+    for part, key in (("privacy", "site"), ("traffic", "site"), ("channels", "site")):
+        value[part] += [value[part][-1] | {key: name} for name in names]
+    value["accuracy"]["sites"] += [value["accuracy"]["sites"][-1] | {"name": name} for name in names]
+    value["progress"] += [
+        point | {"site": name}
+        for name in names
+        for point in evidence()["progress"]
+        if point["site"] == "town-hospital"
+    ]
+    for done in value["rounds"]:
+        done["lost"] += [{"site": name, "reason": "deadline"} for name in names]
+    return value
+
+
+def with_nothing() -> dict[str, Any]:
+    """A run in which nothing happened and nothing was measured."""
+    lists = ("rounds", "privacy", "traffic", "channels", "progress", "logs")
+    return evidence(**dict.fromkeys(lists, []), accuracy=None, peak_memory=None)
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "demo": evidence,
+    "federation": lambda: evidence(kind="federation"),
+    "simulation": lambda: evidence(kind="simulation", channels=[]),
+    "without privacy": without_privacy,
+    "without accuracy": lambda: evidence(accuracy=None),
+    "head only": lambda: replanned(adapter=evidence()["plan"]["adapter"] | {"top_layers": 0}),
+    "many sites": with_many_sites,
+    "nothing": with_nothing,
+    "hostile": lambda: replanned(purpose=HOSTILE),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def value(request: pytest.FixtureRequest) -> dict[str, Any]:
+    made: dict[str, Any] = request.param()
+    return made
+
+
+def test_every_line_has_one_grade(value: dict[str, Any]) -> None:
+    found = lines(page(value))
+    assert len(found) > 40
+    for line in found:
+        (word,) = line.grades()
+        assert word in WORDS
+
+
+def test_nothing_is_stated_outside_lines(value: dict[str, Any]) -> None:
+    (main,) = page(value).tags("main")
+    for paragraph in main.tags("p"):
+        assert paragraph.classes == ["note"]
+        assert not paragraph.grades()
+    stated = main.all(lambda element: element.tag in ("li", "dd") and "line" not in element.classes)
+    inside = {id(dd) for fact in main.all(lambda e: "fact" in e.classes) for dd in fact.tags("dd")}
+    assert all(id(element) in inside for element in stated)
+
+
+def test_epsilon_is_never_proven(value: dict[str, Any]) -> None:
+    about = [line for line in lines(page(value)) if re.search("epsilon|ε", line.text(), re.IGNORECASE)]
+    assert about
+    assert Grade.PROVEN.word not in [word for line in about for word in line.grades()]
+
+
+def test_a_guarantee_is_derived() -> None:
+    rows = section(page(evidence()), 3).tags("tbody")[0].tags("tr")
+    assert [row.grades() for row in rows] == [["Derived"]] * 4
+
+
+def test_words_that_promise_too_much_are_not_used(value: dict[str, Any]) -> None:
+    assert not re.search(r"complian|anonym|unhackable|unbreakable", visible(page(value)), re.IGNORECASE)
+
+
+def test_nothing_runs_and_nothing_is_fetched(value: dict[str, Any]) -> None:
+    root = page(value)
+    assert not root.tags("script", "link", "img", "iframe", "object", "embed", "form", "base", "use", "image")
+    everything = root.all(lambda _: True)
+    names = Counter(name for element in everything for name in element.attributes)
+    assert not [name for name in names if name.startswith("on") or name in ("src", "style", "srcset", "action")]
+    assert all(element.attributes["href"].startswith("#s") for element in root.tags("a"))
+    (style,) = root.tags("style")
+    assert not re.search(r"url\(|@import|@font-face|expression", style.text())
+    assert "http" not in render(evidence())
+
+
+def test_the_same_evidence_gives_the_same_bytes(value: dict[str, Any]) -> None:
+    first = render(value)
+    module._template.cache_clear()
+    assert render(value) == first
+
+
+@pytest.mark.slow
+def test_the_bytes_do_not_depend_on_the_process() -> None:
+    script = (
+        "import json, sys; from cloister.privacy.evidence.render import render;"
+        "sys.stdout.buffer.write(render(json.load(open(sys.argv[1], encoding='utf-8'))).encode())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(VECTOR)],
+            capture_output=True,
+            check=True,
+            cwd=ROOT / ".links",
+            env={"PYTHONHASHSEED": seed, "LC_ALL": "C"},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert found == {render(evidence()).encode()}
+
+
+def test_hostile_text_is_text() -> None:
+    terms = evidence()["plan"]
+    value = replanned(
+        purpose=HOSTILE,
+        base=terms["base"] | {"name": HOSTILE},
+        task=terms["task"] | {"labels": [HOSTILE, "b"]},
+        adapter=terms["adapter"] | {"targets": [HOSTILE]},
+    )
+    value["model"]["base"] = HOSTILE
+    root = page(value)
+    assert not root.tags("script", "img")
+    assert root.tags("h1")[0].text() == HOSTILE
+    assert visible(root).count(HOSTILE) >= 5
+
+
+def test_it_can_be_read_by_a_screen_reader(value: dict[str, Any]) -> None:
+    root = page(value)
+    assert root.tags("html")[0].attributes["lang"] == "en-GB"
+    assert len(root.tags("h1")) == len(root.tags("main")) == len(root.tags("title")) - len(root.tags("svg"))
+    levels = [int(heading.tag[1]) for heading in root.tags("h1", "h2", "h3")]
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    ids = [element.attributes["id"] for element in root.all(lambda element: "id" in element.attributes)]
+    assert len(ids) == len(set(ids))
+    named = root.all(lambda element: "aria-labelledby" in element.attributes)
+    assert {name for element in named for name in element.attributes["aria-labelledby"].split()} <= set(ids)
+    for picture in root.tags("svg"):
+        assert picture.attributes["role"] == "img"
+        assert picture in named
+    for table in root.tags("table"):
+        width = len(table.tags("thead")[0].tags("th"))
+        assert table.tags("caption")
+        assert all(len(row.tags("th", "td")) == width for row in table.tags("tr"))
+
+
+def test_links_lead_to_every_section(value: dict[str, Any]) -> None:
+    root = page(value)
+    assert [a.attributes["href"] for a in root.tags("a")] == [
+        "#" + s.attributes["id"] for s in root.tags("section")
+    ]
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_from_the_paper() -> None:
+    """At least 4.5 to 1, as WCAG 2 asks at level AA."""
+    css = page(evidence()).tags("style")[0].text()
+    colours = dict(re.findall(r"--(ink|soft|accent|faint): (#[0-9a-f]{6});", css))
+    assert len(colours) == 4
+    pairs = [("ink", "#ffffff"), ("soft", "#ffffff"), ("accent", "#ffffff"), ("ink", colours["faint"])]
+    for text, paper in pairs:
+        light, dark = luminance(paper), luminance(colours[text])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_first_page_answers_the_privacy_officer() -> None:
+    root = page(evidence())
+    text = section(root, 1).text()
+    for said in (
+        "names a lead, valley-trust , and 4 sites: hill-clinic, lake-hospital, river-practice and town-hospital",
+        "hill-clinic sent the lead 926.11 KiB in sealed messages and received 1.02 MiB",
+        "an epsilon of at most 7.99 at a delta of 0.00001",
+        "record-level, not person-level",
+        "can be right at most 99.97 % of the time",
+        "Secure aggregation is not on",
+        "lake-hospital was refused in round 3: a value of an update is beyond the range of the plan",
+        "river-practice was lost in rounds 6–8: a site went away and did not come back in time",
+    ):
+        assert said in text
+    assert section(root, 3).tags("h2")[0].text().endswith("record-level, not person-level")
+
+
+def test_a_bound_is_rounded_up() -> None:
+    assert module.ceiling(0.731059) == "73.11\N{NO-BREAK SPACE}%"
+    assert module.ceiling(0.5) == "50.00\N{NO-BREAK SPACE}%"
+    assert module.ceiling(0.99999) == "100.00\N{NO-BREAK SPACE}%"
+
+
+def test_without_privacy_nothing_is_promised() -> None:
+    root = page(without_privacy())
+    assert "Nothing is guaranteed." in section(root, 1).text()
+    assert "every single update exactly" in section(root, 1).text()
+    assert section(root, 3).tags("h2")[0].text().endswith("none")
+    assert not section(root, 3).tags("table", "svg")
+
+
+def test_a_plan_with_privacy_and_no_updates_says_so() -> None:
+    text = section(page(with_nothing()), 1).text()
+    assert "No site let anything out in this job" in text
+    assert "Nothing is guaranteed" not in text
+
+
+def test_where_federated_does_not_win_it_is_said() -> None:
+    text = section(page(evidence()), 7).text()
+    assert "Federated, 77.6 %, does not beat word counts with a linear classifier (TF-IDF)" in text
+    assert "At lake-hospital, federated does not beat the same model trained at that site alone" in text
+    assert "At hill-clinic and town-hospital, federated is ahead of" in text
+    assert "Not covered by epsilon:" in text
+
+
+def test_where_federated_wins_it_is_said_too() -> None:
+    value = evidence(accuracy=evidence()["accuracy"] | {"tfidf": 0.6})
+    text = section(page(value), 7).text()
+    assert "Federated, 77.6 %, beats word counts" in text
+
+
+def test_without_accuracy_it_is_not_known() -> None:
+    found = section(page(evidence(accuracy=None)), 7)
+    assert found.tags("li")[0].grades() == ["Not known"]
+    assert "does not beat" not in found.text()
+
+
+def test_the_plots_are_there() -> None:
+    root = page(evidence())
+    assert len(section(root, 3).tags("svg")) == 1
+    assert len(section(root, 7).tags("svg")) == 2
+    assert len(section(root, 7).tags("rect")) == 4 + 2 * 4
+
+
+def test_many_sites_are_listed_in_tables_only() -> None:
+    root = page(with_many_sites())
+    assert "copy-3" not in " ".join(line.text() for line in section(root, 1).tags("li")[:5])
+    assert "4 more are listed in section 4" not in section(root, 1).text()
+    assert len(section(root, 5).tags("tbody")[0].tags("tr")) == 12
+    assert len(section(root, 7).tags("rect")) == 4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "the lead’s server can see the update of each site",
+        "A site can misstate its data, its noise or its code",
+        "metrics, timing, participation, message sizes and row bands",
+        "Nobody outside the project has reviewed",
+        "An evidence bundle that others can check offline, and a command to verify it, are not part of it",
+        "no legal advice, no certificate",
+        "is not taken out of models that exist already",
+    ],
+)
+def test_the_limits_are_printed(said: str) -> None:
+    assert said in section(page(evidence()), 9).text()
+
+
+@pytest.mark.parametrize(("kind", "said"), [("simulation", "no evidence about any"), ("demo", "on one machine")])
+def test_what_is_no_federation_says_so_on_top(kind: str, said: str) -> None:
+    (banner,) = page(evidence(kind=kind)).all(lambda element: "banner" in element.classes)
+    assert said in banner.text()
+    assert not page(evidence(kind="federation")).all(lambda element: "banner" in element.classes)
+
+
+def test_evidence_that_contradicts_itself_is_not_rendered() -> None:
+    with pytest.raises(InputError) as caught:
+        render(evidence(purpose="another"))
+    assert caught.value.id == "evidence_malformed"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [("0", "0 bytes"), ("1023", "1023 bytes"), ("1024", "1.00 KiB"), ("1572864", "1.50 MiB"), ("9" * 15, "909.49 TiB")],
+)
+def test_sizes(number: str, text: str) -> None:
+    assert module.size(number) == text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [("0.2", "under 1_s"), ("59.6", "1_min"), ("143.2", "2_min 23_s"), ("7260", "2_h 1_min")]
+)
+def test_durations(seconds: str, text: str) -> None:
+    assert module.duration(seconds) == text.replace("_", "\N{NO-BREAK SPACE}")
+
+
+def test_numbers_without_exponents() -> None:
+    assert [module.decimal(text) for text in ("1e-05", "0.5", "3e-10")] == ["0.00001", "0.5", "0.0000000003"]
+
+
+def test_the_wheel_would_carry_the_templates() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    package = ROOT / "privacy" / "evidence"
+    carried = {path for pattern in patterns for path in package.glob(pattern)}
+    assert set(package.rglob("*.html")) <= carried
+    assert package / "templates" / "report-1.html" in carried

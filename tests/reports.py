@@ -1,0 +1,35 @@
+"""Evidence for tests of reports: the vector of a realistic run, and changes to it that stay consistent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cloister.privacy import canonical
+
+VECTOR = Path(__file__).parent / "vectors" / "evidence" / "report-evidence.json"
+
+
+def evidence(**changes: Any) -> dict[str, Any]:
+    """The evidence of the vector as JSON; ``changes`` replace top-level parts."""
+    value: dict[str, Any] = json.loads(VECTOR.read_text(encoding="utf-8"))
+    return value | changes
+
+
+def replanned(**terms: Any) -> dict[str, Any]:
+    """The evidence under a plan with other terms: job and purpose follow."""
+    value = evidence()
+    value["plan"] |= terms
+    return value | {"job": canonical.digest_of(value["plan"]), "purpose": value["plan"]["purpose"]}
+
+
+def without_privacy() -> dict[str, Any]:
+    """The evidence of a run whose plan has privacy off."""
+    terms = evidence()["plan"]["privacy"]
+    off = {"mode": "off", "noise_multiplier": 0, "epsilon": 0, "delta": 0}
+    value = replanned(privacy=terms | off)
+    nothing = dict.fromkeys(("epsilon", "delta", "budget", "accountants", "noise_multiplier"))
+    value["privacy"] = [stated | nothing | {"mode": "off"} for stated in value["privacy"]]
+    value["progress"] = [point | {"epsilon": None} for point in value["progress"]]
+    return value
