@@ -29,6 +29,19 @@ from cloister.privacy.update import Vector
 
 
 @dataclass(frozen=True)
+class Rates:
+    """An optimizer and its learning rates, which suit gradients that are clipped or that are not."""
+
+    optimizer: Literal["sgd", "adam"]
+    head: float
+    adapter: float
+
+
+RATES = {"local": Rates("sgd", 1.0, 0.1), "off": Rates("adam", 0.03, 0.01)}
+"""Chosen on synthetic notes (docs/benchmarks.md): clipped and noised sums bear a far larger step."""
+
+
+@dataclass(frozen=True)
 class Terms:
     """What an operator chooses; the defaults suit a few hundred to a few thousand short texts a site.
 
@@ -40,6 +53,7 @@ class Terms:
         bound: clipping bound C of one record's gradient.
         rounds, steps: rounds, and local steps in each.
         rate: Poisson sampling rate of a step.
+        rates: optimizer and learning rates; None for those of ``RATES``.
         top_layers: layers that carry LoRA; those below are run once and cached.
         minimum_sites: fewer answers than that end the run.
     """
@@ -50,12 +64,10 @@ class Terms:
     epsilon: float = 8.0
     delta: float = 1e-5
     bound: float = 1.0
-    rounds: int = 5
-    steps: int = 4
+    rounds: int = 4
+    steps: int = 3
     rate: float = 0.2
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    head_rate: float = 1.0
-    adapter_rate: float = 0.1
+    rates: Rates | None = None
     momentum: float = 0.9
     rank: int = 8
     alpha: float = 16.0
@@ -91,6 +103,7 @@ def draft(
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     order = layout(base.tensors, base.hidden, _placement(terms))
+    rates = terms.rates or RATES[terms.mode]
     plan = Plan(
         consortium=roster.consortium,
         purpose=terms.purpose,
@@ -105,9 +118,9 @@ def draft(
             rounds=terms.rounds,
             steps=terms.steps,
             rate=terms.rate,
-            optimizer=terms.optimizer,
-            head_rate=terms.head_rate,
-            adapter_rate=terms.adapter_rate,
+            optimizer=rates.optimizer,
+            head_rate=rates.head,
+            adapter_rate=rates.adapter,
             momentum=terms.momentum,
         ),
         privacy=_privacy(terms),

@@ -31,6 +31,7 @@ from cloister.privacy.layout import initial
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
+from cloister.server.proposal import RATES
 
 Labels: TypeAlias = NDArray[np.int64]
 
@@ -121,20 +122,22 @@ class Ground:
             InputError: ``class_unknown``.
         """
         classifier = place(load_encoder(base), agreed_layout(plan, base), plan.adapter.alpha)
+        pooled = _seen(classifier, base, plan, list(train.values()))
+        sites = dict(zip(train, _apart(pooled, list(train.values())), strict=True))
+        return cls(plan, classifier, sites, pooled, _seen(classifier, base, plan, [test]), seed)
 
-        def documents(texts: tuple[str, ...], labels: list[Labels]) -> Documents:
-            ids = tokenize(base, texts, plan.base.max_tokens)
-            return Documents(prepare(classifier, ids), np.concatenate(labels))
+    def scores(
+        self, model: Vector, base: BaseModel, held: Mapping[str, Records]
+    ) -> tuple[float, dict[str, float]]:
+        """Accuracy of a model on the common test set, and on records that each site held out."""
+        parts = list(held.values())
+        own = _apart(_seen(self.classifier, base, self.plan, parts), parts)
+        return self._score(model, self.test), {
+            name: self._score(model, documents) for name, documents in zip(held, own, strict=True)
+        }
 
-        names = plan.task.labels
-        pooled = documents(
-            tuple(text for records in train.values() for text in records.texts),
-            [records.targets(names) for records in train.values()],
-        )
-        ends = np.cumsum([len(records) for records in train.values()])
-        parts = np.split(np.arange(ends[-1]), ends[:-1])
-        sites = {name: pooled.take(rows) for name, rows in zip(train, parts, strict=True)}
-        return cls(plan, classifier, sites, pooled, documents(test.texts, [test.targets(names)]), seed)
+    def _score(self, model: Vector, documents: Documents) -> float:
+        return score(predict(self.classifier, documents.features, model), documents.labels).accuracy
 
     def alone(self, site: str) -> Pair:
         """One site by itself."""
@@ -147,7 +150,7 @@ class Ground:
         return self._pair("", self.pooled, replace(settings, expected_units=units))
 
     def _pair(self, name: str, documents: Documents, settings: Settings) -> Pair:
-        plain = self._accuracy(f"{name} plain", documents, replace(settings, guard=None))
+        plain = self._accuracy(f"{name} plain", documents, _open(settings))
         if settings.guard is None:
             return Pair(plain, None)
         return Pair(plain, self._accuracy(f"{name} private", documents, settings))
@@ -161,26 +164,42 @@ class Ground:
             entropy.advance(number)
             moment = Moment(number, 1, canonical.digest(model.tobytes()))
             model = model + trainer.train(model, settings, entropy, moment).values
-        return score(predict(self.classifier, self.test.features, model), self.test.labels).accuracy
+        return self._score(model, self.test)
 
 
-def measure(
-    plan: Plan, base: BaseModel, train: Mapping[str, Records], test: Records, seed: bytes
-) -> Baselines:
+def _seen(classifier: Classifier, base: BaseModel, plan: Plan, parts: list[Records]) -> Documents:
+    """All records of several parts, once through the frozen part of the model."""
+    ids = tokenize(base, [text for records in parts for text in records.texts], plan.base.max_tokens)
+    labels = np.concatenate([records.targets(plan.task.labels) for records in parts])
+    return Documents(prepare(classifier, ids), labels)
+
+
+def _apart(documents: Documents, parts: list[Records]) -> list[Documents]:
+    """The documents of each part again."""
+    ends = np.cumsum([len(records) for records in parts])
+    return [documents.take(rows) for rows in np.split(np.arange(ends[-1]), ends[:-1])]
+
+
+def _open(settings: Settings) -> Settings:
+    """The same training without privacy: gradients that are not clipped need rates of their own."""
+    rates = RATES["off"]
+    return replace(
+        settings, guard=None, optimizer=rates.optimizer, head_rate=rates.head, adapter_rate=rates.adapter
+    )
+
+
+def measure(ground: Ground, train: Mapping[str, Records], test: Records) -> Baselines:
     """All baselines of a simulated run.
 
     Args:
-        plan: its sites are the keys of ``train``.
-        base: the base model on this machine.
+        ground: of the same records.
         train: the training records of each site.
         test: the common test set.
-        seed: of sampling and noise.
 
     Raises:
-        InputError, ModelError, UpdateError: as training itself does.
+        UpdateError: as training itself does.
     """
-    ground = Ground.of(plan, base, train, test, seed)
-    alone = {site.name: ground.alone(site.name) for site in plan.sites}
+    alone = {site.name: ground.alone(site.name) for site in ground.plan.sites}
     return Baselines(tfidf(list(train.values()), test), ground.together(), alone)
 
 

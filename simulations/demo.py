@@ -22,7 +22,9 @@ from cloister.privacy import canonical, code
 from cloister.privacy.errors import RoundError, TransportError
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
+from cloister.privacy.update import Vector
 from cloister.privacy.wire.joining import Invite
+from cloister.server.checkpoint import Checkpoint
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder, Settings
 from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job
@@ -91,9 +93,9 @@ class Run:
         """The folder of the job at a site."""
         return SiteJobs(self.sites[name]).find(self.plan.digest).folder
 
-    def epsilon(self, name: str) -> float:
-        """What a site's ledger says was spent; 0 without privacy."""
-        return Datasets(self.sites[name]).ledger.epsilon(DATASET)
+    def model(self) -> Vector:
+        """The final global model."""
+        return Checkpoint.load(self.job.folder / "checkpoint", self.plan.digest).model
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from cloister.privacy import durable
 from cloister.privacy.evidence.render import render
 from cloister.simulations import baselines, dossier, outcome, stage
+from cloister.simulations.baselines import Ground
 from cloister.simulations.demo import Demo, Run
 from cloister.simulations.outcome import Outcome
 from cloister.simulations.processes import Memory
@@ -30,8 +31,10 @@ def conclude(
     say("Training what it is compared with: each site alone and all records in one place")
     records = run.records()
     train = {name: part for name, (part, _) in records.items()}
-    compared = baselines.measure(run.plan, run.base, train, demo.stage.test, _SEED)
-    federated, own = outcome.accuracies(run, demo.stage.test)
+    ground = Ground.of(run.plan, run.base, train, demo.stage.test, _SEED)
+    held = {name: part for name, (_, part) in records.items()}
+    federated, own = ground.scores(run.model(), run.base, held)
+    compared = baselines.measure(ground, train, demo.stage.test)
     found = Outcome(run, compared, federated, own, stage.majority(demo.stage.test), memory.peak_rss)
     result = found.to_json()
     _keep(demo, "result.json", json.dumps(result, indent=2) + "\n")

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from cloister.client.learn import export
-from cloister.client.learn.evaluation import score
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.records import Records
 from cloister.privacy.dp import accounting
 from cloister.privacy.step.prv import prv_epsilon
 from cloister.simulations.baselines import Baselines
@@ -94,18 +91,6 @@ def epsilon(run: Run, name: str) -> dict[str, Any]:
         "rounds_charged": len(spent),
         "plan_target": plan.privacy.epsilon,
     }
-
-
-def accuracies(run: Run, test: Records) -> tuple[float, dict[str, float]]:
-    """The federated model's accuracy on the common test set, and on what each site held out."""
-    name = next(iter(run.sites))
-    model = export.load(run.site_job(name) / "model", run.base)
-
-    def accuracy(found: Records) -> float:
-        labels = run.plan.task.labels
-        return score(model.probabilities(found.texts).argmax(axis=1), found.targets(labels)).accuracy
-
-    return accuracy(test), {site: accuracy(held) for site, (_, held) in run.records().items()}
 
 
 def table(outcome: Outcome) -> Table:

@@ -17,7 +17,7 @@ from cloister.simulations import generator, partition
 
 TEST_SHARE = 0.2
 _TEST_KEY = b"cloister demo: common test set"
-_NOTES = 320
+_NOTES, _TEST = 320, 360
 MINIMUM = 40
 """Fewest rows of a site in a demo: enough for a tenth to be held out."""
 
@@ -59,7 +59,7 @@ class Source:
 
 def triage(sites: int, seed: int) -> Stage:
     """Synthetic triage notes of hospitals that differ in patients, phrases and style."""
-    corpus = generator.generate(generator.GeneratorSettings(seed=seed, sites=sites, notes=_NOTES))
+    corpus = generator.generate(generator.GeneratorSettings(seed=seed, sites=sites, notes=_NOTES, test=_TEST))
     train = {name: generator.records(notes) for name, notes in corpus.train.items()}
     test = generator.records(corpus.test)
     return Stage("triage notes to departments", test.classes(), train, test)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.client.site.records import Records
-from cloister.server.proposal import Terms
+from cloister.server.proposal import Rates, Terms
 from cloister.simulations import demo, generator
 from cloister.simulations.bench import wire
 from cloister.simulations.bench.site import TIMES, Interval, intervals, scored
@@ -118,8 +118,7 @@ def _terms(labels: tuple[str, ...], rounds: int) -> Terms:
         rounds=rounds,
         steps=STEPS,
         rate=_RATE,
-        head_rate=0.002,
-        adapter_rate=0.002,
+        rates=Rates("adam", 0.002, 0.002),
         top_layers=6,
         max_tokens=TOKENS,
         minimum_sites=SITES,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cloister.client.learn.features import prepare
-from cloister.privacy.model import BaseModel, describe
 from cloister.client.learn.training import LocalTrainer
 from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError
 from cloister.privacy.layout import Placement, layout
+from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
 from cloister.simulations.baselines import Documents, Ground, measure, tfidf
 from cloister.simulations.generator import GeneratorSettings, generate, records
@@ -149,7 +149,7 @@ class TestMeasured:
             "south": Records((CARD,) * 9, ("c",) * 9),
         }
         test = Records((CHEST, HEAD, CARD), ("a", "b", "c"))
-        found = measure(plan_for(base), base, train, test, b"seed")
+        found = measure(Ground.of(plan_for(base), base, train, test, b"seed"), train, test)
         assert set(found.alone) == {"north", "south"}
         assert found.alone["south"].plain == pytest.approx(1 / 3)
         assert found.tfidf == 1.0
@@ -169,7 +169,7 @@ class TestMeasured:
     def test_a_class_that_the_plan_lacks_is_refused(self, base):
         odd = Records(("chest", "pain"), ("a", "unheard"))
         with pytest.raises(InputError) as caught:
-            measure(plan_for(base), base, {"north": odd, "south": odd}, odd, b"seed")
+            Ground.of(plan_for(base), base, {"north": odd, "south": odd}, odd, b"seed")
         assert caught.value.id == "class_unknown"
 
 
