@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from cloister.privacy import durable
+from cloister.privacy.evidence.card import card
 from cloister.privacy.evidence.render import render
 from cloister.simulations import baselines, dossier, outcome, stage
 from cloister.simulations.baselines import Ground
@@ -42,6 +43,7 @@ def conclude(
     _keep(demo, "evidence.json", json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     _keep(demo, "report.html", render(evidence))
     shutil.copytree(run.site_job(next(iter(run.sites))) / "model", demo.out / "model")
+    _keep(demo, "model/README.md", card(evidence))
     return result, [outcome.table(found), *outcome.reading(found)]
 
 

@@ -45,19 +45,24 @@ class Measured:
             which any site trained; of the rounds after which sites scored nothing.
         scored_gaps: the same of the other rounds: each site's scoring of the new global model, on its
             held-out records, is in the gap.
-        wire_bytes: what went over the cable, or the loopback interface where there is none.
+        run_bytes: what went over the cable (the loopback interface where there is none) from the last
+            approval to the end of the run.
+        whole_bytes: the same from the start of the sites' agents.
         inner_bytes: what the lead's two processes told each other; 0 where that cannot be told apart.
-        payload_bytes: the arrays that the plan must move: the model down and the update up, 4 bytes a
-            parameter, for each site and round.
+        round_bytes: the arrays of all rounds: the model down and the update up, 4 bytes a parameter, for
+            each site and round.
+        final_bytes: the final model, once for each site.
         pss_gib: peak of the proportional set sizes of all processes.
         cabled: whether there was a cable.
     """
 
     gaps: list[float]
     scored_gaps: list[float]
-    wire_bytes: int
+    run_bytes: int
+    whole_bytes: int
     inner_bytes: int
-    payload_bytes: int
+    round_bytes: int
+    final_bytes: int
     pss_gib: float
     cabled: bool
 
@@ -82,6 +87,30 @@ def union(noted: Iterable[Interval]) -> float:
         covered += max(0.0, interval.end - max(interval.start, until))
         until = max(until, interval.end)
     return covered
+
+
+class _Meter:
+    """Reads the interface between lead and sites: the cable, or the loopback interface."""
+
+    def __init__(self, cable: wire.Cable | None) -> None:
+        self._cable = cable
+        self._inner = wire.counted("lo")[1]
+        self.approved: int | None = None
+
+    @property
+    def inner(self) -> int:
+        """Bytes over the loopback interface since the start."""
+        return wire.counted("lo")[1] - self._inner
+
+    @property
+    def bytes(self) -> int:
+        """Bytes between lead and sites since the start."""
+        return self._cable.bytes if self._cable else self.inner
+
+    def show(self, _job: object, _sites: object) -> None:
+        """Called again and again once every site has approved."""
+        if self.approved is None:
+            self.approved = self.bytes
 
 
 class _Cast(Troupe):
@@ -132,19 +161,21 @@ def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
     wanted = demo.Demo(out, play, _terms(play.labels, rounds), model, host)
     laid: AbstractContextManager[wire.Cable | None] = wire.cable() if cabled else contextlib.nullcontext()
     with laid as cable, _Cast(cable.prefix if cable else ()) as troupe:
-        memory, before = Memory(pss=True, every=1.0, own=False), wire.counted("lo")[1]
+        memory, meter = Memory(pss=True, every=1.0, own=False), _Meter(cable)
         with memory.watching():
             cast = demo.assemble(wanted, troupe, lambda _: None)
-            run = demo.federate(wanted, cast, demo.Watcher())
-        local = wire.counted("lo")[1] - before
-        sent = cable.bytes if cable else local
+            run = demo.federate(wanted, cast, demo.Watcher(show=meter.show))
+        sent, inner = meter.bytes, meter.inner
     found = gaps(interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES))
+    vector = 4 * run.plan.adapter.parameters * SITES
     return Measured(
         gaps=[gap for number, gap in found.items() if not scored(number)],
         scored_gaps=[gap for number, gap in found.items() if scored(number)],
-        wire_bytes=sent,
-        inner_bytes=local if cable else 0,
-        payload_bytes=2 * 4 * run.plan.adapter.parameters * SITES * rounds,
+        run_bytes=sent - (meter.approved or 0),
+        whole_bytes=sent,
+        inner_bytes=inner if cable else 0,
+        round_bytes=2 * vector * rounds,
+        final_bytes=vector,
         pss_gib=memory.peak_pss / _GIB,
         cabled=cabled,
     )

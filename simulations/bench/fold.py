@@ -123,7 +123,8 @@ def measure(folder: Path, parameters: int, sites: int) -> Folded:
     (folder / "plan").write_bytes(agreed.to_bytes())
     command = [sys.executable, "-m", "cloister.simulations.bench.fold", _CHILD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        if process.stdin is None or process.stdout is None:
+            raise ValueError("a process with pipes has none")
         process.stdout.readline()
         for key in keys:
             (folder / "update").write_bytes(_sealed(agreed, key, lead))

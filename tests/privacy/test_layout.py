@@ -117,6 +117,13 @@ def test_a_target_of_lower_layers_only_is_refused() -> None:
     assert "query" not in caught.value.what
 
 
+def test_a_target_that_is_linear_in_one_place_only_is_refused() -> None:
+    tensors = TENSORS | {"encoder.layer.1.pooler.query.weight": (4,)}
+    with pytest.raises(ModelError) as caught:
+        layout(tensors, 4, PLACEMENT)
+    assert caught.value.id == "adapter_invalid"
+
+
 def test_a_model_without_layers_takes_a_head_only() -> None:
     tensors = {"embeddings.weight": (30, 4)}
     assert layout(tensors, 4, place(top_layers=0)).tensors == KNOWN[4:]

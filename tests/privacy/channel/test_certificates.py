@@ -111,6 +111,16 @@ def test_what_is_no_certificate_is_refused(read: Any, pem: str) -> None:
         assert caught.value.id == "certificate_invalid"
 
 
+def test_a_certificate_with_a_malformed_subject_is_refused() -> None:
+    """Its outside holds: the subject is parsed only when it is asked for."""
+    good = parsed(CERTIFICATE.encode()).public_bytes(serialization.Encoding.DER)
+    assert good.count(b"\x0c\x05north") == 1
+    altered = good.replace(b"\x0c\x05north", b"\x0d\x05north")  # no kind of text
+    with pytest.raises(ChannelError) as caught:
+        common_name(ssl.DER_cert_to_PEM_cert(altered))
+    assert caught.value.id == "certificate_invalid"
+
+
 # Authorities on disk
 
 

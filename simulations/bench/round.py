@@ -1,0 +1,89 @@
+"""``cloister bench round``: what a round costs beyond training, in seconds, bytes and memory.
+
+=========================  ==============================================================================
+figure                     meaning
+=========================  ==============================================================================
+overhead_s                 first training start of a round to that of the next, less the time in which any
+                           site trained; median over the rounds in which sites score nothing
+overhead_scored_s          the same over the rounds in which each site scores the new global model on its
+                           held-out tenth, which other systems' sites do not do
+wire_over_payload          bytes between lead and sites from the last approval to the end of the run, over
+                           the arrays that the plan moves: 4 bytes a parameter down and up for each site
+                           and round, and the final model once for each site
+wire_over_rounds           bytes from the start of the sites' agents, the final model included, over the
+                           arrays of the rounds alone
+inner_over_payload         bytes between the lead's own two processes, which never leave its machine
+wire_cabled                1: counted on an interface that only lead and sites share; 0: no namespace can
+                           be made here, and all traffic of the machine's loopback interface is counted
+federation_pss_gib         peak memory of lead, Flower and three sites; pages that they share count once
+fold_peak_over_update      growth of an aggregator process that folds 10 updates of 100 MiB, in updates
+fold_cpu_s                 its CPU time for one of them
+=========================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cloister.privacy.errors import RoundError
+from cloister.privacy.model import DEFAULT
+from cloister.simulations.bench import fold, wire
+from cloister.simulations.bench.federation import Measured
+from cloister.simulations.bench.fold import Folded
+from cloister.simulations.bench.result import Limit, Result, spread
+
+ROUNDS = 21
+_UPDATES, _PARAMETERS = 10, 100 * (1 << 20) // 4
+_LIMITS = {
+    "overhead_s": Limit(0.6),
+    "wire_over_payload": Limit(1.05),
+    "federation_pss_gib": Limit(2.2),
+    "fold_peak_over_update": Limit(3.0),
+}
+
+
+def run() -> Result:
+    """Measures everything once, in about three minutes on two idle cores.
+
+    Raises:
+        RoundError: the federation did not come to its end.
+    """
+    with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
+        folded = fold.measure(Path(folder) / "fold", _PARAMETERS, _UPDATES)
+        measured = _federation(Path(folder) / "federation")
+    return result(measured, folded)
+
+
+def result(measured: Measured, folded: Folded) -> Result:
+    """The figures of what was measured."""
+    payload = measured.round_bytes + measured.final_bytes
+    figures = {
+        **spread("overhead_s", measured.gaps),
+        **spread("overhead_scored_s", measured.scored_gaps),
+        "wire_over_payload": measured.run_bytes / payload,
+        "wire_over_rounds": measured.whole_bytes / measured.round_bytes,
+        "inner_over_payload": measured.inner_bytes / payload,
+        "wire_cabled": float(measured.cabled),
+        "federation_pss_gib": measured.pss_gib,
+        "fold_peak_over_update": folded.over_update,
+        "fold_cpu_s": folded.seconds,
+    }
+    return Result("round", figures, _LIMITS)
+
+
+def _federation(out: Path) -> Measured:
+    """Runs the federation in a network namespace of its own, where one can be made."""
+    isolation = wire.isolation()
+    module = ["-m", "cloister.simulations.bench.federation"]
+    arguments = [str(out), str(ROUNDS), DEFAULT, *(["cable"] if isolation else [])]
+    done = subprocess.run(
+        [*isolation, sys.executable, *module, *arguments], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise RoundError("site_failed", f"The federation failed: {words[-1] if words else 'no word'}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
