@@ -60,7 +60,9 @@ def common_name(pem: bytes | str) -> str:
 
 def _certificate(pem: bytes | str) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
+        certificate = x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
+        certificate.subject  # noqa: B018  # parsed only when asked for, so a malformed one is refused here
+        return certificate
     except (ValueError, x509.InvalidVersion) as error:
         raise ChannelError(
             "certificate_invalid", "Something that should be a certificate is none."

@@ -44,6 +44,7 @@ def test_the_lead_is_shown_no_figure_of_training(by_hand: ByHand) -> None:
     assert not any(word in shown.lower() for word in ("accuracy", "loss", "%"))
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers
 @pytest.mark.parametrize("site", SITES)
 def test_every_site_has_the_same_model_and_can_load_it(by_hand: ByHand, site: str) -> None:
     (folder,) = by_hand.hands.place.glob(f"{site}/jobs/{by_hand.job[7:23]}/model")

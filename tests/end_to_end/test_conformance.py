@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,10 @@ from cloister.privacy.wire import messages
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.proposal import Terms
-from cloister.simulations.demo import DATASET, Cast, Demo, Run, Watcher, assemble, federate
-from cloister.simulations.processes import Troupe
-from cloister.simulations.stage import Source, from_file
+from cloister.simulations.demo import DATASET, Run
 from cloister.simulations.transport import LocalGrid
-from tests.hands import LABELS, write_records
+from tests.ensemble import Stand, stand
+from tests.hands import LABELS, hands
 
 pytestmark = pytest.mark.slow
 
@@ -37,28 +36,15 @@ PRIVATE = replace(PLAIN, mode="local", rate=0.4, epsilon=2.0)
 BUDGET = replace(PRIVATE, epsilon=8.0)
 
 
-@dataclass
-class Stand:
-    """A consortium that runs, and how to run plans on it."""
-
-    demo: Demo
-    cast: Cast
-
-    def run(self, terms: Terms) -> Run:
-        return federate(replace(self.demo, terms=terms), self.cast, Watcher())
-
-
 @pytest.fixture(scope="module")
-def stand(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Stand]:
-    place = tmp_path_factory.mktemp("conformance")
-    notes = write_records(place / "notes.csv", seed=4, rows=240)
-    play = from_file(Source(notes, "text", "department", None, "iid"), sites=2, seed=0)
-    demo = Demo(place / "run", play, BUDGET, str(model))
-    demo.out.mkdir()
+def both(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Stand]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with Troupe() as troupe:
-        yield Stand(demo, assemble(demo, troupe, lambda _: None))
+    with (
+        hands(tmp_path_factory.mktemp("conformance")) as person,
+        stand(person, ("north", "south"), BUDGET, model) as found,
+    ):
+        yield found
     torch.set_num_threads(threads)
 
 
@@ -98,16 +84,16 @@ def participant(run: Run, site: SiteFolder, place: Path) -> Participant:
     )
 
 
-def test_without_noise_both_end_in_the_same_model_bit_for_bit(stand: Stand, tmp_path: Path) -> None:
-    run = stand.run(PLAIN)
+def test_without_noise_both_end_in_the_same_model_bit_for_bit(both: Stand, tmp_path: Path) -> None:
+    run = both.run(PLAIN)
     end, _ = without_sockets(run, tmp_path)
     assert run.job.progress["model"] == messages.model_digest(end.model)
     assert run.job.progress["model"] != messages.model_digest(start(run))
     assert np.isfinite(end.model).all()
 
 
-def test_with_noise_the_ledgers_are_exactly_equal(stand: Stand, tmp_path: Path) -> None:
-    run = stand.run(PRIVATE)
+def test_with_noise_the_ledgers_are_exactly_equal(both: Stand, tmp_path: Path) -> None:
+    run = both.run(PRIVATE)
     end, sites = without_sockets(run, tmp_path)
     for name, site in sites.items():
         assert run.epsilon(name) == site.ledger.epsilon(DATASET) <= PRIVATE.epsilon

@@ -337,7 +337,13 @@ def test_without_accuracy_it_is_not_known() -> None:
 
 def test_the_plots_are_there() -> None:
     root = page(evidence())
-    assert len(section(root, 3).tags("svg")) == 1
+    (epsilons,) = section(root, 3).tags("svg")
+    assert [text.text() for text in epsilons.tags("text")] == [
+        *("0", "2", "4", "6", "8", "10"),
+        *map(str, range(1, 9)),
+        *("round", "smallest budget 10", "3 sites", "river-practice"),
+    ]
+    assert "80 %" in [text.text() for text in section(root, 7).tags("svg")[0].tags("text")]
     assert len(section(root, 7).tags("svg")) == 2
     assert len(section(root, 7).tags("rect")) == 4 + 2 * 4
 
