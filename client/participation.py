@@ -146,7 +146,7 @@ class Participant:
         return self._seal(header, messages.REFUSAL, messages.refusal(reason))
 
     def _open(self, data: bytes) -> Opened:
-        limit = self.plan.ring.content_bytes + messages.OVERHEAD
+        limit = messages.largest(self.plan.adapter.parameters)
         seen = peek(data, limit)
         kind = messages.FINISH if seen.kind == messages.FINISH else messages.TASK
         expected = Header(

@@ -219,7 +219,7 @@ class Federation:
         Raises:
             ChannelError: not signed by the site, or for another plan, round, attempt or model.
         """
-        limit = self.plan.ring.content_bytes + messages.OVERHEAD
+        limit = messages.largest(self.plan.adapter.parameters)
         kind = peek(data, limit).kind
         return open_envelope(
             data,

@@ -92,6 +92,7 @@ class Flower:
                 stderr=errors,
                 text=True,
                 env={**os.environ, "FLWR_HOME": str(self._place)},
+                start_new_session=True,  # Ctrl-C in a terminal is for the lead, which then ends it
             )
         line = process.stdout.readline() if process.stdout else ""
         if not line:

@@ -23,7 +23,7 @@ from cloister.privacy.errors import ChannelError, InputError, UsageError
 from cloister.privacy.plan import Part
 from cloister.server.longpoll import App
 
-_KEEP_ALIVE, _LAST_WORDS = 75, 3  # seconds
+_KEEP_ALIVE, _LAST_WORDS = 75, 1  # seconds; callers that do not read never say goodbye
 
 File = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]

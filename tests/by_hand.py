@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -102,6 +103,17 @@ class ByHand:
         for site in self.sites:
             until(lambda site=site: job[7:19] in self.hands.do("site", "jobs", "--dir", site), "the plan")
         return job
+
+    def approve(self, job: str) -> None:
+        """Lets every site approve a job."""
+        for site in self.sites:
+            self.hands.do("site", "approve", job[7:19], "--dir", site)
+
+    def ports(self, taken: str) -> tuple[str, ...]:
+        """Options of `lead init` that name one port of the running lead and one that is free."""
+        config = json.loads((self.hands.place / "lead" / "config.json").read_bytes())
+        ports = {"fleet": free_port(), "consortium": free_port(), taken: config[f"port_{taken}"]}
+        return tuple(text for name, port in ports.items() for text in (f"--port-{name}", str(port)))
 
     def ended(self, job: str) -> Any:
         """What `lead status` says of a job that has come to its end."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloister.privacy import canonical
+from cloister.privacy.channel import stream
 from cloister.privacy.errors import ChannelError, UpdateError, areas
 from cloister.privacy.update import Vector
 
@@ -25,8 +26,12 @@ TASK, UPDATE, REFUSAL, FINISH, CLOSED = "task", "update", "refusal", "finish", "
 
 _WIRE = np.dtype("<f4")
 _DIGEST = 71  # "sha256:" and 64 digits
-OVERHEAD = 64 << 10
-"""Upper bound on what an envelope adds to a content of up to 900 MB, signatures and seal included."""
+_OVERHEAD = 64 << 10
+
+
+def largest(parameters: int) -> int:
+    """The size in bytes that no envelope of a plan of d ``parameters`` passes, known before one is read."""
+    return stream.sealed_size(_DIGEST + 4 * parameters) + _OVERHEAD
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -182,7 +183,8 @@ def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures once and prints one JSON object."""
+    """Measures once and prints one JSON object. When it is told to end, its processes end as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     out, rounds, model, *cable = arguments
     found: dict[str, Any] = vars(measure(Path(out), int(rounds), model, cabled=bool(cable)))
     print(json.dumps(found))

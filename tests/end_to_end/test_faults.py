@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -34,14 +33,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     disks = [found / "run" / "lead", found / "run" / "sites" / "west"]
     for disk in disks:
         disk.mkdir(parents=True)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", disk],
-            check=False,
-            capture_output=True,
-        )
+        as_root("mount", "-t", "tmpfs", "-o", "size=6m,mode=700", "tmpfs", str(disk))
     yield found
     for disk in disks:
-        subprocess.run(["umount", "-l", disk], check=False, capture_output=True)
+        as_root("umount", "-l", str(disk))
+
+
+def as_root(*command: str) -> None:
+    """Works for root only; whether it has is looked for afterwards."""
+    subprocess.run(command, check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +120,9 @@ def test_a_site_and_then_the_lead_are_killed(faulty: Stand, actors: Ensemble) ->
 def fill(folder: Path) -> Path:
     """Leaves no room on the disk of a folder."""
     filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1024))
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(1024))
     return filler
 
 
