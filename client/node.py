@@ -67,6 +67,7 @@ _RETRIED = (502, 503, 504)
 _UNAUTHORISED, _PRECONDITION, _TOO_LARGE = 401, 412, 413
 _BEAT = 0.6
 _CALL = 30.0  # seconds for one call, beside the time it waits
+_KEPT = 60.0  # seconds for which a connection may rest; the lead's listener closes it after 75
 _FIRST_PAUSE, _LONGEST_PAUSE, _RECONNECT = 0.005, 0.5, 5.0
 _PUSHES = 3
 
@@ -234,13 +235,18 @@ class Node:
         self._settings, self._stop = settings, stop
         self._public = public_key_to_bytes(key.public_key())
         self._headers = _Headers(settings.wait)
+        verify = tls.client_context(settings.authority, settings.certificate, settings.key)
+        timeout = settings.wait + _CALL
         self._client = FleetHttpClient(
             f"https://{settings.address}",
-            verify=tls.client_context(settings.authority, settings.certificate, settings.key),
-            timeout=settings.wait + _CALL,
+            verify=verify,
+            timeout=timeout,
             interceptors=[self._headers, NodeAuthHttpInterceptor(key, key.public_key())],
             retry_invoker=cast(Any, _Retry(stop, settings.patience)),
         )
+        self._client._client.close()  # Flower's own drops a connection that rests for 5 s, as in training
+        limits = httpx.Limits(keepalive_expiry=_KEPT)
+        self._client._client = httpx.Client(verify=verify, timeout=timeout, limits=limits)
 
     def __enter__(self) -> Self:
         return self

@@ -16,6 +16,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,14 @@ def test_the_certificate_of_one_site_does_not_go_with_the_node_key_of_another(fl
     with refused() as caught:
         FleetConnection(settings).run(lambda message: message, threading.Event())
     assert "403" in caught.value.what
+
+
+def test_a_site_whose_clock_is_wrong_is_told_so(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = datetime.now(UTC) - timedelta(minutes=10)
+    monkeypatch.setattr("flwr.supernode.node_auth_http_interceptor.now", lambda: late)
+    settings = fleet.fleet_settings("north", folder=fleet.folder / "late")
+    with refused("clock"):
+        FleetConnection(settings).run(lambda message: message, threading.Event())
 
 
 def test_a_body_beyond_the_limit_is_refused(fleet: Fleet) -> None:

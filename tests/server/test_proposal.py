@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cloister.privacy.consent import Offer
+from cloister.privacy.dp import accounting
+from cloister.privacy.errors import ModelError, PlanError
+from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.plan import Plan, Rows
+from cloister.server.proposal import RATES, Terms, draft
+from tests import models
+
+CODE = "sha256:" + "c" * 64
+MEMBERS = (
+    PrivateIdentity.generate("lead", "lead"),
+    *(PrivateIdentity.generate(n, "site") for n in ("north", "south")),
+)
+ROSTER = Roster("hospitals", tuple(member.public for member in MEMBERS))
+OFFERS = {
+    name: Offer(site=name, dataset="notes", rows=Rows(low=low, high=2 * low - 1), code=CODE)
+    for name, low in (("north", 128), ("south", 512))
+}
+TERMS = Terms(purpose="notes to departments", labels=("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return describe(models.write(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def test_a_draft_is_a_whole_plan_over_every_site(base: BaseModel) -> None:
+    plan, start = draft(TERMS, ROSTER, OFFERS, base, CODE)
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert [site.name for site in plan.sites] == ["north", "south"]
+    assert plan.roster == ROSTER.digest()
+    assert plan.weight("south") == pytest.approx(0.8)
+    assert start.shape == (plan.adapter.parameters,)
+
+
+def test_the_noise_keeps_the_target_over_the_whole_plan_by_the_ruling_number(base: BaseModel) -> None:
+    plan, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
+    mechanism = plan.round_mechanism
+    assert mechanism is not None
+    reached = accounting.epsilon([mechanism] * plan.training.rounds, TERMS.delta)
+    assert 0.97 * TERMS.epsilon < reached <= TERMS.epsilon
+
+
+def test_without_privacy_gradients_get_rates_of_their_own(base: BaseModel) -> None:
+    private, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
+    open_, _ = draft(Terms(TERMS.purpose, TERMS.labels, mode="off"), ROSTER, OFFERS, base, CODE)
+    assert open_.round_mechanism is None
+    assert (private.training.head_rate, open_.training.head_rate) == (RATES["local"].head, RATES["off"].head)
+
+
+def test_two_drafts_of_the_same_terms_are_two_jobs_that_start_apart(base: BaseModel) -> None:
+    (one, start), (two, other) = (draft(TERMS, ROSTER, OFFERS, base, CODE) for _ in range(2))
+    assert one.digest != two.digest
+    assert not np.array_equal(start, other)
+
+
+def test_a_site_without_an_offer_is_named(base: BaseModel) -> None:
+    with pytest.raises(PlanError, match="south") as caught:
+        draft(TERMS, ROSTER, {"north": OFFERS["north"]}, base, CODE)
+    assert caught.value.id == "plan_conflict"
+
+
+def test_a_target_that_no_layer_has_is_refused(base: BaseModel) -> None:
+    terms = Terms(TERMS.purpose, TERMS.labels, targets=("no-such-module",))
+    with pytest.raises(ModelError) as caught:
+        draft(terms, ROSTER, OFFERS, base, CODE)
+    assert caught.value.id == "adapter_invalid"
