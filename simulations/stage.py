@@ -17,7 +17,7 @@ from cloister.simulations import generator, partition
 
 TEST_SHARE = 0.2
 _TEST_KEY = b"cloister demo: common test set"
-_NOTES, _TEST = 320, 360
+_NOTES, _TEST = 240, 300
 MINIMUM = 40
 """Fewest rows of a site in a demo: enough for a tenth to be held out."""
 
