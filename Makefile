@@ -5,7 +5,8 @@ BIN := .venv/bin
 .PHONY: demo test check test-long test-flower lock proto docs clean
 
 demo: .venv
-	HF_HUB_OFFLINE=1 $(BIN)/cloister demo --out cloister-demo
+	rm -rf cloister-demo
+	$(BIN)/cloister demo --out cloister-demo
 
 test: check
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "slow and not long"

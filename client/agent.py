@@ -53,31 +53,34 @@ class Agent:
         """Works until ``stop`` is set.
 
         Returns:
-            Whether all work has ended. False: a thread still computes a round that takes too long to wait
+            Whether all threads have ended. False: one still computes a round that takes too long to wait
             for. Nothing of it has left, so the process may end at any moment.
 
         Raises:
             StateError: ``state_locked``, another agent works in the folder.
             EnrolmentError: ``not_enrolled``.
             TransportError: Flower refuses this site for good.
+            StateError, LogError, EntropyError: this machine cannot write.
         """
         with self._site.running(), Consortium(self._site) as member:
             watch = Watch(member, self._notices.put)
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
             watch.start()
             fleet.start()
-            threading.Thread(target=_warm, name="warm", daemon=True).start()
+            warm = threading.Thread(target=_warm, name="warm", daemon=True)
+            warm.start()
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
             finally:
                 stop.set()
                 watch.stop()
-                fleet.join(timeout=_LAST_ROUND_S)
-                self._site.log.head()
-        if self._failure:
-            raise self._failure
-        return not fleet.is_alive()
+                for thread in (fleet, warm):
+                    thread.join(timeout=_LAST_ROUND_S)
+            if self._failure:
+                raise self._failure
+            self._site.log.head()
+        return not (fleet.is_alive() or warm.is_alive())
 
     # Flower
 

@@ -33,7 +33,7 @@ from flwr.clientapp import ClientApp
 
 from cloister.client.node import FleetSettings, Forgotten, Node, Parcel, Stopped
 from cloister.privacy import durable
-from cloister.privacy.errors import CloisterError, StateError, TransportError
+from cloister.privacy.errors import UNWRITABLE, CloisterError, StateError, TransportError
 from cloister.privacy.wire import bundle
 
 Handler: TypeAlias = Callable[[Message], Message]
@@ -111,7 +111,8 @@ class FleetConnection:
         Raises:
             ChannelError: ``certificate_invalid``.
             TransportError: ``clock``, ``refused`` or ``unreachable``.
-            StateError: the journal cannot be written.
+            StateError, LogError, EntropyError: this machine cannot write. The journal keeps the message,
+                and the next start works on it.
         """
         with Node(self._settings, stop) as node, suppress(Stopped):
             while not stop.is_set():
@@ -170,6 +171,8 @@ class FleetConnection:
         try:
             return handler(node.open(parcel, contents))
         except CloisterError as error:
+            if error.id in UNWRITABLE:
+                raise
             logger.warning("A message could not be answered: %s", error.line())
             reason = error.id
         except Exception:

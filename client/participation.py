@@ -24,7 +24,7 @@ from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical, durable
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.errors import ChannelError, CloisterError, UpdateError
+from cloister.privacy.errors import UNWRITABLE, ChannelError, CloisterError, UpdateError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
@@ -127,12 +127,16 @@ class Participant:
         Raises:
             ChannelError: the envelope is not from the lead, not for this plan and site, or altered.
                 There is nobody to answer then, so the caller tells the id only.
+            StateError, LogError, EntropyError: this machine cannot write; nothing has left, so the same
+                envelope is answered once it can.
         """
         opened = self._open(data)
         self.bytes_down += len(data)
         try:
             sealed = self._finish(opened) if opened.header.kind == messages.FINISH else self._train(opened)
         except CloisterError as error:
+            if error.id in UNWRITABLE:
+                raise
             sealed = self._refuse(opened.header, error.id, error.line())
         except Exception:  # noqa: BLE001  # the last line: the text may hold a record and must stay here
             sealed = self._refuse(opened.header, "internal", traceback.format_exc())

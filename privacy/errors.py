@@ -256,6 +256,11 @@ class TransportError(CloisterError):
     }
 
 
+UNWRITABLE = frozenset({"disk_full", "state_unwritable", "log_unwritable", "ratchet_unwritable"})
+"""Ids that say that this machine cannot write now. The process stops and goes on once it can: no site is
+left out and no job is given up for it."""
+
+
 def areas() -> Iterator[type[CloisterError]]:
     """All error classes, in the order of the tree."""
     yield from CloisterError.__subclasses__()

@@ -144,7 +144,7 @@ class Federation:
         acknowledged = dict(state.acknowledged)
         for site, opened in self._exchange(grid, current, messages.TASK, state):
             self._take(current, site, opened, acknowledged)
-            self._progress(current)
+            self.progress(current)
             del opened  # before the next one is fetched: one update in memory at a time
         new_model = current.close(state.model)
         excluded = state.excluded | {
@@ -181,7 +181,8 @@ class Federation:
         acknowledged[site] = opened.digest
         self.log.append("update.received", job=job, round=number, site=site, sealed=opened.digest)
 
-    def _progress(self, current: Round) -> None:
+    def progress(self, current: Round) -> None:
+        """Reports where the sites stand in a round."""
         rounds = self.plan.training.rounds
         standings = dict(current.standings)
         self.report(Progress(current.number, rounds, standings, dict(self.up), dict(self.down)))
@@ -317,6 +318,7 @@ class _Post:
                     site=site,
                     reason=error.id,
                 )
+                self.federation.progress(self.current)
             del reply
 
     def _pulled(self, waiting: Mapping[str, str]) -> Iterable[Message]:
@@ -356,6 +358,7 @@ class _Post:
         self.current.lose(site, reason)
         federation, number = self.federation, self.current.number
         federation.log.append("site.lost", job=federation.plan.digest, round=number, site=site, reason=reason)
+        federation.progress(self.current)
 
 
 def server_app(federation: Federation, done: Callable[[Checkpoint], None] = lambda _: None) -> ServerApp:

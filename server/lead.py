@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloister.privacy import canonical, durable
-from cloister.privacy.errors import CloisterError, RoundError, StateError, TransportError
+from cloister.privacy.errors import UNWRITABLE, CloisterError, RoundError, StateError, TransportError
 from cloister.privacy.wire import bundle, messages
 from cloister.server.app import Federation, Pace, Progress, server_app
 from cloister.server.checkpoint import Checkpoint
@@ -160,22 +160,21 @@ class Lead:
             self._say(f"{settings.consortium} is up at {addresses.service} and {addresses.fleet}")
             keeper = threading.Thread(target=self._keep, args=(service, stop), name="desk", daemon=True)
             keeper.start()
+            ended: Job | None = None
             try:
-                while not stop.is_set():
+                while not (stop.is_set() or (once and ended)):
                     if not flower.alive:
                         self._say("Flower's server ended; starting it again.")
                         flower.close()
                         flower = Flower(self._folder)
                     ended = self._turn(service, flower, stop)
-                    if once and ended:
-                        return ended
             finally:
                 stop.set()
                 keeper.join()
                 flower.close()
                 service.stop()
-                self._folder.log.head()
-        return None
+            self._folder.log.head()
+        return ended if once else None
 
     def _keep(self, service: ConsortiumServer, stop: threading.Event) -> None:
         """Tells sites of new plans, also while a job runs."""
@@ -199,6 +198,8 @@ class Lead:
             stop.wait(_LOOK_S)
             return None
         except CloisterError as error:
+            if error.id in UNWRITABLE:
+                raise  # this machine's fault, not the job's: it goes on from its checkpoint
             if error.id == "stopped" and not job.stopping():  # the process is to end, not the job
                 self._say("The job goes on from its checkpoint at the next `cloister lead up`.")
                 return None

@@ -36,7 +36,7 @@ from cloister.simulations.bench.federation import Measured
 from cloister.simulations.bench.fold import Folded
 from cloister.simulations.bench.result import Limit, Result, spread
 
-ROUNDS = 21
+ROUNDS = 15
 _UPDATES, _PARAMETERS = 10, 100 * (1 << 20) // 4
 _LIMITS = {
     "overhead_s": Limit(0.6),

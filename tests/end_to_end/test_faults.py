@@ -133,11 +133,11 @@ def test_the_disk_is_full_at_a_site_and_then_at_the_lead(faulty: Stand, actors: 
     with faulty.running(TERMS) as (end, plan):
         full = fill(west)
         assert actors.actors["west"].ended() == 1
-        assert "[disk_full]" in actors.actors["west"].said.splitlines()[-1]
+        assert "The disk is full" in actors.actors["west"].said.splitlines()[-1]
         until(lambda: faulty.events(plan, "site.lost"), "the loss of a site")
         full_too = fill(lead)
         assert actors.actors["lead"].ended() == 1
-        assert "[disk_full]" in actors.actors["lead"].said.splitlines()[-1]
+        assert "The disk is full" in actors.actors["lead"].said.splitlines()[-1]
         for name in ("west", "lead"):
             assert "Traceback" not in actors.actors[name].said
         full.unlink()
