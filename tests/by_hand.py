@@ -74,7 +74,8 @@ class ByHand:
                 words[words.index("…")] = self.words(words[3])
                 return self.hands.do(*words)
             case ["site", "jobs"]:
-                return until(lambda: self.hands.do(*words), "the plan at a site")
+                self.arrived(self.job, words[-1])
+                return self.hands.do(*words)
             case _:
                 return self.hands.do(*[self.job[7:19] if word == "JOB" else word for word in words])
 
@@ -101,8 +102,13 @@ class ByHand:
         terms = ("cardiology,neurology,gastro", "--model", str(self.model), "--steps", "2")
         job: str = self.hands.json(*command, *terms, *options)["job"]
         for site in self.sites:
-            until(lambda site=site: job[7:19] in self.hands.do("site", "jobs", "--dir", site), "the plan")
+            self.arrived(job, site)
         return job
+
+    def arrived(self, job: str, site: str) -> None:
+        """Waits until a plan has arrived at a site."""
+        plan = self.hands.place / site / "jobs" / job[7:23] / "plan.json"
+        until(plan.exists, f"the plan at {site}")
 
     def approve(self, job: str) -> None:
         """Lets every site approve a job."""
@@ -117,8 +123,10 @@ class ByHand:
 
     def ended(self, job: str) -> Any:
         """What `lead status` says of a job that has come to its end."""
-        states = ("finished", "failed", "refused", "stopped")
-        return until(lambda: (entry := self.jobs()[job])["state"] in states and entry, "the end of a job")
+        state = self.hands.place / "lead" / "jobs" / job[7:23] / "state.json"
+        over = ("finished", "failed", "refused", "stopped")
+        until(lambda: json.loads(state.read_bytes())["state"] in over, "the end of a job")
+        return self.jobs()[job]
 
 
 RECORDS = {"north": (1, 70, ""), "south": (2, 90, MARKER), "west": (3, 70, "")}

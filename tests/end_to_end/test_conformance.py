@@ -96,9 +96,9 @@ def test_with_noise_the_ledgers_are_exactly_equal(both: Stand, tmp_path: Path) -
     run = both.run(PRIVATE)
     end, sites = without_sockets(run, tmp_path)
     for name, site in sites.items():
-        assert run.epsilon(name) == site.ledger.epsilon(DATASET) <= PRIVATE.epsilon
-        real = Datasets(run.sites[name]).ledger.rows(DATASET)
-        assert [(row.kind, row.total) for row in real] == [
+        real = Datasets(run.sites[name]).ledger
+        assert real.epsilon(DATASET) == site.ledger.epsilon(DATASET) <= PRIVATE.epsilon
+        assert [(row.kind, row.total) for row in real.rows(DATASET)] == [
             (row.kind, row.total) for row in site.ledger.rows(DATASET)
         ]
     assert run.job.progress["model"] != messages.model_digest(end.model)  # noise of its own on each side

@@ -91,7 +91,7 @@ def test_a_site_and_then_the_lead_are_killed(faulty: Stand, actors: Ensemble) ->
         actors.actors["south"].go_on()
         actors.again("west")
         actors.again("lead").hear(f"from round {held_in}")
-        run = end.result()
+        end.result()
 
     # The site: named, left out, and back in a later round.
     closed = {event.round: event.body for event in faulty.events(plan, "round.closed")}
@@ -114,7 +114,6 @@ def test_a_site_and_then_the_lead_are_killed(faulty: Stand, actors: Ensemble) ->
         assert reserves(faulty, name, plan) == sent(faulty, name, plan) == Counter(range(1, 21))
     assert set(reserves(faulty, "west", plan).values()) == {1}
     assert {n for n, body in closed.items() if "west" in body["accepted"]} == set(sent(faulty, "west", plan))
-    assert run.epsilon("north") <= TERMS.epsilon
 
 
 def fill(folder: Path) -> Path:
