@@ -7,6 +7,7 @@ executed. ``describe`` needs no torch, so that a plan can be written without it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -39,6 +40,8 @@ _MEANT = (
     "chat_template.jinja",
 )
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+# What a checkpoint with a head puts before the names of the encoder, which alone is used.
+_HEADED = re.compile(r"^(bert|roberta|electra|distilbert|mpnet|transformer|model)\.")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
 
@@ -65,7 +68,8 @@ class BaseModel:
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Tensor name -> shape of the weights, from the headers of their files."""
-        return layout.shapes(sorted(self.path.glob("*.safetensors")))
+        found = layout.shapes(sorted(self.path.glob("*.safetensors")))
+        return {_HEADED.sub("", name): shape for name, shape in found.items()}
 
     def require(self, digest: str) -> None:
         """Refuses to go on with another model than the agreed one.

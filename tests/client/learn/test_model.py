@@ -204,3 +204,23 @@ class TestPackagedModel:
     def test_without_the_package_it_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(model, "_PACKAGE", "no-such-distribution-here")
         assert refused(model.DEFAULT) == "model_missing"
+
+
+def test_a_checkpoint_with_a_head_names_the_encoder_alone(tmp_path: Path) -> None:
+    from transformers import AutoConfig, BertForMaskedLM
+
+    config = AutoConfig.for_model(
+        "bert",
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    plain = models.write(tmp_path / "plain")
+    BertForMaskedLM(config).save_pretrained(tmp_path / "headed")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "headed" / name).write_bytes((plain / name).read_bytes())
+    base = model.describe(tmp_path / "headed")
+    assert "encoder.layer.1.attention.self.query.weight" in base.tensors
+    assert not any(name.startswith("bert.") for name in base.tensors)
