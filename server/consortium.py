@@ -18,13 +18,14 @@ from cloister.privacy.canonical import Json
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT
 from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, Decision, Offer
-from cloister.privacy.errors import ChannelError, EnrolmentError, InputError, TransportError
+from cloister.privacy.errors import ChannelError, EnrolmentError, TransportError
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
 from cloister.privacy.wire.signed import Signed
 from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
 from cloister.server.gate import LIMITS, Gate, Limits
+from cloister.server.listener import bind
 from cloister.server.presence import Presence, state
 
 _NONCE = 32
@@ -174,12 +175,9 @@ class ConsortiumServer:
             [(pair.key, pair.certificate)], trusted, require_client_auth=True
         )
         address = address or f"[::]:{folder.settings.port_consortium}"
-        try:
-            self.port = int(self._server.add_secure_port(address, credentials))
-        except RuntimeError as error:
-            raise InputError(
-                "port_in_use", f"The consortium service cannot listen on {address}.", "Free the port."
-            ) from error
+        host, _, port = address.rpartition(":")
+        bind(host.strip("[]"), int(port)).close()  # gRPC would say it less plainly, or share the port
+        self.port = int(self._server.add_secure_port(address, credentials))
 
     def start(self) -> None:
         """Begins to answer."""

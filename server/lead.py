@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -17,7 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloister.privacy import canonical, durable
-from cloister.privacy.errors import UNWRITABLE, CloisterError, RoundError, StateError, TransportError
+from cloister.privacy.errors import (
+    UNWRITABLE,
+    CloisterError,
+    RoundError,
+    StateError,
+    TransportError,
+    areas,
+)
 from cloister.privacy.wire import bundle, messages
 from cloister.server.app import Federation, Pace, Progress, server_app
 from cloister.server.checkpoint import Checkpoint
@@ -80,7 +88,8 @@ class Flower:
         """Starts the process and waits for its ready line.
 
         Raises:
-            StateError: ``state_missing``, it ended at once, with its own words.
+            InputError: ``port_in_use``.
+            CloisterError: another reason for which it ended at once, as it gives it.
         """
         command = [sys.executable, "-m", "cloister.server.superlink", str(self._place / "config.json")]
         log = self._place / "superlink.log"
@@ -97,8 +106,7 @@ class Flower:
         line = process.stdout.readline() if process.stdout else ""
         if not line:
             process.wait(_START_S)
-            words = log.read_text().strip().splitlines()
-            raise StateError("state_missing", words[-1] if words else "Flower's server ended at once.")
+            raise _told(log.read_text())
         return process, str(json.loads(line)["control"])
 
     @property
@@ -249,6 +257,16 @@ class Lead:
         self._folder.log.append("job.aborted", job=job.plan.digest, reason=error.id, rounds=rounds)
         job.move(STOPPED if stopped else FAILED, error.line())
         self._say(error.line())
+
+
+def _told(words: str) -> CloisterError:
+    """The error whose line another process of ours ended with."""
+    last = words.strip().rpartition("\n")[2]
+    if found := re.fullmatch(r"(.*) \[([a-z_]+)\]", last):
+        for area in areas():
+            if found[2] in area.REASONS:
+                return area(found[2], found[1])
+    return StateError("state_missing", f"Flower's server ended at once: {last or 'it said nothing'}")
 
 
 def _shown(progress: Progress) -> dict[str, Any]:

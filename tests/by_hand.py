@@ -73,6 +73,9 @@ class ByHand:
             case ["site", "peers"] if "…" in words:
                 words[words.index("…")] = self.words(words[3])
                 return self.hands.do(*words)
+            case ["lead", "status"]:
+                self.ended(self.job)
+                return self.hands.do(*words)
             case ["site", "jobs"]:
                 self.arrived(self.job, words[-1])
                 return self.hands.do(*words)

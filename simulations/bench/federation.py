@@ -16,7 +16,9 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ SITES, CLASSES, NOTES, BATCH, STEPS, TOKENS = 3, 4, 900, 16, 3, 32
 _HELD_OUT = 0.1
 _RATE = BATCH / (NOTES * (1 - _HELD_OUT))
 _GIB = 1 << 30
+_READ_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,54 @@ class Measured:
             which any site trained; of the rounds after which sites scored nothing.
         scored_gaps: the same of the other rounds: each site's scoring of the new global model, on its
             held-out records, is in the gap.
-        run_bytes: what went over the cable (the loopback interface where there is none) from the last
-            approval to the end of the run.
-        whole_bytes: the same from the start of the sites' agents.
+        steady: what went over the cable (the loopback interface where there is none) between two moments
+            in which every site trained, over the arrays that the rounds between them move; None where
+            there were no two such moments.
+        whole_bytes: what went over it from the start of the sites' agents to the end of the run, the final
+            model included.
         inner_bytes: what the lead's two processes told each other; 0 where that cannot be told apart.
         round_bytes: the arrays of all rounds: the model down and the update up, 4 bytes a parameter, for
             each site and round.
-        final_bytes: the final model, once for each site.
         pss_gib: peak of the proportional set sizes of all processes.
         cabled: whether there was a cable.
     """
 
     gaps: list[float]
     scored_gaps: list[float]
-    run_bytes: int
+    steady: float | None
     whole_bytes: int
     inner_bytes: int
     round_bytes: int
-    final_bytes: int
     pss_gib: float
     cabled: bool
 
 
 def gaps(noted: Iterable[Interval]) -> dict[int, float]:
     """The gap after each round but the last, by number, from the training intervals of all sites."""
-    rounds: dict[int, list[Interval]] = {}
-    for interval in noted:
-        rounds.setdefault(interval.round, []).append(interval)
+    rounds = _by_round(noted)
     starts = {number: min(i.start for i in found) for number, found in rounds.items()}
     return {
         number: starts[number + 1] - starts[number] - union(rounds[number])
         for number in sorted(rounds)
         if number + 1 in rounds
     }
+
+
+def quiet_moments(noted: Iterable[Interval]) -> dict[int, float]:
+    """A moment of each round in which all sites trained, so that no array was on its way."""
+    found = {
+        number: (max(i.start for i in some), min(i.end for i in some))
+        for number, some in _by_round(noted).items()
+        if len(some) == SITES
+    }
+    return {number: (start + end) / 2 for number, (start, end) in found.items() if start < end}
+
+
+def _by_round(noted: Iterable[Interval]) -> dict[int, list[Interval]]:
+    rounds: dict[int, list[Interval]] = {}
+    for interval in noted:
+        rounds.setdefault(interval.round, []).append(interval)
+    return rounds
 
 
 def union(noted: Iterable[Interval]) -> float:
@@ -90,13 +108,14 @@ def union(noted: Iterable[Interval]) -> float:
     return covered
 
 
-class _Meter:
-    """Reads the interface between lead and sites: the cable, or the loopback interface."""
+class Meter:
+    """Reads the interface between lead and sites, the cable or the loopback interface, again and again."""
 
     def __init__(self, cable: wire.Cable | None) -> None:
         self._cable = cable
         self._inner = wire.counted("lo")[1]
-        self.approved: int | None = None
+        self._readings: list[tuple[float, int]] = []
+        self._stop = threading.Event()
 
     @property
     def inner(self) -> int:
@@ -108,10 +127,32 @@ class _Meter:
         """Bytes between lead and sites since the start."""
         return self._cable.bytes if self._cable else self.inner
 
-    def show(self, _job: object, _sites: object) -> None:
-        """Called again and again once every site has approved."""
-        if self.approved is None:
-            self.approved = self.bytes
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Reads on a thread while the context is open."""
+        thread = threading.Thread(target=self._read, name="meter", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _read(self) -> None:
+        while not self._stop.wait(_READ_S):
+            self._readings.append((time.monotonic(), self.bytes))
+
+    def at(self, moment: float) -> int:
+        """The last reading before a moment."""
+        return max((count for when, count in self._readings if when <= moment), default=0)
+
+    def steady(self, noted: Iterable[Interval], vector: int) -> float | None:
+        """Bytes over arrays of the rounds between the first and the last quiet moment; see ``Measured``."""
+        moments = quiet_moments(noted)
+        if len(moments) < 2:
+            return None
+        first, last = min(moments), max(moments)
+        return (self.at(moments[last]) - self.at(moments[first])) / (2 * vector * (last - first))
 
 
 class _Cast(Troupe):
@@ -162,21 +203,21 @@ def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
     wanted = demo.Demo(out, play, _terms(play.labels, rounds), model, host)
     laid: AbstractContextManager[wire.Cable | None] = wire.cable() if cabled else contextlib.nullcontext()
     with laid as cable, _Cast(cable.prefix if cable else ()) as troupe:
-        memory, meter = Memory(pss=True, every=1.0, own=False), _Meter(cable)
-        with memory.watching():
+        memory, meter = Memory(pss=True, every=1.0, own=False), Meter(cable)
+        with memory.watching(), meter.reading():
             cast = demo.assemble(wanted, troupe, lambda _: None)
-            run = demo.federate(wanted, cast, demo.Watcher(show=meter.show))
+            run = demo.federate(wanted, cast, demo.Watcher())
         sent, inner = meter.bytes, meter.inner
-    found = gaps(interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES))
+    noted = [interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES)]
+    found = gaps(noted)
     vector = 4 * run.plan.adapter.parameters * SITES
     return Measured(
         gaps=[gap for number, gap in found.items() if not scored(number)],
         scored_gaps=[gap for number, gap in found.items() if scored(number)],
-        run_bytes=sent - (meter.approved or 0),
+        steady=meter.steady(noted, vector),
         whole_bytes=sent,
         inner_bytes=inner if cable else 0,
         round_bytes=2 * vector * rounds,
-        final_bytes=vector,
         pss_gib=memory.peak_pss / _GIB,
         cabled=cabled,
     )

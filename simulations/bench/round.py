@@ -7,12 +7,12 @@ overhead_s                 first training start of a round to that of the next, 
                            site trained; median over the rounds in which sites score nothing
 overhead_scored_s          the same over the rounds in which each site scores the new global model on its
                            held-out tenth, which other systems' sites do not do
-wire_over_payload          bytes between lead and sites from the last approval to the end of the run, over
-                           the arrays that the plan moves: 4 bytes a parameter down and up for each site
-                           and round, and the final model once for each site
-wire_over_rounds           bytes from the start of the sites' agents, the final model included, over the
-                           arrays of the rounds alone
-inner_over_payload         bytes between the lead's own two processes, which never leave its machine
+wire_over_payload          bytes between lead and sites in a round, over the arrays that the plan must move:
+                           4 bytes a parameter down and up for each site; from the first moment in which
+                           every site trained to the last one, when no array is on its way
+wire_over_rounds           bytes from the start of the sites' agents to the end, the plan, the handshakes
+                           and the final model included, over the arrays of the rounds alone
+inner_over_rounds          bytes between the lead's own two processes, which never leave its machine
 wire_cabled                1: counted on an interface that only lead and sites share; 0: no namespace can
                            be made here, and all traffic of the machine's loopback interface is counted
 federation_pss_gib         peak memory of lead, Flower and three sites; pages that they share count once
@@ -60,13 +60,13 @@ def run() -> Result:
 
 def result(measured: Measured, folded: Folded) -> Result:
     """The figures of what was measured."""
-    payload = measured.round_bytes + measured.final_bytes
+    steady = {} if measured.steady is None else {"wire_over_payload": measured.steady}
     figures = {
         **spread("overhead_s", measured.gaps),
         **spread("overhead_scored_s", measured.scored_gaps),
-        "wire_over_payload": measured.run_bytes / payload,
+        **steady,
         "wire_over_rounds": measured.whole_bytes / measured.round_bytes,
-        "inner_over_payload": measured.inner_bytes / payload,
+        "inner_over_rounds": measured.inner_bytes / measured.round_bytes,
         "wire_cabled": float(measured.cabled),
         "federation_pss_gib": measured.pss_gib,
         "fold_peak_over_update": folded.over_update,

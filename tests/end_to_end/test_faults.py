@@ -19,7 +19,7 @@ from cloister.simulations.demo import DATASET
 from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands, until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SITES = ("north", "south", "west")
 TERMS = Terms("notes", LABELS, rounds=20, steps=2, rate=0.3, minimum_sites=2)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from cloister.privacy.errors import UsageError
 from cloister.simulations.bench import round as bench_round
 from cloister.simulations.bench.cli import app
-from cloister.simulations.bench.federation import Measured, gaps, union
+from cloister.simulations.bench.federation import Measured, Meter, gaps, quiet_moments, union
 from cloister.simulations.bench.fold import Folded
 from cloister.simulations.bench.result import Limit, Result, spread
 from cloister.simulations.bench.site import Interval, TimedLearner, intervals, scored
@@ -16,11 +16,10 @@ from cloister.simulations.bench.site import Interval, TimedLearner, intervals, s
 MEASURED = Measured(
     gaps=[0.3, 0.2, 0.7],
     scored_gaps=[1.5],
-    run_bytes=2_200,
+    steady=1.04,
     whole_bytes=3_000,
     inner_bytes=2_100,
     round_bytes=2_000,
-    final_bytes=200,
     pss_gib=2.5,
     cabled=True,
 )
@@ -55,7 +54,7 @@ def test_a_result_has_the_agreed_shape_and_targets_of_its_figures_only() -> None
 def test_the_figures_of_a_round() -> None:
     figures = RESULT.figures
     assert (figures["overhead_s"], figures["overhead_s_min"], figures["overhead_s_max"]) == (0.3, 0.2, 0.7)
-    assert figures["wire_over_payload"] == 1.0
+    assert figures["wire_over_payload"] == 1.04
     assert figures["wire_over_rounds"] == 1.5
     assert figures["fold_peak_over_update"] == 3.0
     assert {name: target["met"] for name, target in RESULT.to_json()["targets"].items()} == {
@@ -101,6 +100,23 @@ def test_a_gap_is_what_no_site_trained_in() -> None:
         Interval(3, 6.25, 7.0),
     ]
     assert gaps(noted) == {1: 0.5, 2: 6.25 - 3.5 - 0.5 - 1.0}
+
+
+def test_a_moment_is_quiet_when_all_sites_train() -> None:
+    noted = [
+        *(Interval(1, start, 3.0 + start) for start in (0.0, 1.0, 2.0)),
+        *(Interval(2, start, start + 1.0) for start in (6.0, 6.5, 7.5)),
+        *(Interval(3, start, start + 1.0) for start in (9.0, 9.5)),
+    ]
+    assert quiet_moments(noted) == {1: 2.5}
+
+
+def test_steady_bytes_are_counted_between_quiet_moments() -> None:
+    meter = Meter(None)
+    meter._readings = [(0.0, 5_000), (1.4, 5_500), (1.6, 9_000), (3.4, 9_660), (3.6, 20_000)]
+    noted = [Interval(number, number, number + 1.0) for number in (1, 2, 3) for _ in range(3)]
+    assert meter.steady(noted, vector=1_000) == (9_660 - 5_500) / 4_000
+    assert meter.steady(noted[:3], vector=1_000) is None
 
 
 def test_a_timed_learner_hands_everything_on_and_notes_when_it_trained(tmp_path) -> None:
