@@ -65,10 +65,12 @@ class Agent:
         with self._site.running(), Consortium(self._site) as member:
             watch = Watch(member, self._notices.put)
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
-            watch.start()
-            fleet.start()
             warm = threading.Thread(target=_warm, name="warm", daemon=True)
             warm.start()
+            for job in self._jobs:  # before the lead hears of this site: its next message may be for one
+                self._advance(member, job)
+            watch.start()
+            fleet.start()
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
