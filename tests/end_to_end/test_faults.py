@@ -89,8 +89,8 @@ def test_a_site_and_then_the_lead_are_killed(faulty: Stand, actors: Ensemble) ->
         kept = replies(faulty, "north", plan)
         actors.actors["lead"].kill()
         actors.actors["south"].go_on()
-        actors.again("west")
         actors.again("lead").hear(f"from round {held_in}")
+        actors.again("west")  # the lead waits for it, and asks as soon as it is there
         end.result()
 
     # The site: named, left out, and back in a later round.
