@@ -51,13 +51,12 @@ def faulty(place: Path, model: Path) -> Iterator[Stand]:
 
 
 @pytest.fixture
-def actors(faulty: Stand) -> Iterator[Ensemble]:
+def actors(faulty: Stand) -> Ensemble:
     """Everybody, running."""
     ensemble = faulty.cast.troupe
     assert isinstance(ensemble, Ensemble)
     ensemble.mend()
-    yield ensemble
-    ensemble.mend()
+    return ensemble
 
 
 def reserves(faulty: Stand, name: str, plan: Plan) -> Counter[int]:
@@ -155,11 +154,13 @@ def test_everybody_is_told_to_stop_in_the_middle_of_a_round(faulty: Stand, actor
     endless = replace(TERMS, mode="off", rounds=1, steps=100_000)
     with faulty.running(endless) as (_, plan):
         west, lead = actors.actors["west"], actors.actors["lead"]
+        begun = SiteJobs(faulty.cast.sites["west"]).find(plan.digest).folder / "progress.jsonl"
+        until(begun.exists, "the training at west")
+        assert lead.end() == 0
+        assert "goes on from its checkpoint" in lead.said.splitlines()[-1]
+        assert Jobs(faulty.cast.lead.jobs).find(plan.digest).state == RUNNING
         for name in ("north", "south"):
             actors.actors[name].kill()
         assert west.end() == 0
         assert west.said.splitlines()[-1].startswith("Stopped in the middle of a round")
         assert "terminate called" not in west.said
-        assert lead.end() == 0
-        assert "goes on from its checkpoint" in lead.said.splitlines()[-1]
-        assert Jobs(faulty.cast.lead.jobs).find(plan.digest).state == RUNNING
