@@ -23,7 +23,7 @@ test-long: .venv
 
 # Every supported Flower version passes the tests that start the real server.
 test-flower: .compat/flwr-1.41.0
-	HF_HUB_OFFLINE=1 PYTHONPATH=.compat/flwr-1.41.0 $(BIN)/pytest -m flower
+	HF_HUB_OFFLINE=1 PYTHONPATH=$(CURDIR)/.compat/flwr-1.41.0 $(BIN)/pytest -m flower
 
 .venv: requirements.lock requirements-cpu.lock requirements-cuda.lock
 	.ci/venv $(PYTHON)
