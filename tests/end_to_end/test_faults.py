@@ -19,8 +19,6 @@ from cloister.simulations.demo import DATASET
 from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands, until
 
-pytestmark = pytest.mark.long
-
 SITES = ("north", "south", "west")
 TERMS = Terms("notes", LABELS, rounds=20, steps=2, rate=0.3, minimum_sites=2)
 BUDGET = replace(TERMS, epsilon=40.0)
@@ -78,6 +76,7 @@ def replies(faulty: Stand, name: str, plan: Plan) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_site_and_then_the_lead_are_killed(faulty: Stand, actors: Ensemble) -> None:
     with faulty.running(TERMS) as (end, plan):
         lost_in = faulty.hold(plan, "west", {"north", "south"})
@@ -124,6 +123,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+@pytest.mark.slow
 def test_the_disk_is_full_at_a_site_and_then_at_the_lead(faulty: Stand, actors: Ensemble) -> None:
     lead, west = faulty.cast.lead.path, faulty.cast.sites["west"].path
     if not (lead.is_mount() and west.is_mount()):
@@ -150,6 +150,7 @@ def test_the_disk_is_full_at_a_site_and_then_at_the_lead(faulty: Stand, actors: 
     assert set(reserves(faulty, "west", plan).values()) == {1}
 
 
+@pytest.mark.long
 def test_everybody_is_told_to_stop_in_the_middle_of_a_round(faulty: Stand, actors: Ensemble) -> None:
     endless = replace(TERMS, mode="off", rounds=1, steps=100_000)
     with faulty.running(endless) as (_, plan):

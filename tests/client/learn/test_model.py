@@ -1,6 +1,11 @@
 """Finding a base model, its digest, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +15,8 @@ from cloister.client.learn.model import load_encoder, tokenize
 from cloister.privacy import model
 from cloister.privacy.errors import ModelError
 from tests import models
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +147,56 @@ def test_a_hub_that_cannot_be_reached_is_missing(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     assert refused("owner/tiny") == "model_missing"
+
+
+_NAMED = """
+import sys
+from cloister.privacy import cli
+cli.COMMANDS["named"] = cli.Command("tests.client.learn.test_model:name_one", "")
+sys.exit(cli.main(["named"]))
+"""
+
+
+def name_one(args: list[str], **_: object) -> int:
+    """What a command does with --model owner/name."""
+    model.describe("owner/name")
+    return 0
+
+
+@pytest.mark.parametrize(("offline", "asked"), [(None, True), ("1", False), ("0", True)])
+def test_naming_a_hub_model_is_enough_unless_the_hub_was_switched_off(
+    offline: str | None, asked: bool, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            seen.append(self.path)
+            self.send_error(404)
+
+        do_GET = do_HEAD = answer  # noqa: N815  # the names that the base class calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "CLOISTER_"))}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / ".links"), str(ROOT)]),
+        "HF_HOME": str(tmp_path),
+    }
+    if offline is not None:
+        environment["HF_HUB_OFFLINE"] = offline
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        thread = threading.Thread(target=hub.serve_forever)
+        thread.start()
+        environment["HF_ENDPOINT"] = f"http://127.0.0.1:{hub.server_port}"
+        command = [sys.executable, "-c", _NAMED]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        hub.shutdown()
+        thread.join()
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "[model_missing]" in done.stderr
+    assert bool(seen) == asked
 
 
 def test_texts_become_token_ids_cut_to_the_limit(folder: Path) -> None:
