@@ -14,6 +14,7 @@ import typer
 from cloister.client.jobs import Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import canonical
 from cloister.privacy.errors import UsageError
 from cloister.privacy.wire.messages import known
@@ -36,26 +37,41 @@ def data(
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     label: Annotated[str, typer.Option(help="Column of the classes.")] = "label",
     epsilon: Annotated[
-        float, typer.Option(help="Budget of everything ever learnt from it, per record.")
+        float, typer.Option(help="Budget of everything ever learnt from it, per person or per record.")
     ] = 8.0,
     delta: Annotated[float, typer.Option(help="The budget's delta.")] = 1e-5,
+    person: Annotated[
+        str | None, typer.Option(help="Column of person ids: the unit of privacy is then the person.")
+    ] = None,
+    rows_per_person: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Rows of one person that count, at most.")
+    ] = MOST_ROWS,
+    missing_persons: Annotated[
+        Missing, typer.Option(help="Rows without a person id: refuse the file, or drop those rows.")
+    ] = "refuse",
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
     """Register a dataset and set its privacy budget, once.
 
-    The lead is told its name and the power-of-two band of its number of rows, nothing else.
+    The lead is told its name and the power-of-two bands of its numbers of rows and persons, nothing else.
 
     Example: cloister site data notes.csv --dir north --name notes --label department --epsilon 8
     """
-    found = Datasets(SiteFolder.open(directory)).register(file, name, (text, label), (epsilon, delta))
+    column = PersonColumn(person, rows_per_person, missing_persons) if person else None
+    found = Datasets(SiteFolder.open(directory)).register(file, name, (text, label), (epsilon, delta), column)
     if json:
         _print(found.model_dump(mode="json"))
         return
     typer.echo(
         f"{name}: {found.rows.low} to {found.rows.high} rows to train on; a tenth is held out for scoring."
     )
-    typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per record, over all jobs.")
+    if found.persons is not None:
+        typer.echo(
+            f"They are of {found.persons.low} to {found.persons.high} persons; of one person at most "
+            f"{found.persons.most_rows} rows count."
+        )
+    typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per {found.unit}, over all jobs.")
 
 
 def up(
@@ -189,6 +205,8 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
     plan = job.plan
     privacy, training = plan.privacy, plan.training
     cost = f"epsilon {privacy.epsilon:g} per {privacy.unit}" if privacy.mode == "local" else "NO privacy"
+    if privacy.unit == "person":
+        cost += f" (rows of one person: at most {plan.most_rows} count)"
     path = job.folder / "progress.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
     return {

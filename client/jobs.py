@@ -114,7 +114,15 @@ class Jobs:
                 "Install the same release.",
             )
         datasets = Datasets(self.site)
-        if datasets[own.dataset].rows != own.rows:
+        offered = datasets[own.dataset]
+        if plan.privacy.unit != offered.unit:
+            raise PlanError(
+                "plan_conflict",
+                f"The plan's unit of privacy is the {plan.privacy.unit}, that of {own.dataset} the "
+                f"{offered.unit}.",
+                "Ask for a plan with the unit that was offered.",
+            )
+        if (offered.rows, offered.persons) != (own.rows, own.persons):
             raise PlanError(
                 "plan_conflict", f"The plan names another size of {own.dataset} than was offered."
             )
@@ -151,6 +159,10 @@ class Jobs:
         budget = next((b for b in ledger.budgets() if b.dataset == dataset), None)
         if budget is None:
             raise BudgetError("budget_missing", f"{dataset} has no budget.", "Run `cloister site data`.")
+        if budget.unit != plan.privacy.unit:
+            raise BudgetError(
+                "budget_conflict", f"The budget of {dataset} is per {budget.unit}, not {plan.privacy.unit}."
+            )
         spent = [row.reservation.mechanism for row in ledger.rows(dataset) if row.kind == "reserved"]
         total = accounting.epsilon([*spent, *[mechanism] * plan.training.rounds], budget.delta)
         if total > budget.epsilon:

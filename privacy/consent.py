@@ -7,32 +7,38 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical
-from cloister.privacy.plan import Digest, Name, Part, Plan, Rows, malformed
+from cloister.privacy.errors import PlanError
+from cloister.privacy.plan import Digest, Name, Part, Plan, Sized, malformed
 
 PLAN_CONTEXT = "cloister/plan/1"
 OFFER_CONTEXT = "cloister/offer/1"
 DECISION_CONTEXT = "cloister/decision/1"
 
 
-class Offer(Part):
-    """What a site says of itself so that a plan can name it: a dataset's band and its code's digest."""
+class Offer(Sized):
+    """What a site says of itself so that a plan can name it: a dataset's bands and its code's digest.
+
+    With ``persons`` the site offers its dataset at person level only, without at record level only.
+    """
 
     site: Name
     dataset: Name
-    rows: Rows
     code: Digest
 
     def to_bytes(self) -> bytes:
         """The canonical bytes that the site signs."""
-        return canonical.encode(self.model_dump(mode="json"))
+        return canonical.encode(self.model_dump(mode="json", exclude_none=True))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Offer:
         """Raises ``PlanError`` ``plan_malformed`` for anything else."""
         try:
-            return cls.model_validate(canonical.decode(data))
+            offer = cls.model_validate(canonical.decode(data))
         except ValidationError as error:
             raise malformed(error) from error
+        if offer.to_bytes() != data:  # "persons":null is a second spelling of the same offer
+            raise PlanError("plan_malformed", "The offer is not in its one canonical form.")
+        return offer
 
 
 class Decision(Part):

@@ -4,7 +4,8 @@ Its digest is what sites approve and sign, what every update is bound to and wha
 Parameters that change speed only stand apart (``server.app.Pace``) and are never in the digest.
 
 Learning rates act on the mean gradient of a step: the clipped and noised sum divided by
-``rate * rows.low``, a public constant; never by the true number of rows.
+``rate * units.low``, a public constant; never by the true number of units. A unit is a person with all
+rows that count, or one record: ``privacy.unit`` says which.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Unit = Literal["person", "record"]
+"""What one unit of privacy is: a person with all rows that count, or one record."""
 
 
 class Part(BaseModel):
@@ -46,11 +49,40 @@ class Rows(Part):
     high: Annotated[int, Field(ge=1)]
 
 
-class Site(Party):
-    """A party that trains: its dataset is named and its size known only as a band."""
+class Persons(Rows):
+    """The public band of a site's number of training persons, and how many rows of each count at most.
+
+    Attributes:
+        most_rows: rows of one person that are trained on, at most. The guarantee covers them all.
+    """
+
+    most_rows: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class Sized(Part):
+    """A size told as bands: of rows and, where a column says whom a row is about, of persons.
+
+    ``persons`` is absent from the bytes of a record-level site, never null.
+    """
+
+    rows: Rows
+    persons: Persons | None = None
+
+    @property
+    def unit(self) -> Unit:
+        """``person`` where persons are known, else ``record``."""
+        return "record" if self.persons is None else "person"
+
+    @property
+    def units(self) -> Rows:
+        """The band of the number of units of privacy."""
+        return self.persons or self.rows
+
+
+class Site(Sized, Party):
+    """A party that trains: its dataset is named and its size known only as bands."""
 
     dataset: Name
-    rows: Rows
 
 
 class Base(Part):
@@ -102,10 +134,15 @@ class Training(Part):
 
 
 class Privacy(Part):
-    """The promise: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``."""
+    """The promise: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``.
+
+    Attributes:
+        unit: whom the promise is for: a person with all rows that count, or one record.
+        relation: neighbouring datasets differ by one unit, added or removed.
+    """
 
     mode: Literal["local", "off"]
-    unit: Literal["record"] = "record"
+    unit: Unit = "record"
     relation: Literal["add-remove"] = "add-remove"
     bound: Positive
     noise_multiplier: Annotated[float, Field(ge=0)]
@@ -156,6 +193,9 @@ class Plan(Part):
             raise ValueError("minimum_sites is more than there are sites")
         if len(set(self.task.labels)) != len(self.task.labels):
             raise ValueError("a label stands twice")
+        others = [site.name for site in self.sites if site.unit != self.privacy.unit]
+        if others:
+            raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
         return self
 
     @classmethod
@@ -178,7 +218,7 @@ class Plan(Part):
 
     def to_bytes(self) -> bytes:
         """The canonical bytes: what is signed, approved and hashed."""
-        return canonical.encode(self.model_dump(mode="json"))
+        return canonical.encode(self.model_dump(mode="json", exclude_none=True))
 
     @cached_property
     def digest(self) -> str:
@@ -198,7 +238,12 @@ class Plan(Part):
 
     def weight(self, name: str) -> float:
         """The public weight of a site: the low end of its band over the sum of all; they add up to 1."""
-        return self.site(name).rows.low / sum(site.rows.low for site in self.sites)
+        return self.site(name).units.low / sum(site.units.low for site in self.sites)
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows that one unit has at any site: 1 for records."""
+        return max(site.persons.most_rows if site.persons else 1 for site in self.sites)
 
     @property
     def ring(self) -> Ring:

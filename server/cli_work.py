@@ -60,7 +60,11 @@ def propose(
     steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
     rate: Annotated[float | None, typer.Option(help="Sampling rate of a step.")] = None,
     privacy: Annotated[Literal["local", "off"], typer.Option(help="Where noise is added.")] = "local",
-    epsilon: Annotated[float, typer.Option(help="Target of the whole plan, per record.")] = 8.0,
+    unit: Annotated[
+        Literal["person", "record"] | None,
+        typer.Option(help="Unit of privacy, if it must be this one; else the one that the sites offer."),
+    ] = None,
+    epsilon: Annotated[float, typer.Option(help="Target of the whole plan, per person or per record.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
     top_layers: Annotated[int | None, typer.Option(min=0, help="Layers with LoRA, from the top.")] = None,
     minimum: Annotated[int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.")] = 0,
@@ -77,6 +81,7 @@ def propose(
         purpose=purpose,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
         mode=privacy,
+        unit=unit,
         epsilon=epsilon,
         delta=delta,
         minimum_sites=minimum,
@@ -96,10 +101,18 @@ def propose(
         sites=[site.name for site in plan.sites],
     )
     if json:
-        _print({"job": plan.digest, "state": job.state, "noise_multiplier": plan.privacy.noise_multiplier})
+        _print(
+            {
+                "job": plan.digest,
+                "state": job.state,
+                "unit": plan.privacy.unit,
+                "noise_multiplier": plan.privacy.noise_multiplier,
+            }
+        )
         return
     typer.echo(f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}.")
     typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
+    typer.echo(f"The unit of privacy is the {plan.privacy.unit}.")
     typer.echo("Each site decides with `cloister site approve`.")
 
 

@@ -24,6 +24,7 @@ from cloister.privacy.plan import (
     Site,
     Task,
     Training,
+    Unit,
 )
 from cloister.privacy.update import Vector
 
@@ -49,8 +50,9 @@ class Terms:
         purpose: what the model is for, in words that every site reads before it approves.
         labels: the classes, agreed beforehand.
         mode: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``.
-        epsilon, delta: the target of the whole plan, per record of one site.
-        bound: clipping bound C of one record's gradient.
+        unit: the unit of privacy; None for the one that the sites offer, which then must be the same.
+        epsilon, delta: the target of the whole plan, per person or per record of one site.
+        bound: clipping bound C of one unit's gradient.
         rounds, steps: rounds, and local steps in each.
         rate: Poisson sampling rate of a step.
         rates: optimizer and learning rates; None for those of ``RATES``.
@@ -61,6 +63,7 @@ class Terms:
     purpose: str
     labels: tuple[str, ...]
     mode: Literal["local", "off"] = "local"
+    unit: Unit | None = None
     epsilon: float = 8.0
     delta: float = 1e-5
     bound: float = 1.0
@@ -91,7 +94,8 @@ def draft(
         code: digest of the lead's own code.
 
     Raises:
-        PlanError: ``plan_conflict``, a site of the roster has made no offer.
+        PlanError: ``plan_conflict``, a site of the roster has made no offer, or one at another unit of
+            privacy.
         BudgetError: no noise reaches the target.
     """
     missing = [site.name for site in roster.sites if site.name not in offers]
@@ -102,6 +106,7 @@ def draft(
             "Run `cloister site data` and `cloister site up` there.",
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
+    unit = _unit(terms, sites)
     order = layout(base.tensors, base.hidden, _placement(terms))
     rates = terms.rates or RATES[terms.mode]
     plan = Plan(
@@ -123,7 +128,7 @@ def draft(
             adapter_rate=rates.adapter,
             momentum=terms.momentum,
         ),
-        privacy=_privacy(terms),
+        privacy=_privacy(terms, unit),
         aggregation=Aggregation(
             minimum_sites=terms.minimum_sites or max(1, len(sites) - 1),
             range=terms.range,
@@ -138,8 +143,26 @@ def _placement(terms: Terms) -> Placement:
 
 def _site(member: PublicIdentity, offer: Offer) -> Site:
     return Site(
-        name=member.name, identity=member.digest(), code=offer.code, dataset=offer.dataset, rows=offer.rows
+        name=member.name,
+        identity=member.digest(),
+        code=offer.code,
+        dataset=offer.dataset,
+        rows=offer.rows,
+        persons=offer.persons,
     )
+
+
+def _unit(terms: Terms, sites: tuple[Site, ...]) -> Unit:
+    """The one unit of the plan; a weaker one is never chosen silently."""
+    unit = terms.unit or sites[0].unit
+    others = [site.name for site in sites if site.unit != unit]
+    if others:
+        raise PlanError(
+            "plan_conflict",
+            f"The unit of privacy is the {unit}, but another was offered by: {', '.join(others)}.",
+            "Register all datasets with `cloister site data --person COLUMN`, or all without.",
+        )
+    return unit
 
 
 def _adapter(terms: Terms, order: Layout) -> Adapter:
@@ -154,10 +177,15 @@ def _adapter(terms: Terms, order: Layout) -> Adapter:
     )
 
 
-def _privacy(terms: Terms) -> Privacy:
+def _privacy(terms: Terms, unit: Unit) -> Privacy:
     if terms.mode == "off":
-        return Privacy(mode="off", bound=terms.bound, noise_multiplier=0.0, epsilon=0.0, delta=0.0)
+        return Privacy(mode="off", unit=unit, bound=terms.bound, noise_multiplier=0.0, epsilon=0.0, delta=0.0)
     sigma = noise_multiplier(terms.epsilon, terms.delta, terms.rate, terms.rounds * terms.steps)
     return Privacy(
-        mode="local", bound=terms.bound, noise_multiplier=sigma, epsilon=terms.epsilon, delta=terms.delta
+        mode="local",
+        unit=unit,
+        bound=terms.bound,
+        noise_multiplier=sigma,
+        epsilon=terms.epsilon,
+        delta=terms.delta,
     )

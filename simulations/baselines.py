@@ -4,8 +4,8 @@ Each site alone and all records pooled are trained by the code that trains in a 
 (``client.learn.training``), for as many rounds and steps, with and without the plan's privacy, and
 scored on one common test set. Pooling is what federation avoids; it exists in simulations only.
 
-The private figures have the plan's noise multiplier, rate and steps, and therefore its epsilon: how
-many records there are does not enter the account.
+The private figures have the plan's noise multiplier, rate and steps, and therefore its epsilon per unit:
+how many units there are does not enter the account.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cloister.client.learn.features import Features, Indices, prepare
 from cloister.client.learn.learner import agreed_layout
 from cloister.client.learn.model import load_encoder, tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
+from cloister.client.site import persons
 from cloister.client.site.records import Records
 from cloister.privacy import canonical
 from cloister.privacy.entropy import FixedEntropy
@@ -63,23 +64,34 @@ class Baselines:
         tfidf: TF-IDF and logistic regression on all records pooled, without privacy.
         pooled: the plan's own model and training on all records pooled.
         alone: the same at each site by itself.
+        federated: the same federated in this process without privacy: what the private federation's
+            figure is to be compared with. None where the plan itself has no privacy.
     """
 
     tfidf: float
     pooled: Pair
     alone: Mapping[str, Pair]
+    federated: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Documents that the frozen part of the model has seen, and the class of each."""
+    """Documents that the frozen part of the model has seen.
+
+    Attributes:
+        features: one a document.
+        labels: the class of each, int64, shape (documents,).
+        units: whose document each is, int64, shape (documents,), numbered from 0 without gaps.
+    """
 
     features: Features
     labels: Labels
+    units: Indices
 
     def take(self, rows: Indices) -> Documents:
         """Some of the documents; nothing is copied or computed again."""
-        return Documents(_Part(self.features, rows), self.labels[rows])
+        units = np.unique(self.units[rows], return_inverse=True)[1].astype(np.int64)
+        return Documents(_Part(self.features, rows), self.labels[rows], units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +168,27 @@ class Ground:
     def together(self) -> Pair:
         """All records in one place; the public number of units is the sum over the sites."""
         settings = Settings.of(self.plan, self.plan.sites[0].name)
-        units = sum(site.rows.low for site in self.plan.sites)
+        units = sum(site.units.low for site in self.plan.sites)
         return self._pair("", self.pooled, replace(settings, expected_units=units))
+
+    def federated(self) -> float | None:
+        """The plan's rounds, weights and training over all sites without privacy; None if it has none."""
+        names = [site.name for site in self.plan.sites]
+        settings = {name: Settings.of(self.plan, name) for name in names}
+        if settings[names[0]].guard is None:
+            return None
+        trainers = {name: _trainer(self.classifier, self.train[name]) for name in names}
+        entropies = {name: FixedEntropy(self.seed, job=f"{name} federated") for name in names}
+        model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
+        for number in range(1, self.plan.training.rounds + 1):
+            change = np.zeros_like(model)
+            moment = Moment(number, 1, canonical.digest(model.tobytes()))
+            for name in names:
+                entropies[name].advance(number)
+                delta = trainers[name].train(model, _open(settings[name]), entropies[name], moment)
+                change += np.float32(self.plan.weight(name)) * delta.values
+            model = model + change
+        return self._score(model, self.test)
 
     def _pair(self, name: str, documents: Documents, settings: Settings) -> Pair:
         plain = self._accuracy(f"{name} plain", documents, _open(settings))
@@ -167,7 +198,7 @@ class Ground:
 
     def _accuracy(self, name: str, documents: Documents, settings: Settings) -> float:
         """Trains from the plan's start for all its rounds and scores the last model."""
-        trainer = LocalTrainer(self.classifier, documents.features, documents.labels)
+        trainer = _trainer(self.classifier, documents)
         entropy = FixedEntropy(self.seed, job=name)
         model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
         for number in range(1, self.plan.training.rounds + 1):
@@ -177,11 +208,22 @@ class Ground:
         return self._score(model, self.test)
 
 
+def _trainer(classifier: Classifier, documents: Documents) -> LocalTrainer:
+    return LocalTrainer(classifier, documents.features, documents.labels, documents.units)
+
+
 def _seen(classifier: Classifier, base: BaseModel, plan: Plan, parts: list[Records]) -> Documents:
     """All records of several parts, once through the frozen part of the model."""
     ids = tokenize(base, [text for records in parts for text in records.texts], plan.base.max_tokens)
     labels = np.concatenate([records.targets(plan.task.labels) for records in parts])
-    return Documents(prepare(classifier, ids), labels)
+    return Documents(prepare(classifier, ids), labels, _numbered(parts))
+
+
+def _numbered(parts: list[Records]) -> Indices:
+    """The unit of each record over several parts; the same person at two sites is two units there."""
+    numbers = [persons.numbers(records) for records in parts]
+    starts = np.cumsum([0, *(int(part.max(initial=-1)) + 1 for part in numbers)])
+    return np.concatenate([part + start for part, start in zip(numbers, starts[:-1], strict=True)])
 
 
 def _apart(documents: Documents, parts: list[Records]) -> list[Documents]:
@@ -212,9 +254,10 @@ def measure(ground: Ground, train: Mapping[str, Records], test: Records) -> Base
     names = [site.name for site in ground.plan.sites]
     with _one_thread_each(), ThreadPoolExecutor(os.cpu_count()) as pool:
         together = pool.submit(lambda: ground.apart().together())
+        federated = pool.submit(lambda: ground.apart().federated())
         alone = list(pool.map(lambda name: ground.apart().alone(name), names))
-        pooled = together.result()
-    return Baselines(tfidf(list(train.values()), test), pooled, dict(zip(names, alone, strict=True)))
+        found = dict(zip(names, alone, strict=True))
+        return Baselines(tfidf(list(train.values()), test), together.result(), found, federated.result())
 
 
 @contextmanager

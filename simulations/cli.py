@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT
@@ -34,7 +35,18 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Your own CSV, JSON lines or Parquet file.")] = None,
     text: Annotated[str, typer.Option("--text", help="Column of the texts.")] = "text",
     label: Annotated[str, typer.Option("--label", help="Column of the classes.")] = "label",
-    person: Annotated[str | None, typer.Option(help="Column of person ids (not in this release).")] = None,
+    person: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of person ids: the unit of privacy is the person; of the embedded notes: patient."
+        ),
+    ] = None,
+    rows_per_person: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Rows of one person that count, at most.")
+    ] = MOST_ROWS,
+    missing_persons: Annotated[
+        Missing, typer.Option(help="Rows without a person id: refuse the file, or drop those rows.")
+    ] = "refuse",
     site: Annotated[str | None, typer.Option(help="Column that names sites.")] = None,
     sites: Annotated[int, typer.Option(min=1, max=50, help="Number of sites.")] = 4,
     split: Annotated[
@@ -44,7 +56,9 @@ def demo(
     privacy: Annotated[
         Literal["local", "joint", "off"], typer.Option(help="Where noise is added.")
     ] = "local",
-    epsilon: Annotated[float, typer.Option(help="Privacy target of the whole run, per record.")] = 8.0,
+    epsilon: Annotated[
+        float, typer.Option(help="Privacy target of the whole run, per person or per record.")
+    ] = 8.0,
     delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
     top_layers: Annotated[
         int | None, typer.Option(min=0, help="Layers with LoRA, counted from the top.")
@@ -61,14 +75,16 @@ def demo(
 
     Example: cloister demo --data intents.csv --text text --label label --split dirichlet:0.5
     """
-    _refuse_what_is_not_there(person, privacy, secure=secure)
+    _refuse_what_is_not_there(privacy, secure=secure)
     _check_target(epsilon, delta)
+    column = PersonColumn(person, rows_per_person, missing_persons) if person else None
     if data is None:
-        play = stage.triage(sites, seed)
+        play = stage.triage(sites, seed, column)
     else:
         spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
-        play = stage.from_file(Source(data, text, label, site, spec), sites, seed)
+        play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode="off" if privacy == "off" else "local")
+    terms = replace(terms, unit="person" if person else "record")
     if privacy != "off":
         terms = replace(terms, epsilon=epsilon, delta=delta)
     if rounds:
@@ -79,11 +95,7 @@ def demo(
     _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)
 
 
-def _refuse_what_is_not_there(person: str | None, privacy: str, *, secure: bool) -> None:
-    if person:
-        raise UsageError(
-            "not_available_yet", "Person-level privacy is not in this release; nothing was run.", _NOT_YET
-        )
+def _refuse_what_is_not_there(privacy: str, *, secure: bool) -> None:
     if privacy == "joint":
         raise UsageError(
             "not_available_yet", "Joint privacy is not in this release; nothing was run.", _NOT_YET
@@ -136,7 +148,8 @@ def _board(job: Job, sites: Mapping[str, SiteFolder], play: Stage) -> Table:
     up, down = progress.get("bytes_up", 0) / 1e6, progress.get("bytes_down", 0) / 1e6
     title = f"round {progress.get('round', 0)} of {rounds} ({job.state})   {up:.1f} MB up, {down:.1f} MB down"
     board = Table(title=title, title_justify="left")
-    for column in ("site", "records", "this round", "accuracy on own held-out records", "epsilon so far"):
+    spent = f"epsilon so far, per {job.plan.privacy.unit}"
+    for column in ("site", "records", "this round", "accuracy on own held-out records", spent):
         board.add_column(column)
     standings = progress.get("standings", {})
     for name, site in sites.items():

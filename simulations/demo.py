@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +131,13 @@ def assemble(demo: Demo, troupe: Troupe, say: Callable[[str], None]) -> Cast:
 def _enrol(demo: Demo, lead: LeadFolder, name: str, troupe: Troupe) -> SiteFolder:
     site = SiteFolder.create(demo.out / "sites" / name, name)
     path = demo.out / "sites" / f"{name}.csv"
-    stage.write(demo.stage.train[name], path)
+    person = demo.stage.person
+    stage.write(demo.stage.train[name], path, person)
     invite: Invite = lead.enrolment.invite(name, lead.settings.addresses)
     _wait(lambda: _joined(site, invite), _START_S, "the lead", troupe)
     budget = (max(demo.terms.epsilon, 1e-3), demo.terms.delta)
-    Datasets(site).register(path, DATASET, ("text", "label"), budget)
+    column = person and replace(person, name=stage.PERSON)
+    Datasets(site).register(path, DATASET, ("text", "label"), budget, column)
     return site
 
 

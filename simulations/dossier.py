@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloister.client.site.datasets import Datasets
+from cloister.privacy import canonical
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.log import EventLog
 from cloister.simulations import demo
@@ -26,7 +27,7 @@ def gather(outcome: Outcome, test_rows: int) -> dict[str, Any]:
         "consortium": plan.consortium,
         "purpose": plan.purpose,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "plan": plan.model_dump(mode="json"),
+        "plan": canonical.decode(plan.to_bytes()),
         "parties": [
             {"name": m.name, "role": m.role, "identity": m.digest(), "words": list(m.words())}
             for m in run.lead.enrolment.roster.members

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cloister.client.site.datasets import Datasets
 from cloister.privacy.dp import accounting
+from cloister.privacy.plan import Plan
 from cloister.privacy.step.prv import prv_epsilon
 from cloister.simulations.baselines import Baselines
 from cloister.simulations.demo import DATASET, Run
@@ -37,6 +38,11 @@ class Outcome:
     peak_memory: int
 
     @property
+    def private(self) -> bool:
+        """Whether the plan promises privacy."""
+        return self.run.plan.privacy.mode != "off"
+
+    @property
     def worst_site(self) -> str:
         """The site whose own held-out records the federated model serves worst."""
         return min(self.own, key=lambda name: self.own[name])
@@ -47,6 +53,7 @@ class Outcome:
         return {
             "accuracy": {
                 "federated": self.federated,
+                "federated_without_privacy": base.federated if self.private else self.federated,
                 "pooled": base.pooled.plain,
                 "pooled_private": base.pooled.private,
                 "tfidf": base.tfidf,
@@ -78,7 +85,7 @@ def epsilon(run: Run, name: str) -> dict[str, Any]:
     """What a site spent, by its ledger, with the other accountants beside the ruling number."""
     plan, privacy = run.plan, run.plan.privacy
     if privacy.mode == "off":
-        return {"value": None, "delta": None, "unit": "record", "mode": "off", "accountants": {}}
+        return {"value": None, "delta": None, "unit": privacy.unit, "mode": "off", "accountants": {}}
     ledger = Datasets(run.sites[name]).ledger
     spent = [row.reservation.mechanism for row in ledger.rows(DATASET) if row.kind == "reserved"]
     accountants = accounting.accountants(spent, privacy.delta)
@@ -98,7 +105,7 @@ def table(outcome: Outcome) -> Table:
     plan, base = outcome.run.plan, outcome.baselines
     private = plan.privacy.mode != "off"
     title = f"Accuracy on {plan.purpose}" + (
-        f", epsilon {plan.privacy.epsilon:g} per record" if private else ""
+        f", epsilon {plan.privacy.epsilon:g} per {plan.privacy.unit}" if private else ", NO PRIVACY"
     )
     found = Table(title=title, title_justify="left")
     found.add_column("trained on")
@@ -110,7 +117,7 @@ def table(outcome: Outcome) -> Table:
     label = "all sites, federated"
     found.add_row(
         f"[bold]{label}[/bold]",
-        _bold("" if private else _percent(outcome.federated)),
+        _bold(_percent(base.federated if private else outcome.federated)),
         _bold(_percent(outcome.federated) if private else ""),
     )
     worst = outcome.worst_site
@@ -134,7 +141,8 @@ def reading(outcome: Outcome) -> list[str]:
     behind = [name for name, value in alone.items() if value is not None and value >= outcome.federated]
     kind = " at the same epsilon" if private else ""
     gain = outcome.federated - float(np.mean([value for value in alone.values() if value is not None]))
-    lines = [f"Federation gains {100 * gain:+.1f} points over the average site alone{kind}."]
+    lines = [_promise(plan)]
+    lines.append(f"Federation gains {100 * gain:+.1f} points over the average site alone{kind}.")
     if behind:
         lines.append(f"It does not beat {', '.join(behind)} alone.")
     if outcome.federated < base.tfidf:
@@ -142,10 +150,36 @@ def reading(outcome: Outcome) -> list[str]:
     if private and base.pooled.private is not None:
         lines.append(
             f"Pooling all records would give {_percent(base.pooled.private)} at this epsilon, "
-            f"{_percent(base.pooled.plain)} without privacy."
+            f"{_percent(base.pooled.plain)} without privacy: there it costs "
+            f"{100 * (base.pooled.plain - base.pooled.private):.1f} points."
         )
-    lines.append("Test figures are not covered by epsilon. The lead can see single updates in this release.")
+    if base.federated is not None:
+        lines.append(
+            f"Privacy costs the federation {100 * (base.federated - outcome.federated):.1f} points: trained "
+            f"without it, in one process, it has {_percent(base.federated)}."
+        )
+    covered = "Test figures are not covered by epsilon. " if private else ""
+    lines.append(f"{covered}The lead can see single updates in this release.")
     return lines
+
+
+def _promise(plan: Plan) -> str:
+    """Who is protected by epsilon against what difference; or that nobody is."""
+    privacy = plan.privacy
+    if privacy.mode == "off":
+        return (
+            "This run has no privacy guarantee: nothing was clipped, no noise was added, and records may be "
+            "inferred from the updates and from the model."
+        )
+    if privacy.unit == "person":
+        return (
+            "Epsilon is per person: it bounds what adding or removing one person with all rows, at most "
+            f"{plan.most_rows} of which count, can change at one site."
+        )
+    return (
+        "Epsilon is per record, not per person: it bounds what adding or removing one row can change at one "
+        "site. Somebody with several rows is protected less."
+    )
 
 
 def _percent(value: float | None) -> str:

@@ -8,11 +8,13 @@
 ``quantity:ALPHA``   rows at random, sizes of sites by a Dirichlet draw
 ===================  ==============================================================================
 
-Rows are split, not persons: a person of the data may end up at several sites.
+Rows are split, not persons: a person of the data may end up at several sites. ``together`` moves each
+person's rows to one of them.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
@@ -20,6 +22,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.client.site import persons
 from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError
 
@@ -158,6 +161,35 @@ def split(records: Records, sites: int, spec: Split, seed: int, minimum: int = 1
         f"With this split a site has {smallest} rows, fewer than {minimum}.",
         "Use fewer sites, another split or a larger alpha.",
     )
+
+
+def together(records: Records, parts: list[Rows]) -> list[Rows]:
+    """The same split with all rows of each person at the site that had most of them, the first if tied.
+
+    Args:
+        records: with the persons that all rows are about.
+        parts: a split of them.
+
+    Raises:
+        InputError: ``site_empty``, a site lost all its rows.
+    """
+    if records.persons is None:
+        raise ValueError("records without persons have none to keep together")
+    names = [persons.normalised(person) for person in records.persons]
+    held: dict[str, Counter[int]] = defaultdict(Counter)
+    for site, rows in enumerate(parts):
+        for row in rows.tolist():
+            held[names[row]][site] += 1
+    home = {name: min(at, key=lambda site: (-at[site], site)) for name, at in held.items()}
+    sites = np.array([home[name] for name in names], dtype=np.int64)
+    moved = [np.flatnonzero(sites == site) for site in range(len(parts))]
+    if not all(len(rows) for rows in moved):
+        raise InputError(
+            "site_empty",
+            "With all rows of a person at one site, a site has no rows.",
+            "Use fewer sites or another split.",
+        )
+    return moved
 
 
 def site_names(records: Records) -> tuple[str, ...]:

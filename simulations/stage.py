@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cloister.client.site import records
+from cloister.client.site import persons, records
+from cloister.client.site.persons import PersonColumn
 from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError
 from cloister.simulations import generator, partition
@@ -18,6 +19,10 @@ from cloister.simulations import generator, partition
 TEST_SHARE = 0.2
 _TEST_KEY = b"cloister demo: common test set"
 _NOTES, _TEST = 240, 300
+PERSON = "person"
+"""The column of person ids in the files that a demo writes for its sites."""
+PATIENT = "patient"
+"""What the column of person ids of the synthetic notes is called."""
 MINIMUM = 40
 """Fewest rows of a site in a demo: enough for a tenth to be held out."""
 
@@ -31,12 +36,14 @@ class Stage:
         labels: the classes, sorted.
         train: site name -> its records.
         test: the common test set.
+        person: how the sites' files say whom their rows are about; None for record-level privacy.
     """
 
     purpose: str
     labels: tuple[str, ...]
     train: Mapping[str, Records]
     test: Records
+    person: PersonColumn | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Source:
         text, label: columns.
         site: column that names sites, or None.
         split: how rows go to sites (``simulations.partition``).
+        person: the column of person ids and what becomes of it, or None.
     """
 
     path: Path
@@ -55,32 +63,49 @@ class Source:
     label: str
     site: str | None
     split: str
+    person: PersonColumn | None = None
 
 
-def triage(sites: int, seed: int) -> Stage:
-    """Synthetic triage notes of hospitals that differ in patients, phrases and style."""
+def triage(sites: int, seed: int, person: PersonColumn | None = None) -> Stage:
+    """Synthetic triage notes of hospitals that differ in patients, phrases and style.
+
+    Raises:
+        InputError: ``column_missing``, the person column is another than ``PATIENT``.
+    """
+    if person is not None and person.name != PATIENT:
+        raise InputError(
+            "column_missing", f"The notes have no column {person.name}.", f"Theirs is called {PATIENT}."
+        )
     corpus = generator.generate(generator.GeneratorSettings(seed=seed, sites=sites, notes=_NOTES, test=_TEST))
     train = {name: generator.records(notes) for name, notes in corpus.train.items()}
     test = generator.records(corpus.test)
-    return Stage("triage notes to departments", test.classes(), train, test)
+    return Stage("triage notes to departments", test.classes(), train, test, person)
 
 
 def from_file(source: Source, sites: int, seed: int) -> Stage:
     """A user's file, a fifth of it kept back as the common test set, the rest split over sites.
+
+    With a person column no person is on both sides, and all rows of a person go to one site, except
+    where a column of the data says which site each row is from.
 
     Raises:
         InputError: the file, a column or the split cannot be used.
     """
     spec = partition.parse(source.split)
     column = spec.column if isinstance(spec, partition.Natural) else source.site
-    found = records.load(source.path, text=source.text, label=source.label, site=column)
+    person = source.person.name if source.person else None
+    found = records.load(source.path, text=source.text, label=source.label, site=column, person=person)
+    if source.person:
+        found = persons.named(found, source.person.missing)
     if len(set(found.labels)) < 2:
         raise InputError("one_class", "All rows have the same label.", "Name another label column.")
     rest, test = records.hold_out(found, fraction=TEST_SHARE, key=_TEST_KEY)
     names = _names(rest, spec, sites)
     parts = partition.split(rest, len(names), spec, seed, minimum=MINIMUM)
+    if source.person and not isinstance(spec, partition.Natural):
+        parts = partition.together(rest, parts)
     train = {name: rest.take(rows) for name, rows in zip(names, parts, strict=True)}
-    return Stage(f"{source.label} of {source.path.stem}"[:200], found.classes(), train, test)
+    return Stage(f"{source.label} of {source.path.stem}"[:200], found.classes(), train, test, source.person)
 
 
 def _names(found: Records, spec: partition.Split, sites: int) -> list[str]:
@@ -100,12 +125,15 @@ def slug(value: str) -> str:
     return (name if name[:1].isalpha() else f"site-{name}")[:40].rstrip("-")
 
 
-def write(found: Records, path: Path) -> None:
-    """Records as the file that a site would have, with the columns ``text`` and ``label``."""
+def write(found: Records, path: Path, person: PersonColumn | None = None) -> None:
+    """Records as the file that a site would have: columns ``text`` and ``label``, and that of persons."""
+    columns = {"text": found.texts, "label": found.labels}
+    if person is not None and found.persons is not None:
+        columns[PERSON] = found.persons
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("text", "label"))
-        writer.writerows(zip(found.texts, found.labels, strict=True))
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def majority(test: Records) -> float:

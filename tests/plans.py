@@ -65,6 +65,15 @@ def plan_json(sites: tuple[str, ...] = ("north", "south", "west"), **changes: An
     return value | changes
 
 
+def persons_json(sites: tuple[str, ...] = ("north", "south", "west"), **changes: Any) -> dict[str, Any]:
+    """A plan as JSON whose unit of privacy is the person: 64 to 127 of them a site, 8 rows each at most."""
+    value = plan_json(sites, **changes)
+    value["privacy"] = value["privacy"] | {"unit": "person"}
+    for site in value["sites"]:
+        site["persons"] = {"low": 64, "high": 127, "most_rows": 8}
+    return value
+
+
 def plan(sites: tuple[str, ...] = ("north", "south", "west"), **changes: Any) -> Plan:
     """A valid plan."""
     return Plan.from_bytes(canonical.encode(plan_json(sites, **changes)))

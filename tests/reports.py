@@ -24,6 +24,18 @@ def replanned(**terms: Any) -> dict[str, Any]:
     return value | {"job": canonical.digest_of(value["plan"]), "purpose": value["plan"]["purpose"]}
 
 
+def per_person(most_rows: int = 8) -> dict[str, Any]:
+    """The evidence of a run whose unit of privacy is the person."""
+    plan = evidence()["plan"]
+    persons = {"low": 64, "high": 127, "most_rows": most_rows}
+    value = replanned(
+        privacy=plan["privacy"] | {"unit": "person"},
+        sites=[site | {"persons": persons} for site in plan["sites"]],
+    )
+    value["privacy"] = [stated | {"unit": "person"} for stated in value["privacy"]]
+    return value
+
+
 def without_privacy() -> dict[str, Any]:
     """The evidence of a run whose plan has privacy off."""
     terms = evidence()["plan"]["privacy"]

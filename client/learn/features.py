@@ -126,16 +126,73 @@ def prepare(classifier: Classifier, ids: Sequence[NDArray[np.int64]], *, half: b
 def chunks(lengths: Indices, rows: Indices) -> Iterator[Indices]:
     """Splits ``rows`` into batches of documents of like length: little padding, bounded memory."""
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
+    for run in _runs(np.ones(len(ordered), dtype=np.int64), lengths[ordered]):
+        yield ordered[run]
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Which documents each unit of privacy has.
+
+    Attributes:
+        of_row: whose document each is, int64, shape (documents,), numbered from 0 without gaps.
+        rows: the documents of each unit, ascending; one array a unit.
+    """
+
+    of_row: Indices
+    rows: tuple[Indices, ...]
+
+    @classmethod
+    def of(cls, of_row: Indices) -> Units:
+        """The units of documents that say whose they are.
+
+        Raises:
+            ValueError: a number between 0 and the largest has no document: it would be sampled in vain.
+        """
+        counts = np.bincount(of_row)
+        if not counts.all():
+            raise ValueError("units must be numbered without gaps")
+        ordered = np.argsort(of_row, kind="stable")
+        return cls(of_row, tuple(np.split(ordered, np.cumsum(counts)[:-1])) if len(counts) else ())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def chunks(self, lengths: Indices, chosen: Indices) -> Iterator[Indices]:
+        """Splits the documents of ``chosen`` units into batches of like length, all of a unit in one.
+
+        A unit that alone is larger than a batch should be is one batch.
+
+        Args:
+            lengths: of all documents, shape (documents,).
+            chosen: distinct units, shape (n,).
+
+        Yields:
+            Documents, those of a unit side by side.
+        """
+        longest = np.array([lengths[self.rows[unit]].max() for unit in chosen], dtype=np.int64)
+        order = np.argsort(longest, kind="stable")
+        sizes = np.array([len(self.rows[unit]) for unit in chosen], dtype=np.int64)
+        for run in _runs(sizes[order], longest[order]):
+            yield np.concatenate([self.rows[unit] for unit in chosen[order][run]])
+
+
+def _runs(sizes: Indices, lengths: Indices) -> Iterator[slice]:
+    """Consecutive runs of items, each of some rows of at most so many tokens: bounded rows and tokens.
+
+    Args:
+        sizes: rows of each item, shape (n,).
+        lengths: tokens of its longest row, ascending, shape (n,).
+    """
     start = 0
-    while start < len(ordered):
-        stop = start + 1
-        while (
-            stop < len(ordered)
-            and stop - start < _ROWS
-            and (stop - start + 1) * lengths[ordered[stop]] <= _TOKENS
-        ):
-            stop += 1
-        yield ordered[start:stop]
+    while start < len(sizes):
+        stop, rows = start + 1, int(sizes[start])
+        while stop < len(sizes):
+            more = rows + int(sizes[stop])
+            if more > _ROWS or more * int(lengths[stop]) > _TOKENS:
+                break
+            stop, rows = stop + 1, more
+        yield slice(start, stop)
         start = stop
 
 

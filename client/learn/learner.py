@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, prepare
 from cloister.client.learn.model import load_encoder, tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
+from cloister.client.site import persons
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, durable
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.errors import ModelError
+from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.layout import Layout, Placement, layout
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
@@ -47,6 +49,27 @@ class Held:
     labels: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
+def require_unit(plan: Plan, site: str, train: Records) -> None:
+    """Refuses records that are not of the plan's unit of privacy, whatever was approved before.
+
+    Raises:
+        PlanError: ``plan_conflict``, only one of the two knows persons, or a person has more rows than
+            the plan says.
+    """
+    persons_there = plan.site(site).persons
+    counts = Counter(train.persons or ())
+    if (train.persons is None) != (plan.privacy.unit == "record"):
+        raise PlanError(
+            "plan_conflict", f"The plan's unit is the {plan.privacy.unit}, that of the records not."
+        )
+    if persons_there is not None and max(counts.values(), default=0) > persons_there.most_rows:
+        raise PlanError(
+            "plan_conflict",
+            f"The plan says that at most {persons_there.most_rows} rows of a person count.",
+            "Register the dataset as it was offered.",
+        )
+
+
 class SiteLearner:
     """Trains for one plan at one site.
 
@@ -54,10 +77,13 @@ class SiteLearner:
         plan: the approved plan.
         site: this site's name in it.
         base: the base model on this machine.
-        train: the records that are trained on.
-        held: records kept back for evaluation at the site.
+        records: those that are trained on, and those kept back for evaluation at the site.
         entropy: the job's source of randomness.
         folder: where progress and the final model are kept.
+
+    Raises:
+        PlanError: ``plan_conflict``, the records are of another unit of privacy than the plan.
+        ModelError, InputError: the model is not the plan's, or a label is none of its classes.
     """
 
     def __init__(
@@ -70,12 +96,15 @@ class SiteLearner:
         folder: Path,
     ) -> None:
         train, held = records
+        require_unit(plan, site, train)
         self._plan, self._base, self._entropy, self._folder = plan, base, entropy, folder
         self._settings = Settings.of(plan, site)
         self._layout = agreed_layout(plan, base)
         self.classifier: Classifier = place(load_encoder(base), self._layout, plan.adapter.alpha)
         labels = plan.task.labels
-        self._trainer = LocalTrainer(self.classifier, self._features(train), train.targets(labels))
+        self._trainer = LocalTrainer(
+            self.classifier, self._features(train), train.targets(labels), persons.numbers(train)
+        )
         self._held = Held(self._features(held), held.targets(labels)) if len(held) else None
 
     def _features(self, records: Records) -> Features:

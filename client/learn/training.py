@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier, set_flat
-from cloister.client.learn.features import Features, Indices, chunks
+from cloister.client.learn.features import Features, Indices, Units
 from cloister.privacy.dp import accounting, noise, sampling
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy, KeyStream
@@ -27,6 +28,7 @@ from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.hooks import HooksEngine
 from cloister.privacy.step.interface import Engine, Losses
+from cloister.privacy.step.loop import UnitLoop
 from cloister.privacy.update import Delta, Noised, Vector
 
 _ADAM_DECAYS, _ADAM_FLOOR = (0.9, 0.999), 1e-8
@@ -54,7 +56,7 @@ class Settings:
 
     Attributes:
         steps: local steps.
-        rate: the probability in (0, 1] with which each unit takes part in a step.
+        rate: the probability in (0, 1] with which each unit, with all its documents, takes part in a step.
         expected_units: a public number of units; sums are divided by ``rate * expected_units``.
         optimizer: its state starts anew each round.
         head_rate: learning rate of the head, acting on that mean gradient.
@@ -83,7 +85,7 @@ class Settings:
         return cls(
             steps=training.steps,
             rate=training.rate,
-            expected_units=plan.site(site).rows.low,
+            expected_units=plan.site(site).units.low,
             optimizer=training.optimizer,
             head_rate=training.head_rate,
             adapter_rate=training.adapter_rate,
@@ -114,23 +116,33 @@ class LocalTrainer:
         classifier: a model as ``adapters.place`` gives it.
         features: the site's training documents.
         labels: the class of each, int64, shape (documents,).
+        units: whose document each is, int64, shape (documents,), numbered from 0 without gaps; None
+            where every document is a unit of its own.
     """
 
-    def __init__(self, classifier: Classifier, features: Features, labels: NDArray[np.int64]) -> None:
-        if len(features.lengths) != len(labels):
-            raise ValueError("there must be one label a document")
+    def __init__(
+        self,
+        classifier: Classifier,
+        features: Features,
+        labels: NDArray[np.int64],
+        units: Indices | None = None,
+    ) -> None:
+        self._units = Units.of(np.arange(len(labels), dtype=np.int64) if units is None else units)
+        if not len(features.lengths) == len(labels) == len(self._units.of_row):
+            raise ValueError("there must be one label and one unit a document")
         self._classifier = classifier
         self._features = features
         self._labels = torch.from_numpy(labels.astype(np.int64)).to(classifier.device)
-        self._engine: Engine = HooksEngine(classifier, classifier.layout, classifier.trained)
+        self._engine = self._engine_for()
 
     def train(self, start: Vector, settings: Settings, entropy: Entropy, moment: Moment) -> Delta:
         """Trains from ``start`` and gives back what changed, and every noised step that went into it.
 
         Formal guarantees:
             With ``settings.guard``, each step is the Poisson-subsampled Gaussian mechanism of its rate
-            and noise multiplier on the site's units, empty samples included; the delta is a function of
-            those noised sums, ``start`` and public settings alone. Without it, none.
+            and noise multiplier on the site's units, empty samples included: a unit's gradient is the sum
+            over all its documents, cut as one vector. The delta is a function of those noised sums,
+            ``start`` and public settings alone. Without it, none.
 
         Args:
             start: the global parameters, float32, shape (d,); not changed.
@@ -148,11 +160,11 @@ class LocalTrainer:
         for step in range(1, settings.steps + 1):
             set_flat(self._classifier, parameters)
             streams = _Streams(entropy, moment, step)
-            rows = sampling.poisson(len(self._labels), settings.rate, streams.of("sampling"))
+            units = sampling.poisson(len(self._units), settings.rate, streams.of("sampling"))
             if settings.guard is None:
-                total = self._sum(rows)
+                total = self._sum(units)
             else:
-                noised = self._noised(rows, settings.guard, streams.of("noise"))
+                noised = self._noised(units, settings.guard, streams.of("noise"))
                 mechanisms.append(GaussianSteps(noised.noise_multiplier, settings.rate, 1))
                 total = noised.values
             parameters += rule(total / np.float32(settings.rate * settings.expected_units))
@@ -162,26 +174,40 @@ class LocalTrainer:
             )
         return Delta(parameters - start, accounting.merged(mechanisms))
 
-    def _noised(self, rows: Indices, guard: Guard, stream: KeyStream) -> Noised:
-        clipped = self._engine.clipped(self._losses(rows), guard.bound)
+    @property
+    def _single(self) -> bool:
+        """Whether every unit has one document."""
+        return len(self._units) == len(self._labels)
+
+    def _engine_for(self) -> Engine:
+        model = self._classifier
+        kind = HooksEngine if self._single else UnitLoop
+        return kind(model, model.layout, model.trained)
+
+    def _noised(self, units: Indices, guard: Guard, stream: KeyStream) -> Noised:
+        clipped = self._engine.clipped(self._batches(units), guard.bound)
         return noise.gaussian(clipped, guard.noise_multiplier, stream)
 
-    def _sum(self, rows: Indices) -> Vector:
-        """The plain sum of the gradients of ``rows``: neither cut nor noised."""
+    def _batches(self, units: Indices) -> list[Losses]:
+        """Forward passes as the engine wants them: of like length, or of one unit each."""
+        if self._single:
+            return self._losses(units)
+        return [partial(self._cross_entropy, self._units.rows[unit]) for unit in units]
+
+    def _sum(self, units: Indices) -> Vector:
+        """The plain sum of the gradients of all documents of ``units``: neither cut nor noised."""
         layout, trained = self._classifier.layout, self._classifier.trained
         total = np.zeros(layout.size, dtype=np.float32)
-        for losses in self._losses(rows):
+        for losses in self._losses(units):
             gradients = torch.autograd.grad(losses().sum(), [trained[name] for name, _ in layout.tensors])
             total += torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
         return total
 
-    def _losses(self, rows: Indices) -> list[Losses]:
-        """Forward passes over ``rows`` in batches of like length."""
-
-        def of(some: Indices) -> Losses:
-            return lambda: self._cross_entropy(some)
-
-        return [of(some) for some in chunks(self._features.lengths, rows)]
+    def _losses(self, units: Indices) -> list[Losses]:
+        """Forward passes over all documents of ``units`` in batches of like length."""
+        return [
+            partial(self._cross_entropy, rows) for rows in self._units.chunks(self._features.lengths, units)
+        ]
 
     def _cross_entropy(self, rows: Indices) -> Tensor:
         logits = self._features.logits(self._classifier, rows)

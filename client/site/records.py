@@ -1,5 +1,7 @@
 """A site's own file: texts, labels and, where there are such columns, persons and places.
 
+The ids of persons come out as they stand in the file; ``client.site.persons`` replaces them.
+
 CSV (also ``.gz``) is read strictly here. JSON lines (also ``.gz``) and Parquet are read through
 ``datasets``, which keeps a copy of the records as an Arrow file while it reads: that copy is made in
 a temporary folder and removed before :func:`load` returns, so that no second copy of the records
@@ -95,16 +97,18 @@ def load(path: Path, *, text: str, label: str, person: str | None = None, site: 
         path: a ``.csv``, ``.jsonl`` (both also ``.gz``) or ``.parquet`` file, UTF-8.
         text: the column to classify.
         label: the column with the class; numbers become their text, ``1`` and ``01`` differ in CSV.
-        person: the column that names whom a row is about.
+        person: the column that names whom a row is about; it may be empty in some rows.
         site: the column that names where a row comes from.
 
     Raises:
         InputError: ``file_missing``, ``file_format``, ``column_missing``, ``value_missing`` (any
-            named column is empty in some row), ``site_empty`` (no rows), ``one_class``.
+            named column but ``person`` is empty in some row), ``site_empty`` (no rows), ``one_class``.
     """
     wanted = [name for name in (text, label, person, site) if name is not None]
     columns = _read(path, list(dict.fromkeys(wanted)))
-    _check_values(path, columns)
+    _check_values(
+        path, {name: values for name, values in columns.items() if name not in {person} - {text, label}}
+    )
     records = Records(
         columns[text],
         columns[label],
@@ -123,9 +127,10 @@ def load(path: Path, *, text: str, label: str, person: str | None = None, site: 
 def hold_out(records: Records, *, fraction: float, key: bytes) -> tuple[Records, Records]:
     """Training rows and rows held out for testing.
 
-    A row's side is a keyed hash of its text (HMAC-SHA-256): the same file and key give the same
-    sides in any order of rows, and texts that differ only in case, space or Unicode form stay on
-    one side, so that no test text was seen in training.
+    A row's side is a keyed hash (HMAC-SHA-256) of its person where persons are known, else of its
+    text: the same file and key give the same sides in any order of rows. So no person of the test
+    rows was seen in training; or, without persons, no test text was: texts that differ only in
+    case, space or Unicode form stay on one side.
 
     Args:
         records: all rows.
@@ -141,21 +146,22 @@ def hold_out(records: Records, *, fraction: float, key: bytes) -> tuple[Records,
     if not 0 < fraction < 1:
         raise ValueError("the fraction held out must lie between 0 and 1")
     limit = int(fraction * 2**64)
-    held = np.array([_side(text, key) < limit for text in records.texts], dtype=bool)
+    deciding = records.texts if records.persons is None else records.persons
+    held = np.array([_side(value, key) < limit for value in deciding], dtype=bool)
     if held.all() or not held.any():
         raise InputError(
             "site_too_small",
-            "There are too few different texts to hold some out for testing.",
+            "There are too few different persons or texts to hold some out for testing.",
             "Use a file with more rows, or hold out another share.",
         )
     return records.take(np.flatnonzero(~held)), records.take(np.flatnonzero(held))
 
 
 def rows_band(rows: int) -> tuple[int, int]:
-    """The band ``(2^k, 2^(k+1) - 1)`` that a number of rows lies in, both ends included.
+    """The band ``(2^k, 2^(k+1) - 1)`` that a number of rows or persons lies in, both ends included.
 
     Formal guarantees:
-        None under differential privacy: one row more or less can move a site into the next band.
+        None under differential privacy: one row or person more or less can move a site into the next band.
         The band is approved by the site and public; no exact count is ever told.
 
     Raises:

@@ -62,11 +62,11 @@ def epsilon(mechanisms: Iterable[GaussianSteps], delta: float) -> float:
     Raises:
         BudgetError: ``mechanism_unaccountable`` for a delta out of range.
     """
-    _check(delta)
+    check(delta)
     total = np.zeros_like(_ORDERS)
     for block in merged(mechanisms):
         total += block.steps * renyi(block.noise_multiplier, block.rate)
-    return _converted(total, delta)
+    return converted(total, _ORDERS, delta)
 
 
 def would_exceed(mechanisms: Iterable[GaussianSteps], delta: float, limit: float) -> bool:
@@ -160,14 +160,19 @@ def _log_sum(terms: Floats) -> Floats:
     return np.asarray(top + np.log(np.exp(terms - top[:, None]).sum(axis=-1)))
 
 
-def _converted(divergence: Floats, delta: float) -> float:
+def converted(divergence: Floats, orders: Floats, delta: float) -> float:
     """The least epsilon over all orders: Canonne, Kamath, Steinke, proposition 12.
+
+    Args:
+        divergence: Rényi divergences of everything together, one per order; infinity where unknown.
+        orders: above 1.
+        delta: in (0, 1).
 
     Where the divergence r is so small that sqrt(1 - exp(-r)) < delta, total variation alone gives 0.
     """
     if not divergence.any() or float(-np.expm1(-divergence).min()) < delta**2:
         return 0.0
-    bounds = divergence + np.log1p(-1 / _ORDERS) - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1)
+    bounds = divergence + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
     return max(0.0, float(bounds.min()))
 
 
@@ -184,6 +189,11 @@ def _privacy_loss_distribution(blocks: tuple[GaussianSteps, ...], delta: float) 
     return float(accountant.get_epsilon(delta))
 
 
-def _check(delta: float) -> None:
+def check(delta: float) -> None:
+    """Refuses a delta that is none.
+
+    Raises:
+        BudgetError: ``mechanism_unaccountable``.
+    """
     if not 0 < delta < 1:
         raise BudgetError("mechanism_unaccountable", "The delta of an account must lie between 0 and 1.")

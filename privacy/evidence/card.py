@@ -14,7 +14,7 @@ from typing import Any
 from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
 from cloister.privacy.evidence.reading import listing
-from cloister.privacy.evidence.render import ceiling, decimal, grouped, percent
+from cloister.privacy.evidence.render import LEVELS, ceiling, decimal, grouped, percent
 
 _HUB = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 """Where a hub keeps a base model that has another name here."""
@@ -66,7 +66,7 @@ _LIMITS = """\
 
 - Evidence, not legal advice, and no statement that any law or standard is met.
 - The guarantee is as good as the records that sites made of their own noise; a site can lie.
-- Accuracies, timing, participation and bands of record numbers lie outside epsilon.
+- Accuracies, timing, participation and bands of record and person numbers lie outside epsilon.
 - Secure aggregation was not on: the lead's server could see single updates.
 - The software has not been reviewed from outside.
 """
@@ -152,17 +152,30 @@ def _privacy(evidence: Evidence) -> str:
         for stated in evidence.privacy
     )
     return f"""\
-## Privacy: record-level, not person-level
+## Privacy: {LEVELS[evidence.plan.privacy.unit]}
 
-Differential privacy for one record added to or removed from one site's data, with the noise added at the
-site. Someone who starts at 50:50 whether a given record was used can be right at most {ceiling(worst.odds)}
-of the time, even after seeing everything that left the site. Somebody with several records, or with
-records at several sites, is protected less. Epsilon is derived from what the sites recorded.
+{_promise(evidence, ceiling(worst.odds))} Epsilon is derived from what the sites recorded.
 
-| site | epsilon | delta | budget |
+| site | epsilon per {evidence.plan.privacy.unit} | delta | budget |
 |---|---|---|---|
 {rows}
 """
+
+
+def _promise(evidence: Evidence, odds: str) -> str:
+    """The neighbour relation and the worst-case odds, in words."""
+    if evidence.plan.privacy.unit == "person":
+        return f"""\
+Differential privacy for one person added to or removed from one site's data with all of that person's rows,
+of which at most {evidence.plan.most_rows} are used, with the noise added at the site. Someone who starts at
+50:50 whether a given person's rows were used can be right at most {odds} of the time, even after
+seeing everything that left the site. A person is whoever has one id at that site: somebody with two ids, or
+with records at several sites, is protected less."""
+    return f"""\
+Differential privacy for one record added to or removed from one site's data, with the noise added at the
+site. Someone who starts at 50:50 whether a given record was used can be right at most {odds}
+of the time, even after seeing everything that left the site. Somebody with several records, or with
+records at several sites, is protected less."""
 
 
 def _results(evidence: Evidence) -> str:

@@ -6,7 +6,7 @@ as a string rounds it up.
 
 Formal guarantees:
     ``Evidence.from_json`` returns only values in which the job is the digest of the plan, consortium,
-    purpose, base model, parties and privacy mode are those of the plan, every fingerprint's
+    purpose, base model, parties, privacy mode and unit are those of the plan, every fingerprint's
     words belong to its digest, and every site whose update was accepted has a privacy statement.
     It checks no signature, and not that anything recorded is true.
 """
@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import InputError, areas
-from cloister.privacy.plan import Digest, Name, Part, Plan, Text
+from cloister.privacy.plan import Digest, Name, Part, Plan, Text, Unit
 
 REASONS: Mapping[str, str] = {reason: text for area in areas() for reason, text in area.REASONS.items()}
 """Every declared error id, with its meaning."""
@@ -94,7 +94,7 @@ class Guarantee(Part):
 
     site: Name
     mode: Literal["local", "off"]
-    unit: Literal["record"]
+    unit: Unit
     epsilon: Number | None
     delta: Number | None
     budget: Number | None
@@ -281,6 +281,8 @@ class Evidence(Part):
     def _privacy_is_stated(self) -> Self:
         if any(stated.mode != self.plan.privacy.mode for stated in self.privacy):
             raise ValueError("the mode of privacy is not that of the plan")
+        if any(stated.unit != self.plan.privacy.unit for stated in self.privacy):
+            raise ValueError("the unit of privacy is not that of the plan")
         if not {name for done in self.rounds for name in done.accepted} <= {s.site for s in self.privacy}:
             raise ValueError("a site whose update was accepted has no privacy statement")
         return self

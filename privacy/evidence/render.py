@@ -19,10 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from cloister.privacy.evidence import plots, reading
 from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence
 from cloister.privacy.evidence.grades import Grade
+from cloister.privacy.plan import Unit
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MANY = 8
 """More sites than this are not listed one by one in sentences and plots; the tables list them all."""
+LEVELS: Mapping[Unit, str] = {"person": "person-level", "record": "record-level, not person-level"}
+"""How a headline names each unit of privacy."""
 
 
 def render(evidence: Mapping[str, Any]) -> str:
@@ -66,6 +69,8 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "e": evidence,
         "plan": evidence.plan,
         "private": evidence.plan.privacy.mode == "local",
+        "unit": evidence.plan.privacy.unit,
+        "level": LEVELS[evidence.plan.privacy.unit],
         "codes": [*dict.fromkeys(party.code for party in (evidence.plan.lead, *evidence.plan.sites))],
         "many": _MANY,
         "grade": {grade.name.lower(): grade for grade in Grade},

@@ -12,7 +12,7 @@ from cloister.privacy import canonical, consent
 from cloister.privacy.consent import Decision, Offer
 from cloister.privacy.errors import ChannelError, PlanError
 from cloister.privacy.identity import PrivateIdentity
-from cloister.privacy.plan import Rows
+from cloister.privacy.plan import Persons, Rows
 from tests.plans import DIGEST, plan
 
 OFFER = Offer(site="north", dataset="notes", rows=Rows(low=128, high=255), code=DIGEST)
@@ -41,6 +41,14 @@ def test_the_bytes_that_are_signed() -> None:
     assert Decision.from_bytes(DECISION_BYTES) == DECISION
 
 
+def test_the_bytes_of_an_offer_at_person_level() -> None:
+    offer = OFFER.model_copy(update={"persons": Persons(low=64, high=127, most_rows=8)})
+    persons = b'"persons":{"high":127,"low":64,"most_rows":8},"rows"'
+    assert offer.to_bytes() == OFFER_BYTES.replace(b'"rows"', persons)
+    assert Offer.from_bytes(offer.to_bytes()) == offer
+    assert (offer.unit, OFFER.unit) == ("person", "record")
+
+
 def test_an_approval_names_its_plan_by_digest() -> None:
     agreed, other = plan(), plan(nonce="1" * 32)
     made = consent.approval(agreed, "north")
@@ -66,6 +74,9 @@ def test_an_approval_names_its_plan_by_digest() -> None:
         ("offer", changed(OFFER_BYTES, code="sha256:00")),
         ("offer", changed(OFFER_BYTES, code=None)),
         ("offer", changed(OFFER_BYTES, count=200)),
+        ("offer", changed(OFFER_BYTES, persons=None)),
+        ("offer", changed(OFFER_BYTES, persons={"low": 64, "high": 127})),
+        ("offer", changed(OFFER_BYTES, persons={"low": 64, "high": 127, "most_rows": 0})),
         ("offer", without(OFFER_BYTES, "code")),
         ("offer", DECISION_BYTES),
         ("decision", OFFER_BYTES),

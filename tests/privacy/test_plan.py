@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloister.privacy import canonical
 from cloister.privacy.errors import PlanError
 from cloister.privacy.plan import Plan
-from tests.plans import plan, plan_json
+from tests.plans import persons_json, plan, plan_json
 
 PRIVACY_OFF = {
     "mode": "off",
@@ -70,7 +70,13 @@ BROKEN: dict[str, tuple[list[Any], Any]] = {
     "minimum above the sites": (["aggregation", "minimum_sites"], 4),
     "secure aggregation claimed": (["aggregation", "secure"], True),
     "no noise under local privacy": (["privacy", "noise_multiplier"], 0),
-    "person units": (["privacy", "unit"], "person"),
+    "person units at record-level sites": (["privacy", "unit"], "person"),
+    "another unit": (["privacy", "unit"], "household"),
+    "persons are null": (["sites", 0, "persons"], None),
+    "record units at a person-level site": (
+        ["sites", 0, "persons"],
+        {"low": 64, "high": 127, "most_rows": 8},
+    ),
     "short digest": (["roster"], "sha256:00"),
     "lead named like a site": (["lead", "name"], "north"),
 }
@@ -87,6 +93,55 @@ def test_broken_plans_are_refused_by_name(name: str) -> None:
     with pytest.raises(PlanError) as caught:
         Plan.from_bytes(canonical.encode(value))
     assert caught.value.id == "plan_malformed"
+
+
+class TestPersonUnits:
+    def test_a_plan_survives_its_bytes(self) -> None:
+        data = canonical.encode(persons_json())
+        value = Plan.from_bytes(data)
+        assert value.to_bytes() == data
+        assert value.privacy.unit == value.site("north").unit == "person"
+        assert value.site("north").units.low == 64
+
+    def test_weights_are_by_persons(self) -> None:
+        value = persons_json()
+        value["sites"][0]["persons"]["low"] = 32
+        value["sites"][0]["rows"] = {"low": 1024, "high": 2047}
+        assert Plan.from_bytes(canonical.encode(value)).weight("north") == pytest.approx(32 / 160)
+
+    def test_the_most_rows_of_any_site_are_stated(self) -> None:
+        value = persons_json()
+        value["sites"][1]["persons"]["most_rows"] = 20
+        assert Plan.from_bytes(canonical.encode(value)).most_rows == 20
+        assert plan().most_rows == 1
+
+    @pytest.mark.parametrize(
+        "persons",
+        [
+            None,
+            {"low": 64, "high": 127},
+            {"low": 64, "high": 127, "most_rows": 0},
+            {"low": 0, "high": 127, "most_rows": 8},
+            {"low": 64, "high": 127, "most_rows": 8, "exact": 100},
+            {"low": 64, "high": 127, "most_rows": "8"},
+        ],
+    )
+    def test_a_site_without_a_whole_statement_of_its_persons_is_refused(self, persons: Any) -> None:
+        value = persons_json()
+        value["sites"][2]["persons"] = persons
+        if persons is None:
+            del value["sites"][2]["persons"]
+        with pytest.raises(PlanError) as caught:
+            Plan.from_bytes(canonical.encode(value))
+        assert caught.value.id == "plan_malformed"
+
+    @pytest.mark.parametrize("unit", ["record", "household"])
+    def test_a_plan_of_another_unit_is_refused(self, unit: str) -> None:
+        value = persons_json()
+        value["privacy"]["unit"] = unit
+        with pytest.raises(PlanError) as caught:
+            Plan.from_bytes(canonical.encode(value))
+        assert caught.value.id == "plan_malformed"
 
 
 def test_a_missing_field_is_refused_even_where_it_has_a_default() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +11,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
-from cloister.privacy.plan import Plan, Rows
+from cloister.privacy.plan import Persons, Plan, Rows
 from cloister.server.proposal import RATES, Terms, draft
 from tests import models
 
@@ -21,6 +24,10 @@ ROSTER = Roster("hospitals", tuple(member.public for member in MEMBERS))
 OFFERS = {
     name: Offer(site=name, dataset="notes", rows=Rows(low=low, high=2 * low - 1), code=CODE)
     for name, low in (("north", 128), ("south", 512))
+}
+PERSON_OFFERS = {
+    name: offer.model_copy(update={"persons": Persons(low=low, high=2 * low - 1, most_rows=8)})
+    for (name, offer), low in zip(OFFERS.items(), (64, 64), strict=True)
 }
 TERMS = Terms(purpose="notes to departments", labels=("a", "b", "c"))
 
@@ -63,6 +70,36 @@ def test_two_drafts_of_the_same_terms_are_two_jobs_that_start_apart(base: BaseMo
 def test_a_site_without_an_offer_is_named(base: BaseModel) -> None:
     with pytest.raises(PlanError, match="south") as caught:
         draft(TERMS, ROSTER, {"north": OFFERS["north"]}, base, CODE)
+    assert caught.value.id == "plan_conflict"
+
+
+@pytest.mark.parametrize("unit", [None, "person"])
+@pytest.mark.parametrize("mode", ["local", "off"])
+def test_the_unit_is_the_person_where_every_site_offers_persons(
+    base: BaseModel, unit: Any, mode: Any
+) -> None:
+    plan, _ = draft(replace(TERMS, unit=unit, mode=mode), ROSTER, PERSON_OFFERS, base, CODE)
+    assert plan.privacy.unit == "person"
+    assert plan.weight("south") == 0.5
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+
+
+@pytest.mark.parametrize(
+    ("unit", "offers", "named"),
+    [
+        ("person", OFFERS, "north, south"),
+        ("record", PERSON_OFFERS, "north, south"),
+        ("person", PERSON_OFFERS | {"south": OFFERS["south"]}, "by: south"),
+        ("record", PERSON_OFFERS | {"south": OFFERS["south"]}, "by: north"),
+        (None, PERSON_OFFERS | {"south": OFFERS["south"]}, "by: south"),
+        (None, OFFERS | {"south": PERSON_OFFERS["south"]}, "by: south"),
+    ],
+)
+def test_an_offer_at_another_unit_is_refused_and_named(
+    base: BaseModel, unit: Any, offers: dict[str, Offer], named: str
+) -> None:
+    with pytest.raises(PlanError, match=named) as caught:
+        draft(replace(TERMS, unit=unit), ROSTER, offers, base, CODE)
     assert caught.value.id == "plan_conflict"
 
 

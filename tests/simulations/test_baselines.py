@@ -10,10 +10,12 @@ import pytest
 from cloister.client.learn.features import prepare
 from cloister.client.learn.training import LocalTrainer
 from cloister.client.site.records import Records
+from cloister.privacy import canonical
 from cloister.privacy.errors import InputError
 from cloister.privacy.layout import Placement, layout
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
+from cloister.simulations import baselines
 from cloister.simulations.baselines import Documents, Ground, measure, tfidf
 from cloister.simulations.generator import GeneratorSettings, generate, records
 from tests import models, plans
@@ -29,6 +31,7 @@ PRIVACY_OFF = {
     "epsilon": 0.0,
     "delta": 0.0,
 }
+LONE = {"secure": False, "minimum_sites": 1, "range": 4.0}
 TRAINING = {
     "algorithm": "fedavg",
     "rounds": 3,
@@ -49,7 +52,7 @@ def ground_of(plan: Plan, seed: bytes = b"seed") -> Ground:
     def documents(number: int, classes: int) -> Documents:
         labels = random.integers(0, classes, number)
         ids = tuple(random.integers(5 + 2 * label, 7 + 2 * label, 6) for label in labels)
-        return Documents(prepare(classifier, ids), labels)
+        return Documents(prepare(classifier, ids), labels, np.arange(number))
 
     pooled = documents(160, 4)
     narrow = np.flatnonzero(pooled.labels < 2)
@@ -114,7 +117,37 @@ class TestTrained:
         assert units == {2 * 128}
 
 
+class TestFederated:
+    def test_a_plan_without_privacy_needs_no_second_figure(self, plain):
+        assert plain.federated() is None
+
+    def test_it_is_the_federation_without_noise(self, private):
+        """With one site and no sampling it is that site alone; with two it beats both."""
+        one = plans.plan(("north",), training=TRAINING | {"rate": 1.0}, aggregation=LONE)
+        lone = replace(private, plan=one, train={"north": private.pooled})
+        assert lone.federated() == lone.alone("north").plain > 0.8
+        both = private.federated()
+        assert both > max(private.alone(name).plain for name in SITES)
+
+    def test_sites_count_by_their_public_weights(self, private):
+        """A site whose weight is almost all decides alone."""
+        value = plans.plan_json(SITES, training=TRAINING | {"rate": 1.0})
+        value["sites"][1]["rows"] = {"low": 2**30, "high": 2**31 - 1}
+        heavy = Plan.from_bytes(canonical.encode(value))
+        settled = replace(private, plan=heavy).federated()
+        assert settled <= 0.6
+
+
 class TestParts:
+    def test_the_units_of_a_site_are_numbered_anew_and_those_of_two_sites_are_never_one(self, plain):
+        units = np.array([0, 0, 1, 2, 2, 3])
+        whole = replace(plain.pooled.take(np.arange(6)), units=units)
+        assert whole.take(np.array([2, 3, 4])).units.tolist() == [0, 1, 1]
+        north = Records(("a", "b"), ("x", "y"), ("p", "p"))
+        south = Records(("c", "d", "e"), ("x", "y", "x"), ("q", "p", "q"))
+        assert baselines._numbered([north, south]).tolist() == [0, 0, 1, 2, 1]
+        assert baselines._numbered([north, Records(("c", "d"), ("x", "y"))]).tolist() == [0, 0, 1, 2]
+
     def test_some_documents_have_the_logits_that_they_have_among_all(self, plain):
         whole, rows = plain.pooled, np.array([7, 3, 150])
         part = whole.take(rows)

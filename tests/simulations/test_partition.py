@@ -20,6 +20,7 @@ from cloister.simulations.partition import (
     parse,
     site_names,
     split,
+    together,
 )
 
 
@@ -33,6 +34,29 @@ def rows_of(classes: list[int], places: int = 3) -> Records:
 
 
 EVEN = rows_of([row % 6 for row in range(1200)])
+
+
+class TestTogether:
+    @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 8)), min_size=1, max_size=60))
+    def test_a_person_is_where_most_of_its_rows_were(self, rows):
+        persons = [person for _, person in rows]
+        records = Records(("t",) * len(rows), ("x",) * len(rows), tuple(f" P{p} " for p in persons))
+        parts = [np.flatnonzero([at == site for at, _ in rows]) for site in range(3)]
+        homes = {
+            person: max(range(3), key=lambda site: (rows.count((site, person)), -site)) for person in persons
+        }
+        if set(homes.values()) != {0, 1, 2}:
+            with pytest.raises(InputError) as caught:
+                together(records, parts)
+            assert caught.value.id == "site_empty"
+            return
+        for site, part in enumerate(together(records, parts)):
+            assert part.tolist() == [row for row, person in enumerate(persons) if homes[person] == site]
+
+    def test_spellings_of_one_person_stay_together(self):
+        records = Records(("a", "b", "c", "d"), ("x",) * 4, ("Anna", " anna", "ANNA", "ben"))
+        moved = together(records, [np.array([0, 1]), np.array([2, 3])])
+        assert [part.tolist() for part in moved] == [[0, 1, 2], [3]]
 
 
 class TestParsing:

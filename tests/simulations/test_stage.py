@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from cloister.client.site import records
+from cloister.client.site.persons import PersonColumn
 from cloister.privacy.errors import InputError
 from cloister.simulations import stage
 from cloister.simulations.stage import Source
@@ -44,6 +46,56 @@ def test_a_file_is_split_and_a_fifth_is_kept_for_testing(file: Path) -> None:
 def test_natural_sites_are_named_by_their_column(file: Path) -> None:
     play = stage.from_file(Source(file, "text", "label", None, "natural:ward"), 4, seed=0)
     assert list(play.train) == ["ward-0", "ward-1", "ward-2"]
+
+
+def signed(path: Path, missing: int = 0) -> Path:
+    """600 notes of 150 patients, four each, as their rows lie in the file."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label", "patient"))
+        writer.writerows((f"note {k} of {k // 4}", "ab"[k % 2], f"P{k // 4}") for k in range(600))
+        writer.writerows((f"unsigned {k}", "a", "") for k in range(missing))
+    return path
+
+
+def test_with_a_person_column_a_person_is_at_one_site_and_not_in_the_test_set(tmp_path: Path) -> None:
+    source = Source(signed(tmp_path / "notes.csv"), "text", "label", None, "iid", PersonColumn("patient"))
+    play = stage.from_file(source, 3, seed=0)
+    places = [set(part.persons or ()) for part in (*play.train.values(), play.test)]
+    assert all(places)
+    assert sum(len(place) for place in places) == len(set().union(*places)) == 150
+    assert sum(len(part) for part in (*play.train.values(), play.test)) == 600
+    assert play.person == PersonColumn("patient")
+
+
+def test_rows_without_a_person_follow_the_policy(tmp_path: Path) -> None:
+    file = signed(tmp_path / "notes.csv", missing=30)
+    with pytest.raises(InputError) as caught:
+        stage.from_file(Source(file, "text", "label", None, "iid", PersonColumn("patient")), 3, seed=0)
+    assert caught.value.id == "person_missing"
+    dropping = PersonColumn("patient", missing="drop")
+    play = stage.from_file(Source(file, "text", "label", None, "iid", dropping), 3, seed=0)
+    assert sum(len(part) for part in (*play.train.values(), play.test)) == 600
+
+
+def test_the_synthetic_notes_have_patients() -> None:
+    play = stage.triage(3, seed=0, person=PersonColumn("patient"))
+    for part in play.train.values():
+        counts = Counter(part.persons)
+        assert set(counts.values()) == {1, 2, 3, 4}
+        assert len(counts) < len(part) < 3 * len(counts)
+    with pytest.raises(InputError) as caught:
+        stage.triage(3, seed=0, person=PersonColumn("nobody"))
+    assert caught.value.id == "column_missing"
+
+
+def test_a_site_reads_the_persons_that_it_is_given(tmp_path: Path) -> None:
+    part = stage.triage(2, seed=0).train["riverside"]
+    stage.write(part, tmp_path / "site.csv", PersonColumn("patient"))
+    found = records.load(tmp_path / "site.csv", text="text", label="label", person=stage.PERSON)
+    assert (found.texts, found.persons) == (part.texts, part.persons)
+    stage.write(part, tmp_path / "plain.csv")
+    assert (tmp_path / "plain.csv").read_text().startswith("text,label\n")
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Local training: what a step does to the parameters, and that a delta says what it underwent."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,13 @@ from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Tokens, prepare
 from cloister.client.learn.training import Guard, LocalTrainer, Moment, Settings
+from cloister.privacy.dp import noise
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import EntropyError, UpdateError
 from cloister.privacy.layout import initial
-from cloister.privacy.update import Clipped, Vector
+from cloister.privacy.step.interface import Losses
+from cloister.privacy.update import Clipped, Noised, Vector
 from tests import models
 
 DOCUMENTS = 12
@@ -184,6 +187,104 @@ class TestWithPrivacy:
         trainer.train(start, PRIVATE, used, AT)
         with pytest.raises(EntropyError):
             trainer.train(start, PRIVATE, used, AT)
+
+
+OWNER = np.array([0, 1, 1, 2, 3, 3, 3, 4, 1, 3, 5, 5])
+"""Whose document each is."""
+
+
+@pytest.fixture(scope="module")
+def persons(placed: Classifier) -> LocalTrainer:
+    features = prepare(placed, models.documents(DOCUMENTS))
+    return LocalTrainer(placed, features, models.labels(DOCUMENTS), OWNER)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No noise: what is left is the clipped sum."""
+    monkeypatch.setattr(
+        noise, "gaussian", lambda clipped, sigma, _: Noised(clipped.values, clipped.bound, sigma)
+    )
+
+
+class TestPersons:
+    """Persons with 1 to 4 documents of different lengths; a unit is a person."""
+
+    def gradient(self, placed: Classifier, at: Vector, rows: list[int]) -> Vector:
+        """The gradient of the summed loss of some documents, one document at a time."""
+        set_flat(placed, at)
+        total = np.zeros(placed.layout.size, dtype=np.float64)
+        for row in rows:
+            logits = Tokens(models.documents(DOCUMENTS)).logits(placed, np.array([row]))
+            loss = cross_entropy(logits, torch.from_numpy(models.labels(DOCUMENTS)[[row]]))
+            parts = torch.autograd.grad(loss, [placed.trained[name] for name, _ in placed.layout.tensors])
+            total += torch.cat([part.reshape(-1) for part in parts]).numpy()
+        return total.astype(np.float32)
+
+    def clipped_sum(self, placed: Classifier, at: Vector, chosen: list[int], bound: float) -> Vector:
+        """The naive loop: sums a person's gradients, cuts the sum, adds the persons up."""
+        total = np.zeros(placed.layout.size, dtype=np.float64)
+        for person in chosen:
+            gradient = self.gradient(placed, at, np.flatnonzero(person == OWNER).tolist())
+            total += gradient * min(1.0, bound / float(np.linalg.norm(gradient)))
+        return total.astype(np.float32)
+
+    @pytest.mark.usefixtures("quiet")
+    @pytest.mark.parametrize("bound", [0.5, 2.0, 100.0])
+    def test_the_sum_is_cut_per_person(
+        self, placed: Classifier, persons: LocalTrainer, start: Vector, bound: float
+    ) -> None:
+        settings = replace(PRIVATE, expected_units=6, head_rate=1.0, adapter_rate=1.0)
+        delta = persons.train(start, replace(settings, guard=Guard(bound, 1.0)), entropy(), AT)
+        expected = -self.clipped_sum(placed, start, list(range(6)), bound) / 6
+        np.testing.assert_allclose(delta.values, expected, rtol=0, atol=3e-6)
+
+    @pytest.mark.usefixtures("quiet")
+    def test_a_cut_per_row_would_be_something_else(self, placed: Classifier, start: Vector) -> None:
+        rows = LocalTrainer(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+        settings = replace(PRIVATE, expected_units=6, head_rate=1.0, adapter_rate=1.0)
+        delta = rows.train(start, replace(settings, guard=Guard(0.5, 1.0)), entropy(), AT)
+        expected = -self.clipped_sum(placed, start, list(range(6)), 0.5) / 6
+        assert np.abs(delta.values - expected).max() > 1e-3
+
+    def test_without_privacy_the_rows_of_all_sampled_persons_count(
+        self, placed: Classifier, persons: LocalTrainer, start: Vector
+    ) -> None:
+        delta = persons.train(start, replace(PLAIN, expected_units=6), entropy(), AT)
+        total = self.gradient(placed, start, list(range(DOCUMENTS)))
+        np.testing.assert_allclose(delta.values, -rates(placed, 0.5, 0.25) * total / 6, rtol=0, atol=5e-6)
+
+    def test_persons_are_sampled_and_all_their_rows_come_along(
+        self, persons: LocalTrainer, start: Vector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each of the 6 persons at the plan's rate, over 400 steps, and rows only by whole persons."""
+        steps, rate, seen = 400, 0.3, np.zeros(6)
+
+        class Watched:
+            def clipped(self, batch: Iterable[Losses], bound: float) -> Clipped:
+                rows = np.concatenate([*(part().numpy() for part in batch), np.zeros(0, dtype=np.int64)])
+                sampled = np.unique(OWNER[rows])
+                whole = np.flatnonzero(np.isin(OWNER, sampled))
+                np.testing.assert_array_equal(np.sort(rows), whole)  # all rows of each, once
+                seen[sampled] += 1
+                return Clipped(np.zeros(start.size, dtype=np.float32), bound)
+
+        monkeypatch.setattr(persons, "_cross_entropy", torch.from_numpy)  # a forward pass says whose it is
+        monkeypatch.setattr(persons, "_engine", Watched())
+        delta = persons.train(start, replace(PRIVATE, steps=steps, rate=rate), entropy(), AT)
+        assert delta.mechanisms == (GaussianSteps(2.0, rate, steps),)
+        spread = 4 * np.sqrt(rate * (1 - rate) / steps)  # 4 standard errors, about 0.09
+        np.testing.assert_allclose(seen / steps, rate, rtol=0, atol=spread)
+        for wrong in (rate * 2 / 3, rate * 3 / 2):
+            assert abs(seen.mean() / steps - wrong) > spread / np.sqrt(6)
+
+    def test_numbers_with_gaps_are_refused(self, placed: Classifier) -> None:
+        with pytest.raises(ValueError, match="without gaps"):
+            LocalTrainer(placed, Tokens(models.documents(2)), models.labels(2), np.array([0, 2]))
+
+    def test_one_unit_a_document(self, placed: Classifier) -> None:
+        with pytest.raises(ValueError, match="one unit"):
+            LocalTrainer(placed, Tokens(models.documents(2)), models.labels(2), np.array([0]))
 
 
 @pytest.mark.parametrize("guard", [None, Guard(bound=2.0, noise_multiplier=0.01)])

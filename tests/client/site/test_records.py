@@ -139,12 +139,17 @@ class TestRefusals:
         assert "department" in error.what
         assert "text, label, person, place" in error.do
 
-    @pytest.mark.parametrize("column", ["text", "label", "person", "place"])
+    @pytest.mark.parametrize("column", ["text", "label", "place"])
     def test_rows_without_a_value_are_counted(self, tmp_path, column):
         rows = (*ROWS, ROWS[0] | {column: ""}, ROWS[1] | {column: " \t"})
         error = refusal(write_csv(tmp_path / "rows.csv", rows), person="person", site="place")
         assert error.id == "value_missing"
         assert f"{column} in 2 of 5" in error.what
+
+    def test_a_row_may_lack_its_person_because_a_policy_decides(self, tmp_path):
+        rows = (*ROWS, ROWS[0] | {"person": ""})
+        found = load(write_csv(tmp_path / "rows.csv", rows), text="text", label="label", person="person")
+        assert found.persons == (*(row["person"] for row in ROWS), "")
 
     def test_null_and_nan_are_missing_values(self, tmp_path):
         rows = ({"text": "a", "label": 1.5}, {"text": None, "label": float("nan")})

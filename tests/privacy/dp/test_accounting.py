@@ -133,7 +133,28 @@ def test_a_ledger_of_sixty_different_entries_composes():
     ledger = [GaussianSteps(1 + i / 50, 0.01 * (1 + i % 7), 10 + i) for i in range(60)]
     assert len(accounting.merged(ledger)) == 60
     each = [accounting.epsilon([entry], 1e-5) for entry in ledger]
-    assert max(each) < accounting.epsilon(ledger, 1e-5) < sum(each) / 4
+    total = accounting.epsilon(ledger, 1e-5)
+    assert max(each) < total < sum(each) / 4
+    # The number is that of the sum of all divergences, converted once.
+    divergence = sum(e.steps * accounting.renyi(e.noise_multiplier, e.rate) for e in ledger)
+    assert total == pytest.approx(accounting.converted(divergence, accounting._ORDERS, 1e-5), rel=1e-12)
+
+
+def test_jobs_rounds_retries_and_trials_all_count():
+    """Whatever was charged is in the account: a refused budget is the same in whatever order they came."""
+    rounds = [GaussianSteps(1.2, 0.02, 25)] * 8  # one job
+    retry = [GaussianSteps(1.2, 0.02, 25)]  # a round that was computed again with fresh noise
+    trials = [GaussianSteps(sigma, 0.05, 40) for sigma in (2.0, 3.0, 4.0)]  # settings tried out
+    joint = [GaussianSteps(6.0, 1.0, 10)]  # full-batch steps of another job
+    parts = [rounds, retry, trials, joint]
+    all_of_them = [entry for part in parts for entry in part]
+    total = accounting.epsilon(all_of_them, 1e-6)
+    for left_out in range(len(parts)):
+        rest = [entry for i, part in enumerate(parts) if i != left_out for entry in part]
+        assert accounting.epsilon(rest, 1e-6) < total
+        assert accounting.would_exceed(all_of_them, 1e-6, accounting.epsilon(rest, 1e-6))
+    assert accounting.epsilon(rounds, 1e-6) == accounting.epsilon([GaussianSteps(1.2, 0.02, 200)], 1e-6)
+    assert accounting.epsilon(all_of_them[::-1], 1e-6) == total
 
 
 def test_a_divergence_is_computed_once_and_cannot_be_written_to():

@@ -14,7 +14,7 @@ import yaml
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.card import card, loading_code
 from cloister.privacy.evidence.evidence import Evidence
-from tests.reports import evidence, replanned, without_privacy
+from tests.reports import evidence, per_person, replanned, without_privacy
 
 HOSTILE = "<script>alert(1)</script>\n# Title\n---\n| a | [b](javascript:c) `d` $e$ ![f](g)"
 
@@ -74,6 +74,19 @@ def test_privacy_is_stated_per_site_with_the_worst_case() -> None:
     text = card(evidence())
     assert "| river-practice | 6.31 | 0.00001 | 10 |" in text
     assert "can be right at most 99.97\N{NO-BREAK SPACE}%" in text
+
+
+def test_the_unit_and_the_neighbours_are_stated() -> None:
+    record, person = card(evidence()), card(per_person(most_rows=5))
+    assert "one record added to or removed from one site's data" in record
+    assert "Somebody with several records" in record
+    assert "## Privacy: person-level" in headings(person)
+    said = " ".join(person.split())
+    assert "one person added to or removed from one site's data with all of that person's rows" in said
+    assert "of which at most 5 are used" in said
+    assert "| site | epsilon per person | delta | budget |" in person
+    assert "record-level" not in person
+    assert "person-level" not in record.replace("not person-level", "")
 
 
 def test_without_privacy_nothing_is_promised() -> None:

@@ -10,7 +10,7 @@ import pytest
 from cloister.privacy.canonical import digest
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
-from tests.reports import evidence, replanned, without_privacy
+from tests.reports import evidence, per_person, replanned, without_privacy
 
 OTHER = digest(b"another")
 
@@ -41,6 +41,13 @@ def test_what_is_read_is_written_again() -> None:
 
 def test_a_run_without_privacy_is_evidence_too() -> None:
     assert {stated.epsilon for stated in Evidence.from_json(without_privacy()).privacy} == {None}
+
+
+def test_the_unit_is_that_of_the_plan() -> None:
+    assert {stated.unit for stated in Evidence.from_json(per_person()).privacy} == {"person"}
+    for value, unit in ((per_person(), "record"), (evidence(), "person")):
+        value["privacy"][1]["unit"] = unit
+        assert "the unit of privacy is not that of the plan" in refused(value)
 
 
 @pytest.mark.parametrize("field", sorted(evidence()))

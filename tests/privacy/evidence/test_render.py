@@ -20,7 +20,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.evidence import render as module
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.render import render
-from tests.reports import VECTOR, evidence, replanned, without_privacy
+from tests.reports import VECTOR, evidence, per_person, replanned, without_privacy
 
 ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "line", "circle", "path", "rect"}
@@ -293,6 +293,38 @@ def test_the_first_page_answers_the_privacy_officer() -> None:
     ):
         assert said in text
     assert section(root, 3).tags("h2")[0].text().endswith("record-level, not person-level")
+
+
+def test_a_person_is_promised_all_its_rows() -> None:
+    root = page(per_person(most_rows=5))
+    first, third = section(root, 1).text(), section(root, 3)
+    assert third.tags("h2")[0].text().endswith("person-level")
+    for said in (
+        "To every person at every site",
+        "as if that one person’s rows had not been used",
+        "all rows of one person at a site together, of which at most 5 are used",
+        "whether a given person’s rows were used can be right at most 99.97 % of the time",
+        "of 64–127 persons",
+    ):
+        assert said in first
+    for said in (
+        "one person added to or removed from the site’s data with all rows that count",
+        "neighbouring datasets differ by one person, added or removed with all rows. At most 5 rows",
+        "clips each person’s summed gradient to the bound",
+    ):
+        assert said in third.text()
+    whole = root.text()
+    assert "per person; what came of it" in whole
+    for weaker in ("record-level", "one record", "per record", "a given record"):
+        assert weaker not in whole
+
+
+def test_a_record_is_promised_no_more() -> None:
+    whole = page(evidence()).text()
+    for said in ("neighbouring datasets differ by one record", "per record; what came of it"):
+        assert said in whole
+    for stronger in ("per person", "one person’s", "every person"):
+        assert stronger not in whole
 
 
 def test_a_bound_is_rounded_up() -> None:

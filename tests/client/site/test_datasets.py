@@ -1,0 +1,149 @@
+"""Registered datasets: the unit of privacy, public bands, budgets, and what a job gets to see."""
+
+from __future__ import annotations
+
+import csv
+import stat
+from pathlib import Path
+
+import pytest
+
+from cloister.client.site.datasets import SMALLEST, Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.client.site.persons import PersonColumn
+from cloister.privacy import durable
+from cloister.privacy.errors import BudgetError, InputError, StateError
+from cloister.privacy.plan import Persons, Rows
+
+COLUMNS, BUDGET = ("text", "label"), (8.0, 1e-5)
+PERSON = PersonColumn("patient", most_rows=2)
+
+
+def write(path: Path, persons: int, rows: int = 3, missing: int = 0) -> Path:
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("text", "label", "patient"))
+        table.writerows(
+            (f"note {row} of {person}", "ab"[(row + person) % 2], f"Patient {person}")
+            for person in range(persons)
+            for row in range(rows)
+        )
+        table.writerows((f"unsigned {row}", "a", " ") for row in range(missing))
+    return path
+
+
+def opened(path: Path) -> Datasets:
+    """A new site whose held-out key is fixed, so that a test's sizes do not hang on chance."""
+    site = SiteFolder.create(path, path.name)
+    durable.private_folder(path / "datasets")
+    durable.write(path / "datasets" / "held-out.key", b"h" * 32)
+    return Datasets(site)
+
+
+@pytest.fixture
+def datasets(tmp_path: Path) -> Datasets:
+    return opened(tmp_path / "north")
+
+
+def test_without_a_person_column_the_unit_is_the_record(datasets: Datasets, tmp_path: Path) -> None:
+    found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET)
+    assert (found.unit, found.persons, found.person) == ("record", None, None)
+    assert found.units == found.rows == Rows(low=128, high=255)
+    assert [budget.unit for budget in datasets.ledger.budgets()] == ["record"]
+    assert datasets.offer("notes").persons is None
+    assert datasets.open("notes")[0].persons is None
+
+
+def test_with_one_it_is_the_person(datasets: Datasets, tmp_path: Path) -> None:
+    found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    assert found.unit == "person"
+    assert found.units == found.persons == Persons(low=32, high=63, most_rows=2)
+    assert found.rows == Rows(low=64, high=127)  # of about 54 persons, 2 rows each
+    assert [budget.unit for budget in datasets.ledger.budgets()] == ["person"]
+    offer = datasets.offer("notes")
+    assert (offer.unit, offer.rows, offer.persons) == ("person", found.rows, found.persons)
+    assert datasets["notes"] == found
+
+
+def test_persons_are_bounded_hashed_and_on_one_side(datasets: Datasets, tmp_path: Path) -> None:
+    datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    train, held = datasets.open("notes")
+    assert train.persons is not None
+    assert held.persons is not None
+    assert not set(train.persons) & set(held.persons)
+    assert {train.persons.count(person) for person in train.persons} == {2}
+    assert all(len(person) == 64 and "atient" not in person for person in train.persons + held.persons)
+    assert datasets.open("notes")[0] == train
+
+
+def test_the_key_is_the_owners_alone_and_nothing_kept_names_a_person(
+    datasets: Datasets, tmp_path: Path
+) -> None:
+    datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    key = datasets.site.path / "datasets" / "persons.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(key.read_bytes()) == 32
+    kept = [path for path in datasets.site.path.rglob("*") if path.is_file()]
+    assert key in kept
+    assert not any(b"Patient" in path.read_bytes() for path in kept)
+
+
+def test_two_sites_have_hashes_of_their_own(datasets: Datasets, tmp_path: Path) -> None:
+    other = opened(tmp_path / "south")
+    path = write(tmp_path / "notes.csv", 60)
+    seen = []
+    for site in (datasets, other):
+        site.register(path, "notes", COLUMNS, BUDGET, PERSON)
+        seen.append(set().union(*(part.persons or () for part in site.open("notes"))))
+    assert not seen[0] & seen[1]
+
+
+def test_rows_without_an_id_are_refused_or_dropped(datasets: Datasets, tmp_path: Path) -> None:
+    path = write(tmp_path / "notes.csv", 60, missing=40)
+    with pytest.raises(InputError) as caught:
+        datasets.register(path, "notes", COLUMNS, BUDGET, PERSON)
+    assert caught.value.id == "person_missing"
+    assert datasets.all() == ()
+    dropping = PersonColumn("patient", most_rows=2, missing="drop")
+    datasets.register(path, "notes", COLUMNS, BUDGET, dropping)
+    assert not any("unsigned" in text for part in datasets.open("notes") for text in part.texts)
+
+
+def test_a_site_needs_so_many_persons_however_many_rows_they_have(datasets: Datasets, tmp_path: Path) -> None:
+    path = write(tmp_path / "notes.csv", SMALLEST - 1, rows=30)
+    with pytest.raises(InputError, match=f"at least {SMALLEST}") as caught:
+        datasets.register(path, "notes", COLUMNS, BUDGET, PersonColumn("patient", most_rows=30))
+    assert caught.value.id == "site_too_small"
+    assert datasets.register(path, "notes", COLUMNS, BUDGET).unit == "record"
+
+
+def test_a_band_of_persons_that_was_left_is_refused(datasets: Datasets, tmp_path: Path) -> None:
+    path = write(tmp_path / "notes.csv", 60, rows=2)
+    datasets.register(path, "notes", COLUMNS, BUDGET, PERSON)
+    write(path, 110, rows=1)  # as many rows, but of more persons
+    with pytest.raises(InputError, match="persons") as caught:
+        datasets.open("notes")
+    assert caught.value.id == "rows_changed"
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, PERSON), (PERSON, None)])
+def test_a_budget_keeps_its_unit(
+    datasets: Datasets, tmp_path: Path, first: PersonColumn | None, second: PersonColumn | None
+) -> None:
+    path = write(tmp_path / "notes.csv", 60)
+    before = datasets.register(path, "notes", COLUMNS, BUDGET, first)
+    with pytest.raises(BudgetError) as caught:
+        datasets.register(path, "notes", COLUMNS, BUDGET, second)
+    assert caught.value.id == "budget_conflict"
+    assert datasets["notes"] == before
+
+
+def test_a_registration_without_its_person_column_is_damaged(datasets: Datasets, tmp_path: Path) -> None:
+    datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    path = datasets.site.path / "datasets" / "notes.json"
+    text = path.read_text()
+    path.write_text(text.replace('"person":"patient"', '"person":null'))
+    assert path.read_text() != text
+    with pytest.raises(StateError) as caught:
+        datasets["notes"]
+    assert caught.value.id == "state_damaged"

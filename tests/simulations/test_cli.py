@@ -1,0 +1,65 @@
+"""``cloister demo``: what its options make of the data and the terms, without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloister.client.site.persons import PersonColumn
+from cloister.privacy.cli import main
+from cloister.simulations import cli
+from cloister.simulations.demo import Demo
+
+Asked = Callable[..., Demo]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What a command line would have run."""
+
+    def of(*options: str) -> Demo:
+        seen: list[Demo] = []
+        monkeypatch.setattr(cli, "_perform", lambda demo, **_: seen.append(demo))
+        assert main(["demo", "--out", str(tmp_path / "out"), "--sites", "2", *options]) == 0
+        (demo,) = seen
+        return demo
+
+    return of
+
+
+def test_without_a_person_column_the_unit_is_the_record(asked: Asked) -> None:
+    demo = asked()
+    assert (demo.terms.unit, demo.terms.mode, demo.stage.person) == ("record", "local", None)
+
+
+@pytest.mark.parametrize("privacy", ["local", "off"])
+def test_with_one_it_is_the_person(asked: Asked, privacy: str) -> None:
+    demo = asked("--person", "patient", "--rows-per-person", "3", "--privacy", privacy)
+    assert (demo.terms.unit, demo.terms.mode) == ("person", privacy)
+    assert demo.stage.person == PersonColumn("patient", most_rows=3)
+
+
+def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None:
+    file = tmp_path / "notes.csv"
+    rows = [f"note {k} of {k // 3},{'ab'[k % 2]},{k // 3}" for k in range(600)]
+    file.write_text("\n".join(["text,label,who", *rows, "unsigned,a,"]) + "\n")
+    demo = asked("--data", str(file), "--person", "who", "--missing-persons", "drop", "--split", "iid")
+    assert demo.stage.person == PersonColumn("who", missing="drop")
+    assert not any("unsigned" in part.texts for part in demo.stage.train.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "id"),
+    [
+        (["--person", "nobody"], 1, "column_missing"),
+        (["--person", "patient", "--privacy", "joint"], 2, "not_available_yet"),
+    ],
+)
+def test_what_is_refused(
+    options: list[str], code: int, id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "out"), *options]) == code
+    assert capsys.readouterr().err.strip().endswith(f"[{id}]")
+    assert not (tmp_path / "out").exists()

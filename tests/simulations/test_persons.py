@@ -1,0 +1,112 @@
+"""A federation at person level in this process: two sites, real training, real ledgers, no sockets."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloister.client.app import client_app
+from cloister.client.learn.learner import SiteLearner
+from cloister.client.participation import Participant, Replies
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.client.site.persons import PersonColumn
+from cloister.privacy import code, durable
+from cloister.privacy.dp import accounting
+from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Vector
+from cloister.server.app import Federation, Pace
+from cloister.server.checkpoint import Checkpoint
+from cloister.server.proposal import Terms, draft
+from cloister.simulations.transport import LocalGrid
+from tests import models
+
+TERMS = Terms("notes to wards", ("chest", "head"), rounds=2, steps=2, rate=0.5, epsilon=4.0, max_tokens=16)
+QUICK = Pace(answer=60.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return describe(models.write(tmp_path_factory.mktemp("tiny")))
+
+
+def opened(path: Path) -> Datasets:
+    """A site with 50 patients of 1 to 5 notes, of whom 3 notes each count."""
+    site = SiteFolder.create(path, path.name)
+    durable.private_folder(path / "datasets")
+    durable.write(path / "datasets" / "held-out.key", b"h" * 32)  # so that the band does not hang on chance
+    with (path / "notes.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("text", "label", "patient"))
+        for patient in range(50):
+            label = TERMS.labels[patient % 2]
+            table.writerows((f"{label} pain since monday", label, patient) for _ in range(1 + patient % 5))
+    datasets = Datasets(site)
+    budget = (TERMS.epsilon, TERMS.delta)
+    datasets.register(path / "notes.csv", "notes", ("text", "label"), budget, PersonColumn("patient", 3))
+    return datasets
+
+
+def participant(plan: Plan, lead: PrivateIdentity, datasets: Datasets, base: BaseModel) -> Participant:
+    site = datasets.site
+    entropy = FixedEntropy(site.name.encode())
+    learner = SiteLearner(plan, site.name, base, datasets.open("notes"), entropy, site.path)
+    return Participant(
+        plan,
+        site.identity,
+        lead.public,
+        learner,
+        datasets.ledger,
+        entropy,
+        site.log,
+        Replies(site.path / "replies"),
+    )
+
+
+def run(place: Path, base: BaseModel) -> tuple[Plan, Vector, Checkpoint, dict[str, Datasets]]:
+    lead = PrivateIdentity.generate("lead", "lead")
+    sites = {name: opened(place / name) for name in ("north", "south")}
+    identities = (lead.public, *(datasets.site.identity.public for datasets in sites.values()))
+    roster = Roster("hospitals", identities)
+    offers = {name: datasets.offer("notes") for name, datasets in sites.items()}
+    plan, start = draft(TERMS, roster, offers, base, code.installed())
+    members = {name: participant(plan, lead, datasets, base) for name, datasets in sites.items()}
+    federation = Federation(
+        plan=plan,
+        identity=lead,
+        roster=roster,
+        log=EventLog.open(place / "log", lead),
+        resume=Checkpoint(plan.digest, 0, start, {}, {}),
+        save=lambda _: None,
+        present=lambda: tuple(members),
+        pace=QUICK,
+    )
+    grid = LocalGrid({name: client_app({plan.digest: member}) for name, member in members.items()})
+    return plan, start, federation.run(grid), sites
+
+
+def test_two_sites_train_and_pay_per_person(tmp_path: Path, base: BaseModel) -> None:
+    plan, start, end, sites = run(tmp_path, base)
+    assert (plan.privacy.unit, plan.most_rows) == ("person", 3)
+    assert [site.units.low for site in plan.sites] == [32, 32]
+    assert np.isfinite(end.model).all()
+    assert not np.array_equal(end.model, start)
+    mechanism = plan.round_mechanism
+    assert mechanism is not None
+    whole = accounting.epsilon([mechanism] * TERMS.rounds, TERMS.delta)
+    for datasets in sites.values():
+        (budget,) = datasets.ledger.budgets()
+        assert budget.unit == "person"
+        kinds = [row.kind for row in datasets.ledger.rows("notes")]
+        assert kinds == ["reserved", "spent", "released"] * TERMS.rounds
+        assert datasets.ledger.epsilon("notes") == pytest.approx(whole)
+        assert whole <= TERMS.epsilon
+        units = {e.body["unit"] for e in datasets.site.log.entries() if "unit" in e.body}
+        assert units == {"person"}
