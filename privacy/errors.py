@@ -226,6 +226,8 @@ class ModelError(CloisterError):
         "model_mismatch": "the files of a model do not have the agreed digest",
         "model_unsafe": "a model folder needs remote code or holds pickled weights",
         "layer_unsupported": "a trainable tensor is not covered by a private engine",
+        "unit_split": "rows of one unit of privacy lie in two micro-batches of a step",
+        "too_many_rows": "the gradients of a micro-batch do not fit the row buffer",
         "adapter_invalid": "an adapter cannot be placed on the model",
     }
 

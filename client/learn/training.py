@@ -26,9 +26,8 @@ from cloister.privacy.entropy import Entropy, KeyStream
 from cloister.privacy.errors import UpdateError
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.step.hooks import HooksEngine
-from cloister.privacy.step.interface import Engine, Losses
-from cloister.privacy.step.loop import UnitLoop
+from cloister.privacy.step.coverage import engine_for
+from cloister.privacy.step.interface import MicroBatch
 from cloister.privacy.update import Delta, Noised, Vector
 
 _ADAM_DECAYS, _ADAM_FLOOR = (0.9, 0.999), 1e-8
@@ -133,7 +132,7 @@ class LocalTrainer:
         self._classifier = classifier
         self._features = features
         self._labels = torch.from_numpy(labels.astype(np.int64)).to(classifier.device)
-        self._engine = self._engine_for()
+        self._engine = engine_for(classifier, classifier.layout, classifier.trained)
 
     def train(self, start: Vector, settings: Settings, entropy: Entropy, moment: Moment) -> Delta:
         """Trains from ``start`` and gives back what changed, and every noised step that went into it.
@@ -174,39 +173,26 @@ class LocalTrainer:
             )
         return Delta(parameters - start, accounting.merged(mechanisms))
 
-    @property
-    def _single(self) -> bool:
-        """Whether every unit has one document."""
-        return len(self._units) == len(self._labels)
-
-    def _engine_for(self) -> Engine:
-        model = self._classifier
-        kind = HooksEngine if self._single else UnitLoop
-        return kind(model, model.layout, model.trained)
-
     def _noised(self, units: Indices, guard: Guard, stream: KeyStream) -> Noised:
         clipped = self._engine.clipped(self._batches(units), guard.bound)
         return noise.gaussian(clipped, guard.noise_multiplier, stream)
-
-    def _batches(self, units: Indices) -> list[Losses]:
-        """Forward passes as the engine wants them: of like length, or of one unit each."""
-        if self._single:
-            return self._losses(units)
-        return [partial(self._cross_entropy, self._units.rows[unit]) for unit in units]
 
     def _sum(self, units: Indices) -> Vector:
         """The plain sum of the gradients of all documents of ``units``: neither cut nor noised."""
         layout, trained = self._classifier.layout, self._classifier.trained
         total = np.zeros(layout.size, dtype=np.float32)
-        for losses in self._losses(units):
-            gradients = torch.autograd.grad(losses().sum(), [trained[name] for name, _ in layout.tensors])
+        for part in self._batches(units):
+            gradients = torch.autograd.grad(
+                part.losses().sum(), [trained[name] for name, _ in layout.tensors]
+            )
             total += torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
         return total
 
-    def _losses(self, units: Indices) -> list[Losses]:
-        """Forward passes over all documents of ``units`` in batches of like length."""
+    def _batches(self, units: Indices) -> list[MicroBatch]:
+        """All documents of ``units`` in micro-batches of like length, all of a unit in one."""
         return [
-            partial(self._cross_entropy, rows) for rows in self._units.chunks(self._features.lengths, units)
+            MicroBatch(partial(self._cross_entropy, rows), self._units.of_row[rows])
+            for rows in self._units.chunks(self._features.lengths, units)
         ]
 
     def _cross_entropy(self, rows: Indices) -> Tensor:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
-from cloister.privacy.step.interface import Losses
+from cloister.privacy.step.coverage import refuse_strays
+from cloister.privacy.step.interface import NO_PHANTOMS, Indices, MicroBatch
+from cloister.privacy.step.rows import ClippedSum
 from cloister.privacy.update import Clipped
 
-# Keeps a cut gradient's norm below the bound whatever the division rounds to; Opacus' constant.
-_SLACK = 1e-6
 # What Opacus' hooks put on layers and tensors.
 _LEFT_BEHIND = ("activations", "max_batch_len", "grad_sample", "_forward_counter", "_current_grad_sample")
 
@@ -34,19 +34,23 @@ class HooksEngine:
             see no others; dropout must be off.
         layout: the order of the trained tensors.
         trained: layout name -> parameter of ``module``.
+        phantoms: coordinates of the audit behind those of the layout.
 
     Raises:
         ModelError: ``layer_unsupported``, the trainable tensors of the module are not exactly those of
             the layout: one that is missing there would be changed without clipping and noise.
     """
 
-    def __init__(self, module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:
-        _refuse_strays(module, layout, trained)
+    def __init__(
+        self, module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter], *, phantoms: int = 0
+    ) -> None:
+        refuse_strays(module, layout, trained)
         self._module = module
+        self._phantoms = phantoms
         self._layout = layout
         self._trained = dict(trained)
 
-    def clipped(self, batch: Iterable[Losses], bound: float) -> Clipped:
+    def clipped(self, batch: Iterable[MicroBatch], bound: float, phantoms: Indices = NO_PHANTOMS) -> Clipped:
         """The sum over all units of ``batch`` of their gradients, each cut to norm ``bound``.
 
         Formal guarantees:
@@ -55,18 +59,23 @@ class HooksEngine:
             zero. Both depend on that unit alone.
 
         Args:
-            batch: forward passes that together cover the sampled units, each unit once.
+            batch: micro-batches that together hold the sampled units, each unit in one of them. Full
+                fine-tuning of BERT and GPT-2 needs position and token type ids of shape (n, T) in the
+                forward pass: where one row of them serves all, gradients of rows do not exist.
             bound: the clipping bound C > 0.
+            phantoms: the sampled phantom units.
 
         Raises:
-            ModelError: ``layer_unsupported``, a trained tensor got no gradient for each unit.
+            ModelError: ``layer_unsupported``, a trained tensor got no gradient for each row;
+                ``unit_split``.
         """
-        total = torch.zeros(self._layout.size, dtype=torch.float64)
+        total = ClippedSum(self._layout.size + self._phantoms, bound)
         with self._hooks():
-            for losses in batch:
-                rows = self._rows(losses())
-                total += (_factors(rows, bound) @ rows).cpu()
-        return Clipped(total.to(torch.float32).numpy(), bound)
+            for part in batch:
+                if len(part.units):
+                    total.add(self._rows(part.losses()), part.units)
+        total.add_phantoms(phantoms, self._layout.size)
+        return total.result()
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
@@ -91,7 +100,7 @@ class HooksEngine:
     def _rows(self, losses: Tensor) -> Tensor:
         """The gradient of each loss as a row in the order of the layout: float64, shape (n, d)."""
         if losses.dim() != 1:
-            raise ValueError("losses must be one per unit, shape (n,)")
+            raise ValueError("losses must be one a row, shape (n,)")
         for parameter in self._trained.values():
             vars(parameter)["grad_sample"] = None
         _backward(losses.sum(), self._trained.values())
@@ -111,26 +120,3 @@ def _backward(loss: Tensor, trained: Iterable[nn.Parameter]) -> None:
         torch.autograd.backward(loss)
     for parameter in trained:
         parameter.grad = None
-
-
-def _factors(rows: Tensor, bound: float) -> Tensor:
-    """The factor that cuts each row to ``bound``, shape (n,); rows that are not finite become zero."""
-    rows[~torch.isfinite(rows).all(dim=1)] = 0
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return (bound / (norms + _SLACK)).clamp(max=1)
-
-
-def _refuse_strays(module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:
-    wanted = dict(layout.tensors)
-    strays = set(wanted) ^ set(trained)
-    strays |= {name for name in set(wanted) & set(trained) if tuple(trained[name].shape) != wanted[name]}
-    owned = {id(parameter) for parameter in trained.values()}
-    trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
-    strays |= {name for key, name in trainable.items() if key not in owned}
-    strays |= {name for name, parameter in trained.items() if id(parameter) not in trainable}
-    if strays or len(owned) != len(trained):
-        raise ModelError(
-            "layer_unsupported",
-            f"Trainable tensors and the layout differ: {', '.join(sorted(strays)) or 'one stands twice'}.",
-            "Train exactly the tensors that the plan's layout names.",
-        )

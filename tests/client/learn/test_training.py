@@ -17,7 +17,7 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import EntropyError, UpdateError
 from cloister.privacy.layout import initial
-from cloister.privacy.step.interface import Losses
+from cloister.privacy.step.interface import MicroBatch
 from cloister.privacy.update import Clipped, Noised, Vector
 from tests import models
 
@@ -261,8 +261,10 @@ class TestPersons:
         steps, rate, seen = 400, 0.3, np.zeros(6)
 
         class Watched:
-            def clipped(self, batch: Iterable[Losses], bound: float) -> Clipped:
-                rows = np.concatenate([*(part().numpy() for part in batch), np.zeros(0, dtype=np.int64)])
+            def clipped(self, batch: Iterable[MicroBatch], bound: float) -> Clipped:
+                rows = np.concatenate(
+                    [*(part.losses().numpy() for part in batch), np.zeros(0, dtype=np.int64)]
+                )
                 sampled = np.unique(OWNER[rows])
                 whole = np.flatnonzero(np.isin(OWNER, sampled))
                 np.testing.assert_array_equal(np.sort(rows), whole)  # all rows of each, once

@@ -1,6 +1,7 @@
-"""The private engine against a loop that takes one unit at a time, and planted faults that it refuses."""
+"""Both private engines against a loop that takes one unit at a time, and planted faults that they refuse."""
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -17,19 +18,36 @@ from cloister.client.learn.model import load_encoder
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
 from cloister.privacy.model import DEFAULT, describe
+from cloister.privacy.step.fused import FusedEngine
 from cloister.privacy.step.hooks import HooksEngine
-from cloister.privacy.step.interface import Engine, Losses
+from cloister.privacy.step.interface import Engine, MicroBatch
 from tests import models
 
 UNITS = 9
 
+Kind: TypeAlias = type[HooksEngine] | type[FusedEngine]
+KINDS: list[Kind] = [HooksEngine, FusedEngine]
 
-def losses_of(placed: Classifier, features: Features, targets: NDArray[np.int64]) -> Iterable[Losses]:
+
+@pytest.fixture(params=KINDS, scope="module", autouse=True)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Every test of this module runs with each engine."""
+    global engine_class  # the engine under test
+    engine_class = request.param
+    return engine_class
+
+
+engine_class: Kind = HooksEngine
+
+
+def losses_of(placed: Classifier, features: Features, targets: NDArray[np.int64]) -> Iterable[MicroBatch]:
     """Forward passes over all units, as training makes them."""
     targets_at = torch.from_numpy(targets)
 
-    def of(rows: NDArray[np.int64]) -> Losses:
-        return lambda: cross_entropy(features.logits(placed, rows), targets_at[rows], reduction="none")
+    def of(rows: NDArray[np.int64]) -> MicroBatch:
+        return MicroBatch(
+            lambda: cross_entropy(features.logits(placed, rows), targets_at[rows], reduction="none"), rows
+        )
 
     return [of(rows) for rows in chunks(features.lengths, np.arange(len(targets)))]
 
@@ -47,8 +65,8 @@ def naive(
     return total
 
 
-def engine_of(placed: Classifier) -> HooksEngine:
-    return HooksEngine(placed, placed.layout, placed.trained)
+def engine_of(placed: Classifier) -> Engine:
+    return engine_class(placed, placed.layout, placed.trained)
 
 
 class Toy(nn.Module):
@@ -60,10 +78,11 @@ class Toy(nn.Module):
         self.layout = Layout((("layer.weight", (1, size)),))
 
     def engine(self) -> Engine:
-        return HooksEngine(self, self.layout, dict(self.named_parameters()))
+        return engine_class(self, self.layout, dict(self.named_parameters()))
 
-    def losses(self, units: Tensor) -> Losses:
-        return lambda: self.layer(units).squeeze(1)
+    def losses(self, units: Tensor, first: int = 0) -> MicroBatch:
+        """Units that are numbered from ``first``."""
+        return MicroBatch(lambda: self.layer(units).squeeze(1), np.arange(first, first + len(units)))
 
 
 @pytest.mark.parametrize("bound", [1.0, 6.0])  # all gradients are longer; about half are
@@ -100,7 +119,7 @@ def test_an_empty_batch_is_a_sum_of_zeros() -> None:
 def test_short_gradients_are_kept_and_long_ones_cut() -> None:
     toy = Toy(2)
     units = torch.tensor([[0.3, 0.4], [30.0, 40.0]])
-    clipped = toy.engine().clipped([toy.losses(units[:1]), toy.losses(units[1:])], 1.0)
+    clipped = toy.engine().clipped([toy.losses(units[:1]), toy.losses(units[1:], 1)], 1.0)
     np.testing.assert_allclose(clipped.values, [0.3 + 0.6, 0.4 + 0.8], atol=1e-6)
 
 
@@ -143,7 +162,7 @@ def test_after_a_failed_pass_the_next_one_is_right() -> None:
         raise RuntimeError("the forward pass failed")
 
     with pytest.raises(RuntimeError, match="forward pass failed"):
-        engine.clipped([toy.losses(units), fails], 1.0)
+        engine.clipped([toy.losses(units), MicroBatch(fails, np.array([1]))], 1.0)
     np.testing.assert_allclose(engine.clipped([toy.losses(units)], 1.0).values, [0.3, 0.4], atol=1e-6)
 
 
@@ -159,7 +178,7 @@ class TestPlantedFaults:
 
     def refused(self, placed: Classifier, layout: Layout) -> None:
         with pytest.raises(ModelError) as caught:
-            HooksEngine(placed, layout, placed.trained)
+            engine_class(placed, layout, placed.trained)
         assert caught.value.id == "layer_unsupported"
 
     def test_a_trainable_tensor_that_the_layout_does_not_name(self) -> None:
@@ -185,7 +204,7 @@ class TestPlantedFaults:
         toy = Toy()
         layout = Layout((("a", (1, 3)), ("b", (1, 3))))
         with pytest.raises(ModelError, match="stands twice"):
-            HooksEngine(toy, layout, {"a": toy.layer.weight, "b": toy.layer.weight})
+            engine_class(toy, layout, {"a": toy.layer.weight, "b": toy.layer.weight})
 
     def test_a_trained_layer_that_the_forward_pass_skips(self) -> None:
         placed = models.classifier(top_layers=2)
@@ -200,11 +219,11 @@ class TestPlantedFaults:
     def test_a_layer_whose_buffers_mix_units(self) -> None:
         model = nn.Sequential(nn.BatchNorm1d(3))
         layout = Layout((("0.bias", (3,)), ("0.weight", (3,))))
-        engine = HooksEngine(model, layout, dict(model.named_parameters()))
-        with pytest.raises(ModelError, match="mix units"):
-            engine.clipped([lambda: model(torch.ones(2, 3)).sum(dim=1)], 1.0)
+        batch = MicroBatch(lambda: model(torch.ones(2, 3)).sum(dim=1), np.arange(2))
+        with pytest.raises(ModelError, match=r"BatchNorm|mix units"):
+            engine_class(model, layout, dict(model.named_parameters())).clipped([batch], 1.0)
 
     def test_a_mean_over_units_instead_of_their_losses(self) -> None:
         toy = Toy()
-        with pytest.raises(ValueError, match="one per unit"):
-            toy.engine().clipped([lambda: toy.layer(torch.ones(2, 3)).mean()], 1.0)
+        with pytest.raises(ValueError, match="one a row"):
+            toy.engine().clipped([MicroBatch(lambda: toy.layer(torch.ones(2, 3)).mean(), np.arange(2))], 1.0)

@@ -1,0 +1,58 @@
+"""Which engine covers a model exactly; what none covers is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from cloister.privacy.errors import ModelError
+from cloister.privacy.layout import Layout
+from cloister.privacy.step.interface import Engine
+
+
+def engine_for(
+    module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter], *, phantoms: int = 0
+) -> Engine:
+    """The fastest engine that covers every trained tensor.
+
+    Args:
+        module: the model; dropout must be off.
+        layout: the order of the trained tensors.
+        trained: layout name -> parameter of ``module``.
+        phantoms: coordinates of the audit behind those of the layout.
+
+    Raises:
+        ModelError: ``layer_unsupported``, the trainable tensors are not those of the layout, or no engine
+            covers one of them.
+    """
+    from cloister.privacy.step.fused import FusedEngine
+    from cloister.privacy.step.hooks import HooksEngine
+    from cloister.privacy.step.layers import covers
+
+    kind = FusedEngine if covers(module) else HooksEngine
+    return kind(module, layout, trained, phantoms=phantoms)
+
+
+def refuse_strays(module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:
+    """Refuses a model whose trainable tensors are not exactly those of the layout.
+
+    One that is missing there would be changed without clipping and noise; one that stands there twice
+    would be changed twice.
+
+    Raises:
+        ModelError: ``layer_unsupported``.
+    """
+    wanted = dict(layout.tensors)
+    strays = set(wanted) ^ set(trained)
+    strays |= {name for name in set(wanted) & set(trained) if tuple(trained[name].shape) != wanted[name]}
+    owned = {id(parameter) for parameter in trained.values()}
+    trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
+    strays |= {name for key, name in trainable.items() if key not in owned}
+    strays |= {name for name, parameter in trained.items() if id(parameter) not in trainable}
+    if strays or len(owned) != len(trained):
+        raise ModelError(
+            "layer_unsupported",
+            f"Trainable tensors and the layout differ: {', '.join(sorted(strays)) or 'one stands twice'}.",
+            "Train exactly the tensors that the plan's layout names.",
+        )

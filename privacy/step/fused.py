@@ -1,0 +1,142 @@
+"""The fused engine: one forward and one backward pass, and the gradient of every row lies in one buffer.
+
+Each trained tensor has its columns in a buffer of one row a sample; the backward pass of its layer writes
+there (``layers``), and no ordinary weight gradient is formed. Norms, cut and sum are then three passes over
+the buffer (``rows``). For LoRA this takes the same floating-point operations as training without privacy,
+but for the sum itself: two a row and parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from cloister.privacy.errors import ModelError
+from cloister.privacy.layout import Layout
+from cloister.privacy.step.coverage import refuse_strays
+from cloister.privacy.step.interface import NO_PHANTOMS, Indices, MicroBatch
+from cloister.privacy.step.layers import forward_of, owners
+from cloister.privacy.step.rows import ClippedSum
+from cloister.privacy.update import Clipped
+
+BUFFER_BYTES = 1 << 30
+"""The most that the row buffer may take."""
+
+
+class FusedEngine:
+    """Clipped gradient sums by layers that write the gradient of each row.
+
+    Args:
+        module: the model; dropout must be off.
+        layout: the order of the trained tensors.
+        trained: layout name -> parameter of ``module``.
+        phantoms: coordinates of the audit behind those of the layout.
+        buffer_bytes: the most that the row buffer may take.
+
+    Raises:
+        ModelError: ``layer_unsupported``: the trainable tensors are not those of the layout, or a layer
+            that owns one is not covered, or is in a state (dropout, merged, several adapters) that is not.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        layout: Layout,
+        trained: Mapping[str, nn.Parameter],
+        *,
+        phantoms: int = 0,
+        buffer_bytes: int = BUFFER_BYTES,
+    ) -> None:
+        refuse_strays(module, layout, trained)
+        self._module, self._layout, self._phantoms = module, layout, phantoms
+        self._names = {id(trained[name]): name for name, _ in layout.tensors}
+        self._places = {name: place for name, _, place in layout.slices()}
+        self._most_rows = buffer_bytes // (4 * layout.size)
+        self._buffer = torch.empty(0)
+        self._written: set[str] = set()
+        self._rows = 0
+        for layer in owners(module):
+            forward_of(layer, self._write)
+
+    def clipped(self, batch: Iterable[MicroBatch], bound: float, phantoms: Indices = NO_PHANTOMS) -> Clipped:
+        """The sum over all units of ``batch`` of their gradients, each cut to norm ``bound``.
+
+        Formal guarantees:
+            Those of ``interface.Engine``. The factor of a unit's gradient g is
+            min(1, bound / (||g|| + 1e-6)), with the norm of float32 values; a gradient with NaN or
+            infinity counts as zero. Both depend on that unit alone.
+
+        Args:
+            batch: micro-batches that together hold the sampled units, each unit in one of them.
+            bound: the clipping bound C > 0.
+            phantoms: the sampled phantom units.
+
+        Raises:
+            ModelError: ``layer_unsupported``: a layer was not reached, or was used twice in one pass;
+                ``unit_split``; ``too_many_rows``: a micro-batch does not fit the row buffer.
+        """
+        total = ClippedSum(self._layout.size + self._phantoms, bound)
+        with self._writing():
+            for part in batch:
+                if len(part.units):
+                    total.add(self._gradients(part), part.units)
+        total.add_phantoms(phantoms, self._layout.size)
+        return total.result()
+
+    def _gradients(self, part: MicroBatch) -> Tensor:
+        """The gradient of each row in the order of the layout, float32, shape (n, d)."""
+        losses = part.losses()
+        if losses.shape != (len(part.units),):
+            raise ValueError("losses must be one a row, shape (n,)")
+        self._prepare(len(losses), losses.device)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        missing = self._places.keys() - self._written
+        if missing:
+            raise ModelError("layer_unsupported", f"{min(missing)} got no gradient for each row of a batch.")
+        return self._buffer[: len(losses)]
+
+    def _prepare(self, rows: int, device: torch.device) -> None:
+        """Makes room for the gradients of some rows and forgets what was written."""
+        if rows > self._most_rows:
+            raise ModelError(
+                "too_many_rows",
+                f"The gradients of {rows} rows of {self._layout.size} parameters do not fit the buffer.",
+                "Use smaller micro-batches, fewer rows a person, or a smaller adapter.",
+            )
+        if len(self._buffer) < rows or self._buffer.device != device:
+            self._buffer = torch.empty((rows, self._layout.size), device=device)
+        self._written.clear()
+        self._rows = rows
+
+    def _write(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
+        """Contracts (n, T, a) and (n, T, b) over T into the block of a parameter, in its float32 columns."""
+        name = self._names[id(parameter)]
+        if name in self._written or len(left) != self._rows:
+            raise ModelError(
+                "layer_unsupported", f"The layer of {name} is used twice, or not once for each row."
+            )
+        self._written.add(name)
+        a, b = left.shape[-1], right.shape[-1]
+        if prod(parameter.shape) != a * b:
+            raise ModelError("layer_unsupported", f"The gradient of {name} has another shape than {name}.")
+        block = self._buffer[: self._rows, self._places[name]].view(self._rows, a, b)
+        if left.dtype == torch.float32:
+            torch.bmm(left.transpose(1, 2), right, out=block)
+        else:  # products of bfloat16, sums over tokens and all that follows in float32
+            torch.bmm(left.transpose(1, 2).float(), right.float(), out=block)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The covered layers write while this is open; nothing of it stays behind."""
+        layers = list(owners(self._module))
+        try:
+            for layer in layers:
+                layer.__dict__["forward"] = forward_of(layer, self._write)
+            yield
+        finally:
+            for layer in layers:
+                layer.__dict__.pop("forward", None)
