@@ -56,7 +56,10 @@ class ClippedSum:
         self._seen.update(distinct.tolist())
         if len(distinct):
             whole = rows if len(distinct) == len(rows) else _grouped(rows, place, len(distinct))
-            self._total[: whole.shape[1]] += (factors(whole, self._bound) @ whole).double().cpu()
+            cut = (
+                factors(whole, self._bound).unsqueeze(0) @ whole
+            )  # a matrix product, which operation counters see
+            self._total[: whole.shape[1]] += cut[0].double().cpu()
 
     def add_phantoms(self, phantoms: Indices, first: int) -> None:
         """Adds phantom units: each has one coordinate of its own, ``first`` plus its index."""

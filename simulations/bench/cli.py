@@ -14,6 +14,7 @@ app = typer.Typer(add_completion=False)
 
 BENCHES = {
     "round": "what a round costs beyond training: seconds, bytes, memory",
+    "step": "what privacy costs in a training step: time and operations, beside plain PEFT",
 }
 
 
