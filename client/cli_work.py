@@ -22,6 +22,12 @@ from cloister.privacy.wire.messages import known
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+RowsPerPerson = Annotated[
+    int, typer.Option(min=1, max=10_000, help="Rows of one person that count, at most.")
+]
+MissingPersons = Annotated[
+    Missing, typer.Option(help="Rows without a person id: refuse the file, or drop those rows.")
+]
 HERE = Path()
 
 
@@ -43,12 +49,8 @@ def data(
     person: Annotated[
         str | None, typer.Option(help="Column of person ids: the unit of privacy is then the person.")
     ] = None,
-    rows_per_person: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Rows of one person that count, at most.")
-    ] = MOST_ROWS,
-    missing_persons: Annotated[
-        Missing, typer.Option(help="Rows without a person id: refuse the file, or drop those rows.")
-    ] = "refuse",
+    rows_per_person: RowsPerPerson = MOST_ROWS,
+    missing_persons: MissingPersons = "refuse",
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:

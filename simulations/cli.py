@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cloister.client.cli_work import MissingPersons, RowsPerPerson
 from cloister.client.site.folder import SiteFolder
-from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
+from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT
@@ -41,12 +42,8 @@ def demo(
             help="Column of person ids: the unit of privacy is the person; of the embedded notes: patient."
         ),
     ] = None,
-    rows_per_person: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Rows of one person that count, at most.")
-    ] = MOST_ROWS,
-    missing_persons: Annotated[
-        Missing, typer.Option(help="Rows without a person id: refuse the file, or drop those rows.")
-    ] = "refuse",
+    rows_per_person: RowsPerPerson = MOST_ROWS,
+    missing_persons: MissingPersons = "refuse",
     site: Annotated[str | None, typer.Option(help="Column that names sites.")] = None,
     sites: Annotated[int, typer.Option(min=1, max=50, help="Number of sites.")] = 4,
     split: Annotated[

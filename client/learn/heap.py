@@ -2,8 +2,8 @@
 
 A forward pass allocates and frees blocks of many sizes. glibc raises the size from which it maps a block
 apart with each block that is freed, up to 32 MiB, and then keeps freed blocks in a heap that falls to
-pieces: a site's process that needs 570 MiB holds 780 MiB. With the threshold fixed, every large block is
-mapped apart and returned when it is freed (docs/benchmarks.md has the figures).
+pieces. With the threshold fixed, every large block is mapped apart and returned when it is freed
+(docs/benchmarks.md says what that is worth).
 """
 
 from __future__ import annotations

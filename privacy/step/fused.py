@@ -53,6 +53,7 @@ class FusedEngine:
     ) -> None:
         refuse_strays(module, layout, trained)
         self._module, self._layout, self._phantoms = module, layout, phantoms
+        self._trained = {name: trained[name] for name, _ in layout.tensors}
         self._names = {id(trained[name]): name for name, _ in layout.tensors}
         self._places = {name: place for name, _, place in layout.slices()}
         self._most_rows = buffer_bytes // (4 * layout.size)
@@ -67,7 +68,7 @@ class FusedEngine:
 
         Formal guarantees:
             Those of ``interface.Engine``. The factor of a unit's gradient g is
-            min(1, bound / (||g|| + 1e-6)), with the norm of float32 values; a gradient with NaN or
+            min(1, bound / (||g|| + 1e-6)), taken in float64 of float32 values; a gradient with NaN or
             infinity counts as zero. Both depend on that unit alone.
 
         Args:
@@ -76,8 +77,9 @@ class FusedEngine:
             phantoms: the sampled phantom units.
 
         Raises:
-            ModelError: ``layer_unsupported``: a layer was not reached, or was used twice in one pass;
-                ``unit_split``; ``too_many_rows``: a micro-batch does not fit the row buffer.
+            ModelError: ``layer_unsupported``: a layer was not reached, or was used twice in one pass, or a
+                tensor is used outside its layer, too; ``unit_split``; ``too_many_rows``: a micro-batch
+                does not fit the row buffer.
         """
         total = ClippedSum(self._layout.size + self._phantoms, bound)
         with self._writing():
@@ -93,11 +95,20 @@ class FusedEngine:
         if losses.shape != (len(part.units),):
             raise ValueError("losses must be one a row, shape (n,)")
         self._prepare(len(losses), losses.device)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(losses.sum())
+        if outside := self._used_outside():
+            raise ModelError("layer_unsupported", f"{outside[0]} is used outside its layer, too.")
         missing = self._places.keys() - self._written
         if missing:
             raise ModelError("layer_unsupported", f"{min(missing)} got no gradient for each row of a batch.")
         return self._buffer[: len(losses)]
+
+    def _used_outside(self) -> list[str]:
+        """Names of tensors that got an ordinary gradient, which is dropped: it is neither cut nor noised."""
+        found = [name for name, parameter in self._trained.items() if parameter.grad is not None]
+        for name in found:
+            self._trained[name].grad = None
+        return found
 
     def _prepare(self, rows: int, device: torch.device) -> None:
         """Makes room for the gradients of some rows and forgets what was written."""
@@ -133,6 +144,7 @@ class FusedEngine:
     def _writing(self) -> Iterator[None]:
         """The covered layers write while this is open; nothing of it stays behind."""
         layers = list(owners(self._module))
+        self._used_outside()  # what training without privacy may have left is not of this pass
         try:
             for layer in layers:
                 layer.__dict__["forward"] = forward_of(layer, self._write)

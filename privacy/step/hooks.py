@@ -30,7 +30,7 @@ class HooksEngine:
     """Clipped gradient sums through Opacus' hooks.
 
     Args:
-        module: the model. Layers that own trained tensors are put into training mode, for the hooks
+        module: the model. Layers that own trained tensors are in training mode meanwhile, for the hooks
             see no others; dropout must be off.
         layout: the order of the trained tensors.
         trained: layout name -> parameter of ``module``.
@@ -83,19 +83,20 @@ class HooksEngine:
         owners = [
             m for m in self._module.modules() if any(p.requires_grad for p in m.parameters(recurse=False))
         ]
-        for owner in owners:
-            owner.train()
-        try:
-            hooks = GradSampleHooks(self._module, loss_reduction="sum")
-        except NotImplementedError as error:
-            raise ModelError("layer_unsupported", "A trained layer has buffers, which mix units.") from error
-        try:
-            yield
-        finally:
-            hooks.remove_hooks()
-            for left in (*owners, *self._trained.values()):
-                for attribute in _LEFT_BEHIND:
-                    left.__dict__.pop(attribute, None)
+        with _in_training(owners):
+            try:
+                hooks = GradSampleHooks(self._module, loss_reduction="sum")
+            except NotImplementedError as error:
+                raise ModelError(
+                    "layer_unsupported", "A trained layer has buffers, which mix units."
+                ) from error
+            try:
+                yield
+            finally:
+                hooks.remove_hooks()
+                for left in (*owners, *self._trained.values()):
+                    for attribute in _LEFT_BEHIND:
+                        left.__dict__.pop(attribute, None)
 
     def _rows(self, losses: Tensor) -> Tensor:
         """The gradient of each loss as a row in the order of the layout: float64, shape (n, d)."""
@@ -111,6 +112,19 @@ class HooksEngine:
                 raise ModelError("layer_unsupported", f"{name} got no gradient for each unit of a batch.")
             rows[:, place] = found.reshape(len(losses), -1)
         return rows
+
+
+@contextmanager
+def _in_training(layers: list[nn.Module]) -> Iterator[None]:
+    """Some layers, and nothing inside them, in training mode; Opacus' hooks see no others."""
+    modes = [layer.training for layer in layers]
+    try:
+        for layer in layers:
+            layer.training = True
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.training = mode
 
 
 def _backward(loss: Tensor, trained: Iterable[nn.Parameter]) -> None:

@@ -17,7 +17,8 @@ from cloister.privacy.update import Clipped
 PHANTOM_NORM = 10.0
 """The norm of a phantom's row in units of the bound: far above it, so that the cut is seen at work."""
 
-# Keeps a cut gradient's norm below the bound whatever the division rounds to; Opacus' constant.
+# Opacus' constant. It keeps the norm of a short gradient that is just cut below the bound, and no factor
+# is a division by zero.
 _SLACK = 1e-6
 
 
@@ -56,10 +57,9 @@ class ClippedSum:
         self._seen.update(distinct.tolist())
         if len(distinct):
             whole = rows if len(distinct) == len(rows) else _grouped(rows, place, len(distinct))
-            cut = (
-                factors(whole, self._bound).unsqueeze(0) @ whole
-            )  # a matrix product, which operation counters see
-            self._total[: whole.shape[1]] += cut[0].double().cpu()
+            cut = factors(whole, self._bound).to(whole.dtype)
+            # As a product of matrices, which operation counters see.
+            self._total[: whole.shape[1]] += (cut.unsqueeze(0) @ whole)[0].double().cpu()
 
     def add_phantoms(self, phantoms: Indices, first: int) -> None:
         """Adds phantom units: each has one coordinate of its own, ``first`` plus its index."""
@@ -75,8 +75,11 @@ class ClippedSum:
 
 
 def factors(rows: Tensor, bound: float) -> Tensor:
-    """The factor that cuts each row to ``bound``, shape (n,); rows that are not finite become zero."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    """The factor that cuts each row to ``bound``, float64, shape (n,); rows that are not finite become zero.
+
+    Norms are taken in float64: in float32 a sum of 10^5 squares errs by more than the factor's rounding.
+    """
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     lost = ~torch.isfinite(norms)
     if lost.any():
         rows[lost] = 0

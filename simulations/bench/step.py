@@ -70,7 +70,7 @@ class Work:
 
     @classmethod
     def of(cls, max_tokens: int) -> Work:
-        """MiniLM over notes that are cut at a number of tokens; two notes make a row."""
+        """MiniLM over rows of two to four notes, cut at a number of tokens."""
         base = describe(DEFAULT)
         play = stage.triage(4, 0)
         notes = [text for part in play.train.values() for text in part.texts]
@@ -129,15 +129,12 @@ def _ratios(work: Work, repeats: int) -> tuple[list[float], list[float]]:
     for repeat in range(repeats + 1):
         streams = [entropy.stream(f"{at}", round=repeat, model="") for at in range(len(steps) + 1)]
         chosen = sampling.poisson(_PERSONS, _RATE, streams[-1])
-        found.append([_timed(steps[at], chosen, streams[at]) for at in _turned(len(steps), repeat)])
-        found[-1] = [found[-1][_turned(len(steps), repeat).index(at)] for at in range(len(steps))]
+        # The first of the three changes from repeat to repeat.
+        order = np.roll(np.arange(len(steps)), repeat).tolist()
+        seconds = {at: _timed(steps[at], chosen, streams[at]) for at in order}
+        found.append([seconds[at] / seconds[0] for at in range(len(steps))])
     timed = found[1:]  # the first warms up
-    return [row[1] / row[0] for row in timed], [row[2] / row[0] for row in timed]
-
-
-def _turned(steps: int, by: int) -> list[int]:
-    """An order that changes from repeat to repeat, so that none always follows the same other."""
-    return [(at + by) % steps for at in range(steps)]
+    return [row[1] for row in timed], [row[2] for row in timed]
 
 
 def _timed(step: Callable[[Indices, KeyStream], None], chosen: Indices, stream: KeyStream) -> float:

@@ -44,5 +44,5 @@ def test_a_freed_block_is_given_back() -> None:
     assert held("as it is") > held("settled") + 100
 
 
-def test_it_may_be_asked_for_again() -> None:
-    assert heap.settle() == heap.settle()
+def test_it_may_be_asked_for_again_and_says_whether_it_was_done() -> None:
+    assert [heap.settle(), heap.settle()] == [platform.libc_ver()[0] == "glibc"] * 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import BudgetError
+from tests.losses import measured_delta
 
 PLANS = json.loads((Path(__file__).parents[2] / "vectors/dp/accountants.json").read_text())["plans"]
 
@@ -176,13 +177,8 @@ def test_simulated_privacy_loss_stays_within_the_ruling_epsilon(rate):
     def loss(x):
         return np.log1p(rate * np.expm1((2 * x - 1) / (2 * sigma**2))).sum(axis=1)
 
-    def measured_delta(epsilon):
-        removed = np.maximum(0, -np.expm1(epsilon - loss(present))).mean()
-        added = np.maximum(0, -np.expm1(epsilon + loss(noise))).mean()
-        return max(removed, added)
-
-    assert measured_delta(claimed) < delta
-    assert measured_delta(claimed / 2) > delta
+    assert measured_delta(loss(present), loss(noise), claimed) < delta
+    assert measured_delta(loss(present), loss(noise), claimed / 2) > delta
 
 
 def test_extremes_stay_finite():

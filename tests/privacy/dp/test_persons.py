@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cloister.privacy.dp import accounting, persons
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import BudgetError
+from tests.losses import measured_delta
 
 PLAN = [GaussianSteps(1.0, 0.01, 1000)]
 BLOCKS = st.builds(
@@ -84,13 +85,8 @@ def test_simulated_privacy_loss_of_three_rows_stays_within_the_figure():
     def loss(x):
         return persons._log_ratio(x / sigma**2, sigma, rate, k).sum(axis=1)
 
-    def measured_delta(epsilon):
-        removed = np.maximum(0, -np.expm1(epsilon - loss(present))).mean()
-        added = np.maximum(0, -np.expm1(epsilon + loss(noise))).mean()
-        return max(removed, added)
-
-    assert measured_delta(claimed) < delta
-    assert measured_delta(claimed / 2) > delta
+    assert measured_delta(loss(present), loss(noise), claimed) < delta
+    assert measured_delta(loss(present), loss(noise), claimed / 2) > delta
 
 
 @given(st.lists(BLOCKS, min_size=1, max_size=3), st.sampled_from([2, 3, 5]))

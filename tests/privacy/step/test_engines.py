@@ -145,12 +145,19 @@ def test_a_unit_that_is_not_finite_counts_as_zero(broken: float) -> None:
 
 
 def test_nothing_of_a_unit_stays_on_the_model() -> None:
-    placed = models.classifier()
+    placed = models.classifier().eval()
     engine_of(placed).clipped(losses_of(placed, Tokens(models.documents(3)), models.labels(3)), 1.0)
     for parameter in placed.parameters():
         assert parameter.grad is None
         assert getattr(parameter, "grad_sample", None) is None
     assert not any(hasattr(module, "activations") for module in placed.modules())
+    assert not any(module.training for module in placed.modules())
+
+
+def test_a_gradient_whose_squares_pass_the_range_of_float32_is_cut_like_any_other() -> None:
+    toy = Toy(2)
+    clipped = toy.engine().clipped([toy.losses(torch.tensor([[3e30, 4e30]]))], 1.0)
+    np.testing.assert_allclose(clipped.values, [0.6, 0.8], rtol=1e-6)
 
 
 def test_after_a_failed_pass_the_next_one_is_right() -> None:

@@ -137,6 +137,13 @@ def test_the_buffer_of_a_larger_batch_leaves_nothing_in_a_smaller_one() -> None:
     np.testing.assert_array_equal(engine.clipped([model.batch(x[:2], UNITS[:2])], 0.5).values, fresh)
 
 
+def test_gradients_of_other_training_are_not_of_this_pass() -> None:
+    model, x = Model(linear), inputs()
+    expected = model.fused().clipped([model.batch(x, UNITS)], 0.5).values
+    model.losses(x).sum().backward()
+    np.testing.assert_array_equal(model.fused().clipped([model.batch(x, UNITS)], 0.5).values, expected)
+
+
 def test_nothing_stays_on_the_model() -> None:
     model, x = Model(linear), inputs()
     before = {name: dict(module.__dict__) for name, module in model.named_modules()}
@@ -195,6 +202,13 @@ class TestRefusals:
         model.through = lambda x: model.mid(x.reshape(1, -1, WIDTH)).reshape(x.shape)
         with pytest.raises(ModelError, match="not once for each row"):
             model.fused().clipped([model.batch(x, UNITS)], 0.5)
+
+    def test_a_tensor_that_is_used_outside_its_layer_too(self) -> None:
+        model, x = Model(linear), inputs()
+        part = MicroBatch(lambda: model.losses(x) + model.head.bias.sum(), UNITS)
+        with pytest.raises(ModelError, match=r"head\.bias is used outside"):
+            model.fused().clipped([part], 0.5)
+        assert all(parameter.grad is None for parameter in model.parameters())
 
     def test_dropout(self) -> None:
         model = Model(linear, dropout=0.1)
