@@ -12,9 +12,8 @@ from cloister.client.app import client_app
 from cloister.client.learn.learner import SiteLearner
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import PersonColumn
-from cloister.privacy import code, durable
+from cloister.privacy import code
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.evidence.log import EventLog
@@ -27,6 +26,7 @@ from cloister.server.checkpoint import Checkpoint
 from cloister.server.proposal import Terms, draft
 from cloister.simulations.transport import LocalGrid
 from tests import models
+from tests.site_keys import keyed_site
 
 TERMS = Terms("notes to wards", ("chest", "head"), rounds=2, steps=2, rate=0.5, epsilon=4.0, max_tokens=16)
 QUICK = Pace(answer=60.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
@@ -39,9 +39,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 
 def opened(path: Path) -> Datasets:
     """A site with 50 patients of 1 to 5 notes, of whom 3 notes each count."""
-    site = SiteFolder.create(path, path.name)
-    durable.private_folder(path / "datasets")
-    durable.write(path / "datasets" / "held-out.key", b"h" * 32)  # so that the band does not hang on chance
+    site = keyed_site(path)
     with (path / "notes.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("text", "label", "patient"))

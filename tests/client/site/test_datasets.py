@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from cloister.client.site.datasets import SMALLEST, Datasets
-from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import PersonColumn
-from cloister.privacy import durable
 from cloister.privacy.errors import BudgetError, InputError, StateError
 from cloister.privacy.plan import Persons, Rows
+from tests.site_keys import keyed_site
 
 COLUMNS, BUDGET = ("text", "label"), (8.0, 1e-5)
 PERSON = PersonColumn("patient", most_rows=2)
@@ -32,17 +31,9 @@ def write(path: Path, persons: int, rows: int = 3, missing: int = 0) -> Path:
     return path
 
 
-def opened(path: Path) -> Datasets:
-    """A new site whose held-out key is fixed, so that a test's sizes do not hang on chance."""
-    site = SiteFolder.create(path, path.name)
-    durable.private_folder(path / "datasets")
-    durable.write(path / "datasets" / "held-out.key", b"h" * 32)
-    return Datasets(site)
-
-
 @pytest.fixture
 def datasets(tmp_path: Path) -> Datasets:
-    return opened(tmp_path / "north")
+    return Datasets(keyed_site(tmp_path / "north"))
 
 
 def test_without_a_person_column_the_unit_is_the_record(datasets: Datasets, tmp_path: Path) -> None:
@@ -89,7 +80,7 @@ def test_the_key_is_the_owners_alone_and_nothing_kept_names_a_person(
 
 
 def test_two_sites_have_hashes_of_their_own(datasets: Datasets, tmp_path: Path) -> None:
-    other = opened(tmp_path / "south")
+    other = Datasets(keyed_site(tmp_path / "south"))
     path = write(tmp_path / "notes.csv", 60)
     seen = []
     for site in (datasets, other):
