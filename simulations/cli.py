@@ -18,7 +18,7 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
-from cloister.privacy.model import DEFAULT
+from cloister.privacy.model import DEFAULT, describe
 from cloister.server.jobs import Job
 from cloister.server.proposal import Terms
 from cloister.simulations import demo as stagecraft
@@ -88,6 +88,7 @@ def demo(
         terms = replace(terms, rounds=rounds)
     if top_layers is not None:
         terms = replace(terms, top_layers=top_layers)
+    describe(model)  # a model that is not there is told before anything is made
     folder.claim(out)
     _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)
 

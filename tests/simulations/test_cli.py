@@ -54,6 +54,7 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
     ("options", "code", "id"),
     [
         (["--person", "nobody"], 1, "column_missing"),
+        (["--model", "nowhere"], 1, "model_missing"),
         (["--person", "patient", "--privacy", "joint"], 2, "not_available_yet"),
     ],
 )
