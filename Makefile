@@ -22,6 +22,7 @@ check: .venv
 
 test-long: .venv
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow and not long" --hypothesis-profile=default
 
 # Every supported Flower version passes the tests that start the real server.
 test-flower: .compat/flwr-1.41.0

@@ -50,7 +50,9 @@ class Odds:
         _probability(prior)
         if prior in (0, 1):
             return prior
-        return 1 / (1 + (1 - prior) / prior * math.exp(-self.epsilon))
+        # On the scale of log odds, where no prior and no epsilon overflows.
+        logit = math.log(prior) - math.log1p(-prior) + self.epsilon
+        return 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
 
     def least_belief(self, prior: float) -> float:
         """The least that a belief of ``prior`` can become, outside the event of probability delta."""

@@ -84,6 +84,12 @@ def test_a_weaker_promise_never_shows_smaller_odds(one, two, delta, other, share
     assert strong.true_positive_rate(share) <= weak.true_positive_rate(share) + 1e-12
 
 
+def test_no_belief_overflows():
+    assert Odds(746, 0).belief(2.3e-309) == pytest.approx(1)
+    assert Odds(1e300, 0).belief(5e-324) == 1
+    assert Odds(0, 0).belief(5e-324) == 5e-324
+
+
 def test_plain_words():
     lines = Odds(1, 1e-5).lines("person")
     assert lines[0] == (
