@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
@@ -56,3 +57,18 @@ def refuse_strays(module: nn.Module, layout: Layout, trained: Mapping[str, nn.Pa
             f"Trainable tensors and the layout differ: {', '.join(sorted(strays)) or 'one stands twice'}.",
             "Train exactly the tensors that the plan's layout names.",
         )
+
+
+def refuse_mixing(module: nn.Module) -> None:
+    """Refuses a model in which statistics of a batch enter the gradient of each row, trained layer or not.
+
+    Raises:
+        ModelError: ``layer_unsupported``.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+            raise ModelError(
+                "layer_unsupported",
+                f"{type(layer).__name__} {name} mixes the rows of a batch.",
+                "Put it in evaluation mode, or use a model with LayerNorm.",
+            )

@@ -3,7 +3,8 @@
 Each trained tensor has its columns in a buffer of one row a sample; the backward pass of its layer writes
 there (``layers``), and no ordinary weight gradient is formed. Norms, cut and sum are then three passes over
 the buffer (``rows``). For LoRA this takes the same floating-point operations as training without privacy,
-but for the sum itself: two a row and parameter.
+but for the sum itself: two a row and parameter. Where the gradients of a micro-batch do not fit the buffer,
+a book is kept instead (``bookkeeping``).
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from torch import Tensor, nn
 
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
-from cloister.privacy.step.coverage import refuse_strays
+from cloister.privacy.step.bookkeeping import Book, contract
+from cloister.privacy.step.coverage import refuse_mixing, refuse_strays
 from cloister.privacy.step.interface import NO_PHANTOMS, Indices, MicroBatch
 from cloister.privacy.step.layers import forward_of, owners
 from cloister.privacy.step.rows import ClippedSum
 from cloister.privacy.update import Clipped
 
 BUFFER_BYTES = 1 << 30
-"""The most that the row buffer may take."""
+"""The most that the row buffer may take; the sums of units with several rows take at most as much again."""
 
 
 class FusedEngine:
@@ -35,7 +37,7 @@ class FusedEngine:
         layout: the order of the trained tensors.
         trained: layout name -> parameter of ``module``.
         phantoms: coordinates of the audit behind those of the layout.
-        buffer_bytes: the most that the row buffer may take.
+        buffer_bytes: the most that the row buffer may take, at least one float32 a row.
 
     Raises:
         ModelError: ``layer_unsupported``: the trainable tensors are not those of the layout, or a layer
@@ -56,8 +58,9 @@ class FusedEngine:
         self._trained = {name: trained[name] for name, _ in layout.tensors}
         self._names = {id(trained[name]): name for name, _ in layout.tensors}
         self._places = {name: place for name, _, place in layout.slices()}
-        self._most_rows = buffer_bytes // (4 * layout.size)
+        self._most = buffer_bytes // 4  # values of float32
         self._buffer = torch.empty(0)
+        self._book: Book | None = None
         self._written: set[str] = set()
         self._rows = 0
         for layer in owners(module):
@@ -69,7 +72,7 @@ class FusedEngine:
         Formal guarantees:
             Those of ``interface.Engine``. The factor of a unit's gradient g is
             min(1, bound / (||g|| + 1e-6)), taken in float64 of float32 values; a gradient with NaN or
-            infinity counts as zero. Both depend on that unit alone.
+            infinity, or longer than about 10^38 bounds, counts as zero. Both depend on that unit alone.
 
         Args:
             batch: micro-batches that together hold the sampled units, each unit in one of them.
@@ -77,20 +80,21 @@ class FusedEngine:
             phantoms: the sampled phantom units.
 
         Raises:
-            ModelError: ``layer_unsupported``: a layer was not reached, or was used twice in one pass, or a
-                tensor is used outside its layer, too; ``unit_split``; ``too_many_rows``: a micro-batch
-                does not fit the row buffer.
+            ModelError: ``layer_unsupported``: a layer was not reached, was used twice in one pass, or mixes
+                rows, or a tensor is used outside its layer, too; ``unit_split``.
         """
+        refuse_mixing(self._module)
         total = ClippedSum(self._layout.size + self._phantoms, bound)
         with self._writing():
             for part in batch:
                 if len(part.units):
-                    total.add(self._gradients(part), part.units)
+                    self._pass(part)
+                    self._add(total, part.units)
         total.add_phantoms(phantoms, self._layout.size)
         return total.result()
 
-    def _gradients(self, part: MicroBatch) -> Tensor:
-        """The gradient of each row in the order of the layout, float32, shape (n, d)."""
+    def _pass(self, part: MicroBatch) -> None:
+        """Forward and backward: the gradient of each row is in the buffer after it, or in the book."""
         losses = part.losses()
         if losses.shape != (len(part.units),):
             raise ValueError("losses must be one a row, shape (n,)")
@@ -101,7 +105,18 @@ class FusedEngine:
         missing = self._places.keys() - self._written
         if missing:
             raise ModelError("layer_unsupported", f"{min(missing)} got no gradient for each row of a batch.")
-        return self._buffer[: len(losses)]
+
+    def _add(self, total: ClippedSum, units: Indices) -> None:
+        """Adds what the last pass left."""
+        if self._book is None:
+            total.add(self._all_rows(), units)
+        else:
+            total.add_blocks(self._book.blocks, units)
+            self._book = None
+
+    def _all_rows(self) -> Tensor:
+        """The gradients of the rows of this pass in the order of the layout, float32, shape (n, d)."""
+        return self._buffer[: self._rows * self._layout.size].view(self._rows, -1)
 
     def _used_outside(self) -> list[str]:
         """Names of tensors that got an ordinary gradient, which is dropped: it is neither cut nor noised."""
@@ -112,19 +127,16 @@ class FusedEngine:
 
     def _prepare(self, rows: int, device: torch.device) -> None:
         """Makes room for the gradients of some rows and forgets what was written."""
-        if rows > self._most_rows:
-            raise ModelError(
-                "too_many_rows",
-                f"The gradients of {rows} rows of {self._layout.size} parameters do not fit the buffer.",
-                "Use smaller micro-batches, fewer rows a person, or a smaller adapter.",
-            )
-        if len(self._buffer) < rows or self._buffer.device != device:
-            self._buffer = torch.empty((rows, self._layout.size), device=device)
+        needed = rows * self._layout.size
+        room = min(needed, max(self._most, rows))
+        if len(self._buffer) < room or self._buffer.device != device:
+            self._buffer = torch.empty(room, dtype=torch.float32, device=device)
+        self._book = None if room == needed else Book(self._places, self._buffer[:room])
         self._written.clear()
         self._rows = rows
 
     def _write(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
-        """Contracts (n, T, a) and (n, T, b) over T into the block of a parameter, in its float32 columns."""
+        """Contracts (n, T, a) and (n, T, b) over T into the columns of a parameter, or notes both."""
         name = self._names[id(parameter)]
         if name in self._written or len(left) != self._rows:
             raise ModelError(
@@ -134,11 +146,10 @@ class FusedEngine:
         a, b = left.shape[-1], right.shape[-1]
         if prod(parameter.shape) != a * b:
             raise ModelError("layer_unsupported", f"The gradient of {name} has another shape than {name}.")
-        block = self._buffer[: self._rows, self._places[name]].view(self._rows, a, b)
-        if left.dtype == torch.float32:
-            torch.bmm(left.transpose(1, 2), right, out=block)
-        else:  # products of bfloat16, sums over tokens and all that follows in float32
-            torch.bmm(left.transpose(1, 2).float(), right.float(), out=block)
+        if self._book is None:
+            contract(left, right, self._all_rows()[:, self._places[name]].view(self._rows, a, b))
+        else:
+            self._book.keep(name, left, right)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -150,5 +161,6 @@ class FusedEngine:
                 layer.__dict__["forward"] = forward_of(layer, self._write)
             yield
         finally:
+            self._book = None
             for layer in layers:
                 layer.__dict__.pop("forward", None)

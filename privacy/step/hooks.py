@@ -17,13 +17,20 @@ from torch import Tensor, nn
 
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
-from cloister.privacy.step.coverage import refuse_strays
+from cloister.privacy.step.coverage import refuse_mixing, refuse_strays
 from cloister.privacy.step.interface import NO_PHANTOMS, Indices, MicroBatch
 from cloister.privacy.step.rows import ClippedSum
 from cloister.privacy.update import Clipped
 
 # What Opacus' hooks put on layers and tensors.
-_LEFT_BEHIND = ("activations", "max_batch_len", "grad_sample", "_forward_counter", "_current_grad_sample")
+_LEFT_BEHIND = (
+    "activations",
+    "max_batch_len",
+    "grad_sample",
+    "ft_compute_sample_grad",
+    "_forward_counter",
+    "_current_grad_sample",
+)
 
 
 class HooksEngine:
@@ -38,13 +45,17 @@ class HooksEngine:
 
     Raises:
         ModelError: ``layer_unsupported``, the trainable tensors of the module are not exactly those of
-            the layout: one that is missing there would be changed without clipping and noise.
+            the layout: one that is missing there would be changed without clipping and noise; or one stands
+            twice inside one layer. Tensors that two layers share are covered.
     """
 
     def __init__(
         self, module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter], *, phantoms: int = 0
     ) -> None:
         refuse_strays(module, layout, trained)
+        for name, layer in module.named_modules():
+            if _owns(layer) and _holds_one_twice(layer):
+                raise ModelError("layer_unsupported", f"The layer {name} uses one tensor in two places.")
         self._module = module
         self._phantoms = phantoms
         self._layout = layout
@@ -55,8 +66,8 @@ class HooksEngine:
 
         Formal guarantees:
             Those of ``interface.Engine``. The factor of a unit's gradient g is
-            min(1, bound / (||g|| + 1e-6)), taken in float64; a gradient with NaN or infinity counts as
-            zero. Both depend on that unit alone.
+            min(1, bound / (||g|| + 1e-6)), taken in float64; a gradient with NaN or infinity, or
+            longer than about 10^38 bounds, counts as zero. Both depend on that unit alone.
 
         Args:
             batch: micro-batches that together hold the sampled units, each unit in one of them. Full
@@ -66,9 +77,10 @@ class HooksEngine:
             phantoms: the sampled phantom units.
 
         Raises:
-            ModelError: ``layer_unsupported``, a trained tensor got no gradient for each row;
-                ``unit_split``.
+            ModelError: ``layer_unsupported``, a trained tensor got no gradient for each row, or a layer
+                mixes rows; ``unit_split``.
         """
+        refuse_mixing(self._module)
         total = ClippedSum(self._layout.size + self._phantoms, bound)
         with self._hooks():
             for part in batch:
@@ -80,9 +92,7 @@ class HooksEngine:
     @contextmanager
     def _hooks(self) -> Iterator[None]:
         """Hooks on the model for one batch: nothing of it stays behind, whatever happens meanwhile."""
-        owners = [
-            m for m in self._module.modules() if any(p.requires_grad for p in m.parameters(recurse=False))
-        ]
+        owners = [layer for layer in self._module.modules() if _owns(layer)]
         with _in_training(owners):
             try:
                 hooks = GradSampleHooks(self._module, loss_reduction="sum")
@@ -112,6 +122,17 @@ class HooksEngine:
                 raise ModelError("layer_unsupported", f"{name} got no gradient for each unit of a batch.")
             rows[:, place] = found.reshape(len(losses), -1)
         return rows
+
+
+def _owns(layer: nn.Module) -> bool:
+    """Whether some trained tensor is the layer's own, and not one of the layers inside it."""
+    return any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+
+
+def _holds_one_twice(layer: nn.Module) -> bool:
+    """Whether the layer and those inside it, which Opacus takes as one, share a tensor."""
+    held = [id(parameter) for _, parameter in layer.named_parameters(remove_duplicate=False)]
+    return len(set(held)) < len(held)
 
 
 @contextmanager

@@ -9,11 +9,12 @@ With n rows, T tokens, input x (n, T, p), output gradient g (n, T, q), LoRA A (r
 ====================  ==========================================================
 Linear                W: g_i' x_i    b: sum of g_i over tokens
 LoRA                  v = s g B;  A: v_i' x_i;  B: s g_i' u_i  with u = x A'
-LayerNorm             weight: sum of g_i * xhat_i over tokens    bias: sum of g_i
+LayerNorm, RMSNorm    weight: sum of g_i * xhat_i over tokens    bias: sum of g_i
 ====================  ==========================================================
 
 For LoRA these are as many operations as the ordinary gradients take. Conv1D (GPT-2) is Linear with its
-frozen weight transposed. A frozen A (FFA-LoRA) has no block, and its contraction is left out.
+frozen weight transposed. RMSNorm is Llama's. A frozen A (FFA-LoRA) has no block, and its contraction is left
+out.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from cloister.privacy.errors import ModelError
@@ -73,7 +75,10 @@ def _forward_of(layer: nn.Module, write: Write) -> Forward | None:
     if type(layer) is nn.Linear:
         return lambda x: _Linear.apply(x, layer.weight, layer.bias, write)  # type: ignore[no-untyped-call]
     if type(layer) is nn.LayerNorm and layer.elementwise_affine and len(layer.normalized_shape) == 1:
-        return lambda x: _Norm.apply(x, layer.weight, layer.bias, layer.eps, write)  # type: ignore[no-untyped-call]
+        return lambda x: _Norm.apply(x, layer.weight, layer.bias, layer.eps, True, write)  # type: ignore[no-untyped-call]
+    if type(layer) is LlamaRMSNorm:
+        root: Any = layer
+        return lambda x: _Norm.apply(x, root.weight, None, root.variance_epsilon, False, write)  # type: ignore[no-untyped-call]
     return None
 
 
@@ -194,19 +199,30 @@ class _Lora(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """Layer normalisation over the last dimension, its weight and bias trained or not."""
+    """Layer normalisation over the last dimension, its weight and bias trained or not.
+
+    Not ``centred``, the mean is left where it is: that is RMSNorm.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None, floor: float, write: Write
+        ctx: Any,
+        x: Tensor,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        floor: float,
+        centred: bool,
+        write: Write,
     ) -> Tensor:
         wide = x.float()
-        spread = torch.rsqrt(wide.var(dim=-1, keepdim=True, unbiased=False) + floor)
-        straight = (wide - wide.mean(dim=-1, keepdim=True)) * spread
+        if centred:
+            wide = wide - wide.mean(dim=-1, keepdim=True)
+        spread = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + floor)
+        straight = wide * spread
         ctx.save_for_backward(straight, spread)
-        ctx.weight, ctx.bias, ctx.write, ctx.kind = weight, bias, write, x.dtype
+        ctx.weight, ctx.bias, ctx.centred, ctx.write, ctx.kind = weight, bias, centred, write, x.dtype
         y = straight * weight
-        return (y if bias is None else y + bias).to(x.dtype)
+        return (y if bias is None else y + bias).to(torch.promote_types(x.dtype, weight.dtype))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -221,7 +237,8 @@ class _Norm(torch.autograd.Function):
         inward = None
         if ctx.needs_input_grad[0]:
             inner = g * ctx.weight
-            centred = inner - inner.mean(dim=-1, keepdim=True)
-            inward = spread * (centred - straight * (inner * straight).mean(dim=-1, keepdim=True))
-            inward = inward.to(ctx.kind)
-        return inward, None, None, None, None
+            along = straight * (inner * straight).mean(dim=-1, keepdim=True)
+            if ctx.centred:
+                inner = inner - inner.mean(dim=-1, keepdim=True)
+            inward = (spread * (inner - along)).to(ctx.kind)
+        return inward, None, None, None, None, None

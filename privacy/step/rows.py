@@ -6,6 +6,12 @@ units undergo.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +22,9 @@ from cloister.privacy.update import Clipped
 
 PHANTOM_NORM = 10.0
 """The norm of a phantom's row in units of the bound: far above it, so that the cut is seen at work."""
+
+Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Tensor]]]
+"""Forms gradients of rows block by block, the same at each call: columns, and their values, (n, columns)."""
 
 # Opacus' constant. It keeps the norm of a short gradient that is just cut below the bound, and no factor
 # is a division by zero.
@@ -40,34 +49,66 @@ class ClippedSum:
         self._total = torch.zeros(width, dtype=torch.float64)
         self._seen: set[int] = set()
 
-    def add(self, rows: Tensor, units: Indices) -> None:
+    def add(self, rows: Tensor, units: Indices, first: int = 0) -> None:
         """Adds the units of a micro-batch.
 
         Args:
-            rows: one gradient a row, shape (n, at most width), float32 or float64; columns that are
-                missing at the end count as zero; overwritten where not finite.
+            rows: one gradient a row, shape (n, at most width), float32 or float64; overwritten where not
+                finite.
+            units: whose row each is, int64, shape (n,).
+            first: the coordinate of the first column; those before it and behind the last are zero.
+
+        Raises:
+            ModelError: ``unit_split``, rows of a unit were added before.
+        """
+        groups = self._enter(units)
+        if groups.units:
+            whole = groups.sums(rows)
+            self._sum(slice(first, first + whole.shape[1]), whole, factors(whole, self._bound))
+
+    def add_blocks(self, blocks: Blocks, units: Indices) -> None:
+        """Adds the units of a micro-batch whose gradients do not fit memory at once.
+
+        Formal guarantees:
+            Those of the class, where ``blocks`` gives the same bits at both calls: a second product of the
+            same matrices does, on one device in one process.
+
+        Args:
+            blocks: called twice; each block is read before the next is formed, and may be overwritten.
+                Columns that no block names count as zero.
             units: whose row each is, int64, shape (n,).
 
         Raises:
             ModelError: ``unit_split``, rows of a unit were added before.
         """
+        groups = self._enter(units)
+        if not groups.units:
+            return
+        norms = [_norms(groups.sums(rows)) for _, rows in blocks()]
+        cut = _cut(_norms(torch.stack(norms, dim=1)), self._bound)
+        for columns, rows in blocks():
+            self._sum(columns, _without_lost(groups.sums(rows), cut), cut)
+
+    def _enter(self, units: Indices) -> _Groups:
+        """Whose row each is, none of them seen before."""
         distinct, place = np.unique(units, return_inverse=True)
         if not self._seen.isdisjoint(distinct.tolist()):
             raise ModelError("unit_split", "Rows of one unit lie in two micro-batches.")
         self._seen.update(distinct.tolist())
-        if len(distinct):
-            whole = rows if len(distinct) == len(rows) else _grouped(rows, place, len(distinct))
-            cut = factors(whole, self._bound).to(whole.dtype)
+        return _Groups(len(distinct), place)
+
+    def _sum(self, columns: slice, whole: Tensor, cut: Tensor) -> None:
+        """Adds the gradients of units, (units, columns), each times its factor."""
+        with _in_full_precision(whole.device):
             # As a product of matrices, which operation counters see.
-            self._total[: whole.shape[1]] += (cut.unsqueeze(0) @ whole)[0].double().cpu()
+            added = (cut.to(whole.dtype).unsqueeze(0) @ whole)[0]
+        self._total[columns] += added.double().cpu()
 
     def add_phantoms(self, phantoms: Indices, first: int) -> None:
         """Adds phantom units: each has one coordinate of its own, ``first`` plus its index."""
-        if not len(phantoms):
-            return
-        rows = torch.zeros((len(phantoms), len(self._total)))
-        rows[torch.arange(len(phantoms)), torch.from_numpy(first + phantoms)] = PHANTOM_NORM * self._bound
-        self.add(rows, -1 - phantoms)  # real units count from 0
+        rows = torch.zeros((len(phantoms), len(self._total) - first))
+        rows[torch.arange(len(phantoms)), torch.from_numpy(phantoms)] = PHANTOM_NORM * self._bound
+        self.add(rows, -1 - phantoms, first)  # real units count from 0
 
     def result(self) -> Clipped:
         """The sum of all units so far, float32, shape (width,)."""
@@ -75,19 +116,79 @@ class ClippedSum:
 
 
 def factors(rows: Tensor, bound: float) -> Tensor:
-    """The factor that cuts each row to ``bound``, float64, shape (n,); rows that are not finite become zero.
+    """The factor that cuts each row to ``bound``, float64, shape (n,).
 
-    Norms are taken in float64: in float32 a sum of 10^5 squares errs by more than the factor's rounding.
+    A row that is not finite, or longer than about 10^38 bounds, gets the factor 0 and becomes zero.
     """
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    lost = ~torch.isfinite(norms)
+    cut = _cut(_norms(rows), bound)
+    _without_lost(rows, cut)
+    return cut
+
+
+def _without_lost(rows: Tensor, cut: Tensor) -> Tensor:
+    """Rows of factor 0 become zero, in place: 0 times infinity is not a number."""
+    lost = cut == 0
     if lost.any():
         rows[lost] = 0
-        norms = norms.masked_fill(lost, 0)
-    return (bound / (norms + _SLACK)).clamp(max=1)
+    return rows
 
 
-def _grouped(rows: Tensor, place: Indices, units: int) -> Tensor:
-    """The sum of each unit's rows, shape (units, width)."""
-    sums = torch.zeros((units, rows.shape[1]), dtype=rows.dtype, device=rows.device)
-    return sums.index_add_(0, torch.from_numpy(place).to(rows.device), rows)
+@contextmanager
+def _in_full_precision(device: torch.device) -> Iterator[None]:
+    """Products of float32 are taken in float32: bfloat16 or TF32 would lengthen what was just cut."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """Norms in float64: in float32 a sum of 10^5 squares errs by more than the factor's rounding."""
+    with torch.autocast(rows.device.type, enabled=False):
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms
+
+
+def _cut(norms: Tensor, bound: float) -> Tensor:
+    """min(1, bound / norm), or 0 where that is not a number that float32 holds to its full precision."""
+    cut = (bound / (norms + _SLACK)).clamp(max=1)
+    return cut.masked_fill(~(cut >= torch.finfo(torch.float32).tiny), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """Which rows of a micro-batch are of one unit.
+
+    Attributes:
+        units: how many there are.
+        place: the unit of each row, 0 to ``units`` - 1, shape (n,).
+    """
+
+    units: int
+    place: Indices
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """The sum of each unit's rows, shape (units, width); ``rows`` itself where each is its own unit.
+
+        The rows of a unit are added in their order, one at a time: on a GPU, sums in whatever order would
+        differ between two calls.
+        """
+        if self.units == len(rows):
+            return rows
+        sums = torch.zeros((self.units, rows.shape[1]), dtype=rows.dtype, device=rows.device)
+        for wave in self._waves:
+            at = torch.from_numpy(wave).to(rows.device)
+            sums.index_add_(0, torch.from_numpy(self.place[wave]).to(rows.device), rows[at])
+        return sums
+
+    @cached_property
+    def _waves(self) -> list[Indices]:
+        """All rows, in sets that hold no unit twice: the first row of each unit, the second, and so on."""
+        order = np.argsort(self.place, kind="stable")
+        ordered = self.place[order]
+        turn = np.empty_like(order)
+        turn[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+        return [np.flatnonzero(turn == at) for at in range(int(turn.max()) + 1)]

@@ -18,6 +18,7 @@ from cloister.client.learn.model import load_encoder
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
 from cloister.privacy.model import DEFAULT, describe
+from cloister.privacy.step import rows
 from cloister.privacy.step.fused import FusedEngine
 from cloister.privacy.step.hooks import HooksEngine
 from cloister.privacy.step.interface import Engine, MicroBatch
@@ -160,6 +161,13 @@ def test_a_gradient_whose_squares_pass_the_range_of_float32_is_cut_like_any_othe
     np.testing.assert_allclose(clipped.values, [0.6, 0.8], rtol=1e-6)
 
 
+def test_a_gradient_that_float32_cannot_shorten_precisely_counts_as_zero() -> None:
+    """Its factor would be a subnormal number, of few digits: rounded up, the unit would pass the bound."""
+    toy = Toy(2)
+    clipped = toy.engine().clipped([toy.losses(torch.tensor([[3e38, 2e38], [3e-5, 4e-5]]))], 1e-4)
+    np.testing.assert_allclose(clipped.values, [3e-5, 4e-5], rtol=1e-5)
+
+
 def test_after_a_failed_pass_the_next_one_is_right() -> None:
     toy, units = Toy(2), torch.tensor([[0.3, 0.4]])
     engine = toy.engine()
@@ -178,6 +186,27 @@ def test_dropout_stays_off_while_the_engine_runs() -> None:
     tokens, targets = Tokens(models.documents(5)), models.labels(5)
     first, second = (engine_of(placed).clipped(losses_of(placed, tokens, targets), 1.0) for _ in range(2))
     np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_reduced_precision_of_products_is_suspended_for_the_sum_and_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    total = rows.ClippedSum(2, 1.0)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        monkeypatch.setattr(
+            Tensor,
+            "__matmul__",
+            lambda a, b: found.append(torch.get_float32_matmul_precision()) or torch.mm(a, b),
+        )
+        total.add(torch.tensor([[3.0, 4.0]]), np.array([0]))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == ["highest"]
+    np.testing.assert_allclose(total.result().values, [0.6, 0.8], rtol=1e-6)
 
 
 class TestPlantedFaults:
@@ -229,6 +258,22 @@ class TestPlantedFaults:
         batch = MicroBatch(lambda: model(torch.ones(2, 3)).sum(dim=1), np.arange(2))
         with pytest.raises(ModelError, match=r"BatchNorm|mix units"):
             engine_class(model, layout, dict(model.named_parameters())).clipped([batch], 1.0)
+
+    @pytest.mark.parametrize("tracked", [True, False])
+    def test_a_frozen_layer_that_mixes_units(self, tracked: bool) -> None:
+        model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=tracked), nn.Linear(3, 1, bias=False))
+        model[0].requires_grad_(False)
+        layout = Layout((("1.weight", (1, 3)),))
+        engine = engine_class(model, layout, {"1.weight": model[1].weight})
+        batch = MicroBatch(lambda: model(torch.randn(2, 3)).squeeze(1), np.arange(2))
+        with pytest.raises(ModelError, match="BatchNorm1d 0 mixes the rows"):
+            engine.clipped([batch], 1.0)
+        model.eval()
+        if tracked:  # the statistics are then public constants
+            assert np.any(engine.clipped([batch], 1.0).values)
+        else:
+            with pytest.raises(ModelError, match="BatchNorm1d 0 mixes the rows"):
+                engine.clipped([batch], 1.0)
 
     def test_a_mean_over_units_instead_of_their_losses(self) -> None:
         toy = Toy()

@@ -223,13 +223,6 @@ class TestRefusals:
         with pytest.raises(ModelError, match="not covered"):
             model.fused()
 
-    def test_more_rows_than_the_buffer_holds(self) -> None:
-        model, x = Model(linear), inputs()
-        engine = model.fused(buffer_bytes=4 * model.layout.size * (ROWS - 1))
-        with pytest.raises(ModelError) as caught:
-            engine.clipped([model.batch(x, UNITS)], 0.5)
-        assert caught.value.id == "too_many_rows"
-
     def test_what_is_not_covered_goes_to_the_hooks(self) -> None:
         model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 1))
         trained = dict(model.named_parameters())
