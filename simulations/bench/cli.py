@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import importlib
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cloister.privacy.errors import UsageError
+from cloister.simulations.bench.texts import TextFile
 
 app = typer.Typer(add_completion=False)
 
 BENCHES = {
     "round": "what a round costs beyond training: seconds, bytes, memory",
-    "step": "what privacy costs in a training step: time and operations, beside plain PEFT",
+    "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
+    "ledger": "how long a ledger of 60 entries takes to say its epsilon",
 }
+_TAKES_TEXTS = "step"
 
 
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="; ".join(f"{k}: {v}" for k, v in BENCHES.items()))],
+    data: Annotated[
+        Path | None, typer.Option(help=f"{_TAKES_TEXTS}: real texts, a CSV, JSON lines or Parquet file.")
+    ] = None,
+    text: Annotated[str, typer.Option("--text", help="Column of its texts.")] = "text",
+    label: Annotated[str, typer.Option("--label", help="Column of its classes.")] = "label",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure one thing and print its figures beside their targets.
@@ -31,8 +40,10 @@ def bench(
         raise UsageError(
             "option_invalid", f"There is no benchmark {name}.", f"There is: {', '.join(BENCHES)}."
         )
-    result = importlib.import_module(f"cloister.simulations.bench.{name.replace('-', '_')}").run()
-    value = result.to_json()
+    if data is not None and name != _TAKES_TEXTS:
+        raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
+    module = importlib.import_module(f"cloister.simulations.bench.{name.replace('-', '_')}")
+    value = (module.run() if data is None else module.run(TextFile(data, text, label))).to_json()
     if as_json:
         typer.echo(json.dumps(value))
         return

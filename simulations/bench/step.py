@@ -5,196 +5,184 @@ rows a person, padded in micro-batches of like length; persons drawn by Poisson 
 average. The private step draws, clips per person, adds noise from a key stream and takes a step of AdamW on
 the flat vector; the plain one is PEFT with AdamW on the same micro-batches. They alternate in one process.
 
+``cached_time_ratio`` is of other work: 640 short texts, of which each step draws 128 on average, one unit a
+row; LoRA in the layers that a plan names by default, and the head. The private side keeps what the frozen
+layers say and batches by length; the plain one is PEFT as it is usually run (``step_cached``). Give a file of
+real texts with ``--data``; without one the texts are synthetic notes, and ``cached_real_text`` says so.
+
 =========================  ==============================================================================
 figure                     meaning
 =========================  ==============================================================================
 time_ratio_64              private over plain step time, rows of at most 64 tokens; median of paired steps
 time_ratio_128             the same at 128 tokens
 hooks_time_ratio           the same at 64 tokens with Opacus' hooks in place of the fused engine
+ghost_time_ratio           the same at 64 tokens with Opacus' ghost clipping, which knows records only: each
+                           row is clipped for itself, and the noise is of torch's default generator
 flop_ratio                 counted floating-point operations of the two steps; exact, without noise and
                            optimizer, which no counter sees in either
+memory_ratio               peak resident memory of a process that takes three private steps over that of one
+                           that takes the same steps without privacy: whole processes, interpreter,
+                           libraries, model and rows included; medians of fresh processes in pairs, the
+                           larger of the two that follow
+memory_ratio_64            the same at 64 tokens
+memory_ratio_128           the same at 128 tokens
+memory_growth_ratio_64     the same of the peak less what is resident with model and rows in memory and no
+                           step taken, at 64 tokens
+memory_growth_ratio_128    the same at 128 tokens
+memory_private_mib_64      median peak of the private process in MiB; so, too, _plain_ and _128
+memory_loaded_mib          median of what is resident with model and rows in memory and no step taken, MiB
+cached_time_ratio          private over plain step time where the frozen layers below the trained ones are
+                           cached; the cache is filled once a run, which is not in this figure
+cached_filling             the time to fill it, in passes of plain training over the same rows
+cached_real_text           1: the texts are those of a file; 0: synthetic notes
 max_abs_error              the clipped sum against one person at a time, largest difference of a value
 =========================  ==============================================================================
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from cloister.client.learn.adapters import Classifier, get_flat, place, set_flat
-from cloister.client.learn.features import Indices, Tokens, Units
-from cloister.client.learn.model import load_encoder, tokenize
-from cloister.privacy import canonical
-from cloister.privacy.dp import noise, sampling
-from cloister.privacy.entropy import FixedEntropy, KeyStream
-from cloister.privacy.layout import Placement, initial, layout
-from cloister.privacy.model import DEFAULT, describe
-from cloister.privacy.step.fused import FusedEngine
-from cloister.privacy.step.hooks import HooksEngine
-from cloister.privacy.step.interface import Engine, MicroBatch
-from cloister.simulations import stage
+from cloister.client.learn.features import Indices
+from cloister.simulations.bench import step_cached, step_memory
 from cloister.simulations.bench.result import Limit, Result, spread
+from cloister.simulations.bench.step_cached import Cached
+from cloister.simulations.bench.step_memory import Pair
+from cloister.simulations.bench.step_work import BOUND, Ghost, Work, paired, plain, private
+from cloister.simulations.bench.texts import TextFile
 
-_PERSONS, _ROWS_EACH, _RATE = 64, 2, 0.25
-_BOUND, _SIGMA = 1.0, 1.0
+_PAIRS = 3
+_MIB = 1 << 20
 _LIMITS = {
     "time_ratio_64": Limit(1.05),
     "time_ratio_128": Limit(1.05),
     "flop_ratio": Limit(1.001),
+    "memory_ratio": Limit(1.0),
+    "cached_time_ratio": Limit(0.6),
     "max_abs_error": Limit(1e-6),
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
-    """A model and rows to train it on.
+@dataclass(frozen=True)
+class Measured:
+    """What one run showed, without the cached part.
 
     Attributes:
-        classifier: its trained parameters are overwritten.
-        tokens, labels: the rows.
-        units: whose they are.
+        times: name of a figure -> private over plain step times, one a repeat.
+        memory: tokens -> pairs of processes.
+        flop_ratio: exact.
+        max_abs_error: exact.
     """
 
-    classifier: Classifier
-    tokens: Tokens
-    labels: NDArray[np.int64]
-    units: Units
-
-    @classmethod
-    def of(cls, max_tokens: int) -> Work:
-        """MiniLM over rows of two to four notes, cut at a number of tokens."""
-        base = describe(DEFAULT)
-        play = stage.triage(4, 0)
-        notes = [text for part in play.train.values() for text in part.texts]
-        rows = _PERSONS * _ROWS_EACH
-        texts = [" ".join(notes[4 * row : 4 * row + 2 + row % 3]) for row in range(rows)]
-        order = layout(base.tensors, base.hidden, Placement(8, ("query", "value"), 6, 6))
-        classifier = place(load_encoder(base), order, 16.0)
-        set_flat(classifier, initial(order, canonical.digest(b"cloister bench step")))
-        return cls(
-            classifier,
-            Tokens(tokenize(base, texts, max_tokens)),
-            np.arange(rows) % 6,
-            Units.of(np.arange(rows) // _ROWS_EACH),
-        )
-
-    def batches(self, chosen: Indices) -> list[MicroBatch]:
-        """All rows of some persons."""
-
-        def of(rows: Indices) -> MicroBatch:
-            targets = torch.from_numpy(self.labels[rows])
-            return MicroBatch(
-                lambda: cross_entropy(self.tokens.logits(self.classifier, rows), targets, reduction="none"),
-                self.units.of_row[rows],
-            )
-
-        return [of(rows) for rows in self.units.chunks(self.tokens.lengths, chosen)]
-
-    def fused(self) -> Engine:
-        """The engine that is measured."""
-        return FusedEngine(self.classifier, self.classifier.layout, self.classifier.trained)
-
-    def hooks(self) -> Engine:
-        """Opacus' hooks."""
-        return HooksEngine(self.classifier, self.classifier.layout, self.classifier.trained)
+    times: Mapping[str, Sequence[float]]
+    memory: Mapping[int, Sequence[Pair]]
+    flop_ratio: float
+    max_abs_error: float
 
 
-def run() -> Result:
-    """Measures everything, in about three minutes on two idle cores."""
-    short, long = Work.of(64), Work.of(128)
-    ratios, hooks = _ratios(short, 9)
-    figures = {
-        **spread("time_ratio_64", ratios),
-        **spread("time_ratio_128", _ratios(long, 5)[0]),
-        **spread("hooks_time_ratio", hooks),
-        "flop_ratio": flop_ratio(short, np.arange(16)),
-        "max_abs_error": max_abs_error(short, np.arange(12)),
+def run(data: TextFile | None = None) -> Result:
+    """Measures everything, in about six minutes on two idle cores.
+
+    Args:
+        data: texts for ``cached_time_ratio``; None for synthetic notes.
+
+    Raises:
+        InputError: the file cannot be used; told before anything is measured.
+        RoundError: a process that is measured failed.
+    """
+    texts = data.read() if data else step_cached.notes()
+    memory = {tokens: _pairs(tokens) for tokens in (64, 128)}  # first: nothing else is in memory yet
+    cached = step_cached.measure(texts)
+    short = Work.of(64)
+    times = {
+        **dict(zip(("time_ratio_64", "hooks_time_ratio", "ghost_time_ratio"), _short(short, 9), strict=True)),
+        "time_ratio_128": _long(Work.of(128), 5),
     }
-    return Result("step", figures, _LIMITS)
+    exact = flop_ratio(short, np.arange(16)), max_abs_error(short, np.arange(12))
+    return result(Measured(times, memory, *exact), cached, real_text=data is not None)
 
 
-def _ratios(work: Work, repeats: int) -> tuple[list[float], list[float]]:
-    """Step times of fused engine and hooks over the plain step of the same rows, one pair a repeat."""
-    steps = [_plain(work), _private(work, work.fused()), _private(work, work.hooks())]
-    entropy = FixedEntropy(b"cloister bench step")
-    found: list[list[float]] = []
-    for repeat in range(repeats + 1):
-        streams = [entropy.stream(f"{at}", round=repeat, model="") for at in range(len(steps) + 1)]
-        chosen = sampling.poisson(_PERSONS, _RATE, streams[-1])
-        # The first of the three changes from repeat to repeat.
-        order = np.roll(np.arange(len(steps)), repeat).tolist()
-        seconds = {at: _timed(steps[at], chosen, streams[at]) for at in order}
-        found.append([seconds[at] / seconds[0] for at in range(len(steps))])
-    timed = found[1:]  # the first warms up
-    return [row[1] for row in timed], [row[2] for row in timed]
+def result(measured: Measured, cached: Cached, *, real_text: bool) -> Result:
+    """The figures of what was measured."""
+    figures: dict[str, float] = {}
+    for name in ("time_ratio_64", "time_ratio_128", "hooks_time_ratio", "ghost_time_ratio"):
+        figures |= spread(name, measured.times[name])
+    figures |= {"flop_ratio": measured.flop_ratio, **_memory(measured.memory)}
+    figures |= spread("cached_time_ratio", cached.ratios)
+    figures |= {"cached_filling": cached.filling, "cached_real_text": float(real_text)}
+    return Result("step", {**figures, "max_abs_error": measured.max_abs_error}, _LIMITS)
 
 
-def _timed(step: Callable[[Indices, KeyStream], None], chosen: Indices, stream: KeyStream) -> float:
-    started = time.perf_counter()
-    step(chosen, stream)
-    return time.perf_counter() - started
+def _memory(found: Mapping[int, Sequence[Pair]]) -> dict[str, float]:
+    ratios: dict[str, float] = {}
+    for tokens, pairs in found.items():
+        ratios |= spread(f"memory_ratio_{tokens}", (pair.ratio for pair in pairs))
+        ratios |= spread(f"memory_growth_ratio_{tokens}", (pair.growth_ratio for pair in pairs))
+        for side, peaks in (("private", [p.private for p in pairs]), ("plain", [p.plain for p in pairs])):
+            ratios[f"memory_{side}_mib_{tokens}"] = statistics.median(p.peak for p in peaks) / _MIB
+    loaded = [peak.loaded for pairs in found.values() for p in pairs for peak in (p.plain, p.private)]
+    worst = max(ratios[f"memory_ratio_{tokens}"] for tokens in found)
+    return {"memory_ratio": worst, **ratios, "memory_loaded_mib": statistics.median(loaded) / _MIB}
 
 
-def _plain(work: Work) -> Callable[[Indices, KeyStream], None]:
-    parameters = list(work.classifier.trained.values())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-
-    def step(chosen: Indices, _: KeyStream) -> None:
-        optimizer.zero_grad()
-        for part in work.batches(chosen):
-            (part.losses().sum() / (_RATE * _PERSONS)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+def _pairs(tokens: int) -> list[Pair]:
+    return [step_memory.pair(tokens, private_first=bool(number % 2)) for number in range(_PAIRS)]
 
 
-def _private(work: Work, engine: Engine) -> Callable[[Indices, KeyStream], None]:
-    flat = torch.nn.Parameter(torch.from_numpy(get_flat(work.classifier)))
-    optimizer = torch.optim.AdamW([flat], lr=1e-4)
+def _short(work: Work, repeats: int) -> list[list[float]]:
+    """Step times of fused engine, hooks and ghost clipping over the plain step of the same rows."""
+    ghost = Ghost(Work.of(64))  # a model of its own: Opacus' hooks would run in every step of this one
+    steps = [plain(work), private(work, work.fused()), private(work, work.hooks()), ghost.step]
+    return _ratios(paired(work, steps, repeats))
 
-    def step(chosen: Indices, stream: KeyStream) -> None:
-        sampling.poisson(_PERSONS, _RATE, stream)  # timed; the persons are those of the plain step
-        noised = noise.gaussian(engine.clipped(work.batches(chosen), _BOUND), _SIGMA, stream)
-        flat.grad = torch.from_numpy(noised.values / np.float32(_RATE * _PERSONS))
-        optimizer.step()
-        set_flat(work.classifier, flat.detach().numpy())
 
-    return step
+def _long(work: Work, repeats: int) -> list[float]:
+    """Step times of the fused engine over the plain step of the same rows."""
+    (found,) = _ratios(paired(work, [plain(work), private(work, work.fused())], repeats))
+    return found
+
+
+def _ratios(seconds: list[list[float]]) -> list[list[float]]:
+    """Times of each step but the first over those of the first, one list a step."""
+    return [[row[at] / row[0] for row in seconds] for at in range(1, len(seconds[0]))]
 
 
 def flop_ratio(work: Work, chosen: Indices) -> float:
     """Counted operations of the private over the plain gradient of some persons' rows."""
-    plain, private = flops(work, chosen)
-    return private / plain
+    without, within = flops(work, chosen)
+    return within / without
 
 
 def flops(work: Work, chosen: Indices) -> tuple[int, int]:
     """Counted operations of the plain and of the private gradient: forward, backward, cut and sum."""
-    with FlopCounterMode(display=False) as plain:
+    with FlopCounterMode(display=False) as without:
         for part in work.batches(chosen):
             torch.autograd.grad(part.losses().sum(), list(work.classifier.trained.values()))
     engine = work.fused()
-    with FlopCounterMode(display=False) as private:
-        engine.clipped(work.batches(chosen), _BOUND)
-    return plain.get_total_flops(), private.get_total_flops()
+    with FlopCounterMode(display=False) as within:
+        engine.clipped(work.batches(chosen), BOUND)
+    return without.get_total_flops(), within.get_total_flops()
 
 
 def max_abs_error(work: Work, chosen: Indices) -> float:
     """The largest difference of a value of the clipped sum from that of one person at a time."""
+    found = work.fused().clipped(work.batches(chosen), BOUND).values
+    return float(np.abs(found - one_at_a_time(work, chosen)).max())
+
+
+def one_at_a_time(work: Work, chosen: Indices) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The clipped sum by ordinary backward passes, one for each unit: float64, shape (d,)."""
     names = [name for name, _ in work.classifier.layout.tensors]
     total = np.zeros(work.classifier.layout.size)
     for unit in chosen:
         losses = work.batches(np.array([unit]))[0].losses()
         parts = torch.autograd.grad(losses.sum(), [work.classifier.trained[name] for name in names])
         gradient = torch.cat([part.reshape(-1) for part in parts]).double().numpy()
-        total += gradient * min(1.0, _BOUND / (float(np.linalg.norm(gradient)) + 1e-6))
-    found = work.fused().clipped(work.batches(chosen), _BOUND).values
-    return float(np.abs(found - total).max())
+        total += gradient * min(1.0, BOUND / (float(np.linalg.norm(gradient)) + 1e-6))
+    return total

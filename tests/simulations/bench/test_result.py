@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cloister.privacy.errors import UsageError
 from cloister.simulations.bench import round as bench_round
-from cloister.simulations.bench.cli import app
+from cloister.simulations.bench import step as bench_step
+from cloister.simulations.bench.cli import BENCHES, app
 from cloister.simulations.bench.federation import Measured, Meter, gaps, quiet_moments, union
 from cloister.simulations.bench.fold import Folded
 from cloister.simulations.bench.result import Limit, Result, spread
 from cloister.simulations.bench.site import Interval, TimedLearner, intervals, scored
+from cloister.simulations.bench.texts import TextFile
 
 MEASURED = Measured(
     gaps=[0.3, 0.2, 0.7],
@@ -79,6 +83,27 @@ def test_the_command_exits_0_also_where_a_target_is_missed(
         assert set(lines) == set(RESULT.figures)
         assert "target 2.2: NOT met" in lines["federation_pss_gib"]
         assert "target 0.6: met" in lines["overhead_s"]
+
+
+def test_texts_reach_the_benchmark_that_takes_them_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TextFile | None] = []
+
+    def run(data: TextFile | None = None) -> Result:
+        seen.append(data)
+        return RESULT
+
+    monkeypatch.setattr(bench_step, "run", run)
+    assert CliRunner().invoke(app, ["step"]).exit_code == 0
+    assert CliRunner().invoke(app, ["step", "--data", "a.csv", "--label", "intent"]).exit_code == 0
+    assert seen == [None, TextFile(Path("a.csv"), "text", "intent")]
+    done = CliRunner().invoke(app, ["ledger", "--data", "a.csv"])
+    assert isinstance(done.exception, UsageError)
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_every_benchmark_that_is_listed_can_be_run(name: str) -> None:
+    module = importlib.import_module(f"cloister.simulations.bench.{name}")
+    assert callable(module.run)
 
 
 def test_an_unknown_benchmark_is_refused() -> None:
