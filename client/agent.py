@@ -173,11 +173,13 @@ class Agent:
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest)
         base = describe(self._model or plan.base.name)
         records = self._datasets.open(plan.site(self._site.name).dataset)
+        learner = SiteLearner(plan, self._site.name, base, records, entropy, job.folder)
         return Participant(
             plan=plan,
             identity=self._site.identity,
             lead=self._site.roster.lead,
-            learner=SiteLearner(plan, self._site.name, base, records, entropy, job.folder),
+            learner=learner,
+            audit=learner.audit,
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,

@@ -4,11 +4,12 @@ The order of a round at the site, each step durable before the next:
 
 1. open the task: signed by the lead of the approved plan, for this plan, site, round and model;
 2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
-3. reserve the round's privacy cost in the ledger, which may refuse;
-4. move the ratchet to the round, train, note what was spent, encode, seal;
-5. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
+3. bind the site to the coins of its audit, once, in the event log;
+4. reserve the round's privacy cost in the ledger, which may refuse;
+5. move the ratchet to the round, train, note what was spent, encode, seal;
+6. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
-A crash between 3 and 5 leaves a reserve and no reply: nothing has left, so the same update is computed
+A crash between 4 and 6 leaves a reserve and no reply: nothing has left, so the same update is computed
 again from the same ratchet state under the same reserve.
 """
 
@@ -23,8 +24,10 @@ from typing import Protocol
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical, durable
+from cloister.privacy.dp import accounting
+from cloister.privacy.dp.audit import Audit
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.errors import UNWRITABLE, ChannelError, CloisterError, UpdateError
+from cloister.privacy.errors import UNWRITABLE, ChannelError, CloisterError, StateError, UpdateError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
@@ -32,6 +35,8 @@ from cloister.privacy.secagg.encoding import encode
 from cloister.privacy.update import Delta, Sealed, Vector
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
+
+_COMMITTED = "audit.committed"
 
 
 class Learner(Protocol):
@@ -99,6 +104,7 @@ class Participant:
         entropy: the job's source of randomness.
         log: the site's event log.
         replies: where sealed replies are stored.
+        audit: of the learner's private steps; None where there are none.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
     """
@@ -111,10 +117,12 @@ class Participant:
     entropy: Entropy
     log: EventLog
     replies: Replies
+    audit: Audit | None = None
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
+    _committed: bool = field(default=False, init=False)
 
     @property
     def name(self) -> str:
@@ -186,6 +194,7 @@ class Participant:
             return stored
         task = self._task(opened)
         self.learner.keep(task.model, header.round - 1)
+        self._commit()
         reservation = self._reserve(header)
         self.entropy.advance(header.round)
         delta = self.learner.train(task.model, header)
@@ -199,6 +208,51 @@ class Participant:
             "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
         )
         return sealed
+
+    def _commit(self) -> None:
+        """Binds this site to the coins of its audit before the first step that they take part in.
+
+        Raises:
+            StateError: ``state_damaged``, the log is bound to other coins, or to none after steps were seen.
+        """
+        if self.audit is None or self._committed:
+            return
+        audit, job = self.audit, self.plan.digest
+        known = [e.body["commitment"] for e in self.log.entries() if (e.type, e.job) == (_COMMITTED, job)]
+        if not known and not audit.tally.steps:
+            self.log.append(
+                _COMMITTED,
+                job=job,
+                commitment=audit.commitment,
+                phantoms=audit.phantoms,
+                guesses=audit.guesses,
+            )
+        elif known != [audit.commitment]:
+            raise StateError(
+                "state_damaged", "The audit of this job is not the one that the event log is bound to."
+            )
+        self._committed = True
+
+    def _conclude(self) -> None:
+        """Writes down what the audit found."""
+        if self.audit is None or not self.audit.tally.steps:
+            return
+        job, dataset, delta = self.plan.digest, self.plan.site(self.name).dataset, self.plan.privacy.delta
+        charged = [
+            row.reservation.mechanism
+            for row in self.ledger.rows(dataset)
+            if row.kind == "reserved" and row.reservation.job == job
+        ]
+        result = self.audit.result(delta)
+        self.log.append(
+            "audit.result",
+            job=job,
+            commitment=self.audit.commitment,
+            correct=result.correct,
+            claimed=accounting.epsilon(charged, delta),
+            bound=result.bound,
+            delta=delta,
+        )
 
     def _reserve(self, header: Header) -> Reservation | None:
         """The ledger's reservation for a round; the same again for the same round and attempt."""
@@ -216,6 +270,7 @@ class Participant:
         task = self._task(opened)
         self.learner.keep(task.model, self.plan.training.rounds)
         self.learner.release(task.model)
+        self._conclude()
         self.log.append("model.received", job=self.plan.digest, model=opened.header.model)
         self.done()
         return self._seal(opened.header, messages.CLOSED, b"")

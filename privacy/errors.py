@@ -160,6 +160,30 @@ class UpdateError(CloisterError):
         "update_range": "a value of an update is beyond the range of the plan",
         "update_unclipped": "an update was to leave without clipping",
         "update_unnoised": "an update was to leave without the noise that the plan asks for",
+        "audit_failed": "phantom units saw other noise, clipping or sampling than the plan's",
+    }
+
+
+class AggregationError(CloisterError):
+    """Secure aggregation refuses: what was asked could tell more than the sum."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "terms_too_weak": "the terms of secure aggregation do not protect a single update",
+        "key_unusable": "a key for secure aggregation is malformed, or gives no shared secret",
+        "keys_missing": "keys for secure aggregation were not agreed with every site yet",
+        "sum_unknown": "a message is about a secure sum that this party is not in",
+        "sum_over": "a secure sum was asked for again after it was over, or out of order",
+        "survivors_invalid": "a survivor set names no subset of the plan's sites, or not this one",
+        "survivor_set_fixed": "another survivor set was signed for the round before",
+        "below_n_min": "a survivor set is smaller than the plan's minimum",
+        "too_few_signatures": "too few survivors signed the survivor set",
+        "model_differs": "sites started the round from different global models",
+        "both_kinds_requested": "both kinds of secrets were asked for about one site",
+        "reveal_malformed": "what a site revealed is not what was asked of it",
+        "share_malformed": "a share of a secret is malformed or of the wrong holder",
+        "too_few_shares": "too few shares are left to open the mask of a site that was lost",
+        "sum_lost": "a site went away after signing while another was missing, so the sum cannot be opened",
+        "commitment_mismatch": "a revealed secret is not the one that was committed to",
     }
 
 
@@ -227,7 +251,6 @@ class ModelError(CloisterError):
         "model_unsafe": "a model folder needs remote code or holds pickled weights",
         "layer_unsupported": "a trainable tensor is not covered by a private engine",
         "unit_split": "rows of one unit of privacy lie in two micro-batches of a step",
-        "too_many_rows": "the gradients of a micro-batch do not fit the row buffer",
         "adapter_invalid": "an adapter cannot be placed on the model",
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,7 @@ from cloister.privacy import canonical
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.log import EventLog
 from cloister.simulations import demo
-from cloister.simulations.outcome import Outcome, epsilon
+from cloister.simulations.outcome import Outcome, audit, epsilon, rounded_up
 
 
 def gather(outcome: Outcome, test_rows: int) -> dict[str, Any]:
@@ -106,20 +105,16 @@ def _guarantee(outcome: Outcome, name: str) -> dict[str, Any]:
     found, training = epsilon(run, name), run.plan.training
     (budget,) = Datasets(run.sites[name]).ledger.budgets()
     return value | {
-        "epsilon": _rounded_up(found["value"]),
+        "epsilon": rounded_up(found["value"]),
         "delta": f"{privacy.delta:g}",
         "budget": f"{budget.epsilon:g}",
-        "accountants": {key: _rounded_up(number) for key, number in found["accountants"].items()},
+        "accountants": {key: rounded_up(number) for key, number in found["accountants"].items()},
         "steps": str(found["rounds_charged"] * training.steps),
         "noise_multiplier": f"{privacy.noise_multiplier:g}",
         "rate": f"{training.rate:g}",
         "bound": f"{privacy.bound:g}",
+        "audit": audit(run, name),
     }
-
-
-def _rounded_up(number: float) -> str:
-    """Three decimals, never less than the number itself."""
-    return f"{math.ceil(number * 1000) / 1000:.3f}"
 
 
 def _accuracy(outcome: Outcome, test_rows: int) -> dict[str, Any]:

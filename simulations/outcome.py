@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.table import Table
 
 from cloister.client.site.datasets import Datasets
 from cloister.privacy.dp import accounting
+from cloister.privacy.evidence.evidence import lower_bound
+from cloister.privacy.evidence.reading import statement_of
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.prv import prv_epsilon
 from cloister.simulations.baselines import Baselines
 from cloister.simulations.demo import DATASET, Run
+
+_AUDIT = {"audit.committed", "audit.result"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Outcome:
             "peak_memory_bytes": self.peak_memory,
             "model_digest": progress["model"],
             "plan_digest": self.run.plan.digest,
+            "statement": statement_of(self.run.plan).to_json(),
             "bundle": None,
         }
 
@@ -96,8 +102,33 @@ def epsilon(run: Run, name: str) -> dict[str, Any]:
         "mode": privacy.mode,
         "accountants": {**accountants, "prv": prv_epsilon(spent, privacy.delta)},
         "rounds_charged": len(spent),
+        "audit": audit(run, name),
         "plan_target": plan.privacy.epsilon,
     }
+
+
+def audit(run: Run, name: str) -> dict[str, Any] | None:
+    """What the phantom units of the job showed at a site, as evidence; None if it did not come to that."""
+    plan, log = run.plan, run.sites[name].log
+    events = {e.type: e.body for e in log.entries() if e.job == plan.digest and e.type in _AUDIT}
+    if events.keys() != _AUDIT:
+        return None
+    bound, result = events["audit.committed"], events["audit.result"]
+    counts = (result["correct"], bound["guesses"], bound["phantoms"])
+    correct, guesses, phantoms = (int(cast(int, count)) for count in counts)
+    return {
+        "commitment": bound["commitment"],
+        "phantoms": str(phantoms),
+        "guesses": str(guesses),
+        "correct": str(correct),
+        "claimed": rounded_up(float(cast(float, result["claimed"]))),
+        "bound": lower_bound(correct, guesses, phantoms, plan.privacy.delta),
+    }
+
+
+def rounded_up(number: float) -> str:
+    """Three decimals, never less than the number itself."""
+    return f"{math.ceil(number * 1000) / 1000:.3f}"
 
 
 def table(outcome: Outcome) -> Table:
@@ -158,9 +189,25 @@ def reading(outcome: Outcome) -> list[str]:
             f"Privacy costs the federation {100 * (base.federated - outcome.federated):.1f} points: trained "
             f"without it, in one process, it has {_percent(base.federated)}."
         )
+    if private:
+        lines.append(_audited(outcome))
     covered = "Test figures are not covered by epsilon. " if private else ""
     lines.append(f"{covered}The lead can see single updates in this release.")
     return lines
+
+
+def _audited(outcome: Outcome) -> str:
+    """What phantom units showed, over all sites."""
+    found = [audit(outcome.run, name) for name in outcome.run.sites]
+    bounds = [float(one["bound"]) for one in found if one]
+    if len(bounds) < len(found):
+        return "The pipeline of a site was not audited: see report.html."
+    refuted = sum(float(one["bound"]) > float(one["claimed"]) for one in found if one)
+    verdict = f"{refuted} sites REFUTE what is claimed" if refuted else "the claim is not refuted"
+    return (
+        f"Phantom units in every step: pipeline lower bound {min(bounds):.2f} to {max(bounds):.2f} by site; "
+        f"{verdict}. A low bound proves nothing."
+    )
 
 
 def _promise(plan: Plan) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical
+from cloister.privacy.evidence.evidence import lower_bound
 
 VECTOR = Path(__file__).parent / "vectors" / "evidence" / "report-evidence.json"
 
@@ -44,4 +45,25 @@ def without_privacy() -> dict[str, Any]:
     nothing = dict.fromkeys(("epsilon", "delta", "budget", "accountants", "noise_multiplier"))
     value["privacy"] = [stated | nothing | {"mode": "off"} for stated in value["privacy"]]
     value["progress"] = [point | {"epsilon": None} for point in value["progress"]]
+    return value
+
+
+def audit(correct: int, claimed: str = "7.998") -> dict[str, Any]:
+    """What an audit of 1,000 phantoms with 200 guesses says, at the vector's delta."""
+    (delta, *_) = [stated["delta"] for stated in evidence()["privacy"]]
+    return {
+        "commitment": canonical.digest(b"coins"),
+        "phantoms": "1000",
+        "guesses": "200",
+        "correct": str(correct),
+        "claimed": claimed,
+        "bound": lower_bound(correct, 200, 1000, float(delta)),
+    }
+
+
+def with_audit(*corrects: int, claimed: str = "7.998") -> dict[str, Any]:
+    """The evidence of a run whose first sites have audits with so many right guesses."""
+    value = evidence()
+    for stated, correct in zip(value["privacy"], corrects, strict=False):
+        stated["audit"] = audit(correct, claimed)
     return value

@@ -17,13 +17,17 @@ from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site import persons
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, durable
+from cloister.privacy.dp.audit import Audit, Pipeline
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import ModelError, PlanError
+from cloister.privacy.folder import read
 from cloister.privacy.layout import Layout, Placement, layout
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Delta, Vector
 from cloister.privacy.wire.envelope import Header
+
+_AUDIT = "audit.json"
 
 
 def agreed_layout(plan: Plan, base: BaseModel) -> Layout:
@@ -70,6 +74,22 @@ def require_unit(plan: Plan, site: str, train: Records) -> None:
         )
 
 
+def audit_of(plan: Plan, path: Path) -> Audit | None:
+    """The audit of a job, from its file or begun there; None where the plan has no privacy.
+
+    Raises:
+        StateError: ``state_damaged``, ``permissions``, ``state_unwritable`` or ``disk_full``.
+    """
+    if (mechanism := plan.round_mechanism) is None:
+        return None
+    pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
+    if path.exists():
+        return Audit.from_bytes(read(path), plan.digest, pipeline)
+    audit = Audit.begin(plan.digest, pipeline)
+    durable.write(path, audit.to_bytes())
+    return audit
+
+
 class SiteLearner:
     """Trains for one plan at one site.
 
@@ -79,10 +99,11 @@ class SiteLearner:
         base: the base model on this machine.
         records: those that are trained on, and those kept back for evaluation at the site.
         entropy: the job's source of randomness.
-        folder: where progress and the final model are kept.
+        folder: where the audit, progress and the final model are kept.
 
     Raises:
         PlanError: ``plan_conflict``, the records are of another unit of privacy than the plan.
+        StateError: the file of the audit cannot be used.
         ModelError, InputError: the model is not the plan's, or a label is none of its classes.
     """
 
@@ -101,9 +122,14 @@ class SiteLearner:
         self._settings = Settings.of(plan, site)
         self._layout = agreed_layout(plan, base)
         self.classifier: Classifier = place(load_encoder(base), self._layout, plan.adapter.alpha)
+        self.audit = audit_of(plan, folder / _AUDIT)
         labels = plan.task.labels
         self._trainer = LocalTrainer(
-            self.classifier, self._features(train), train.targets(labels), persons.numbers(train)
+            self.classifier,
+            self._features(train),
+            train.targets(labels),
+            persons.numbers(train),
+            audit=self.audit,
         )
         self._held = Held(self._features(held), held.targets(labels)) if len(held) else None
 
@@ -111,9 +137,15 @@ class SiteLearner:
         return prepare(self.classifier, tokenize(self._base, records.texts, self._plan.base.max_tokens))
 
     def train(self, model: Vector, header: Header) -> Delta:
-        """One round's local steps from ``model``; see ``LocalTrainer.train``."""
+        """One round's local steps from ``model``; see ``LocalTrainer.train``.
+
+        What the audit saw is on disk when this returns.
+        """
         moment = Moment(header.round, header.attempt, header.model)
-        return self._trainer.train(model, self._settings, self._entropy, moment)
+        delta = self._trainer.train(model, self._settings, self._entropy, moment)
+        if self.audit:
+            durable.write(self._folder / _AUDIT, self.audit.to_bytes())
+        return delta
 
     def keep(self, model: Vector, round: int) -> None:
         """Scores a global model on the held-out records and adds a line to the site's own progress."""

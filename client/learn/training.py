@@ -8,7 +8,7 @@ no count.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -21,13 +21,14 @@ from torch.nn.functional import cross_entropy
 from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.features import Features, Indices, Units
 from cloister.privacy.dp import accounting, noise, sampling
+from cloister.privacy.dp.audit import Audit, Watch
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy, KeyStream
 from cloister.privacy.errors import UpdateError
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.coverage import engine_for
-from cloister.privacy.step.interface import MicroBatch
+from cloister.privacy.step.interface import NO_PHANTOMS, MicroBatch
 from cloister.privacy.update import Delta, Noised, Vector
 
 _ADAM_DECAYS, _ADAM_FLOOR = (0.9, 0.999), 1e-8
@@ -117,6 +118,7 @@ class LocalTrainer:
         labels: the class of each, int64, shape (documents,).
         units: whose document each is, int64, shape (documents,), numbered from 0 without gaps; None
             where every document is a unit of its own.
+        audit: adds phantom units to every private step and watches what becomes of them; None for none.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class LocalTrainer:
         features: Features,
         labels: NDArray[np.int64],
         units: Indices | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._units = Units.of(np.arange(len(labels), dtype=np.int64) if units is None else units)
         if not len(features.lengths) == len(labels) == len(self._units.of_row):
@@ -132,7 +135,10 @@ class LocalTrainer:
         self._classifier = classifier
         self._features = features
         self._labels = torch.from_numpy(labels.astype(np.int64)).to(classifier.device)
-        self._engine = engine_for(classifier, classifier.layout, classifier.trained)
+        self._audit = audit
+        self._engine = engine_for(
+            classifier, classifier.layout, classifier.trained, phantoms=audit.phantoms if audit else 0
+        )
 
     def train(self, start: Vector, settings: Settings, entropy: Entropy, moment: Moment) -> Delta:
         """Trains from ``start`` and gives back what changed, and every noised step that went into it.
@@ -141,7 +147,7 @@ class LocalTrainer:
             With ``settings.guard``, each step is the Poisson-subsampled Gaussian mechanism of its rate
             and noise multiplier on the site's units, empty samples included: a unit's gradient is the sum
             over all its documents, cut as one vector. The delta is a function of those noised sums,
-            ``start`` and public settings alone. Without it, none.
+            ``start`` and public settings alone: phantom units have no coordinate in it. Without it, none.
 
         Args:
             start: the global parameters, float32, shape (d,); not changed.
@@ -150,32 +156,49 @@ class LocalTrainer:
             moment: round, attempt and model that the key streams are bound to.
 
         Raises:
-            UpdateError: ``update_not_finite``, training diverged.
+            UpdateError: ``update_not_finite``, training diverged; ``audit_failed``.
             ModelError: ``layer_unsupported``.
         """
         parameters = np.array(start, dtype=np.float32)
         rule = _rule(settings, self._classifier.layout)
         mechanisms: list[GaussianSteps] = []
+        watch = self._audit.watch(moment.round, moment.attempt) if self._audit else None
         for step in range(1, settings.steps + 1):
             set_flat(self._classifier, parameters)
             streams = _Streams(entropy, moment, step)
-            units = sampling.poisson(len(self._units), settings.rate, streams.of("sampling"))
+            units, phantoms = self._sample(settings.rate, streams.of("sampling"))
             if settings.guard is None:
                 total = self._sum(units)
             else:
-                noised = self._noised(units, settings.guard, streams.of("noise"))
+                noised = self._noised(units, phantoms, settings.guard, streams.of("noise"), watch)
                 mechanisms.append(GaussianSteps(noised.noise_multiplier, settings.rate, 1))
                 total = noised.values
             parameters += rule(total / np.float32(settings.rate * settings.expected_units))
+        if self._audit and watch:
+            self._audit.keep(watch)
         if not np.isfinite(parameters).all():
             raise UpdateError(
                 "update_not_finite", "Local training diverged.", "Lower the plan's learning rates."
             )
         return Delta(parameters - start, accounting.merged(mechanisms))
 
-    def _noised(self, units: Indices, guard: Guard, stream: KeyStream) -> Noised:
-        clipped = self._engine.clipped(self._batches(units), guard.bound)
-        return noise.gaussian(clipped, guard.noise_multiplier, stream)
+    def _sample(self, rate: float, stream: KeyStream) -> tuple[Indices, Indices]:
+        """The units of a step and the phantoms, from one call: whatever is wrong with it shows in both."""
+        real = len(self._units)
+        drawn = sampling.poisson(real + (self._audit.phantoms if self._audit else 0), rate, stream)
+        return drawn[drawn < real], drawn[drawn >= real] - real
+
+    def _noised(
+        self, units: Indices, phantoms: Indices, guard: Guard, stream: KeyStream, watch: Watch | None
+    ) -> Noised:
+        """The noised sum of the model's coordinates; those of phantoms go to the audit and nowhere else."""
+        active = watch.taking_part(phantoms) if watch else NO_PHANTOMS
+        clipped = self._engine.clipped(self._batches(units), guard.bound, active)
+        noised = noise.gaussian(clipped, guard.noise_multiplier, stream)
+        size = self._classifier.layout.size
+        if watch:
+            watch.observe(noised.values[size:], guard.bound)
+        return replace(noised, values=noised.values[:size])
 
     def _sum(self, units: Indices) -> Vector:
         """The plain sum of the gradients of all documents of ``units``: neither cut nor noised."""

@@ -13,6 +13,7 @@ Formal guarantees:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,7 @@ from mnemonic import Mnemonic
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
+from cloister.privacy.dp import tails
 from cloister.privacy.errors import InputError, areas
 from cloister.privacy.plan import Digest, Name, Part, Plan, Text, Unit
 
@@ -32,6 +34,15 @@ def _declared(reason: str) -> str:
     if reason not in REASONS:
         raise ValueError("not a declared error id")
     return reason
+
+
+_MOST_PHANTOMS = 100_000
+
+
+def lower_bound(correct: int, guesses: int, phantoms: int, delta: float) -> str:
+    """The pipeline lower bound as it is printed: three decimals, rounded down."""
+    bound = tails.epsilon_lower_bound(correct, guesses, phantoms, delta)
+    return f"{math.floor(bound * 1000) / 1000:.3f}"
 
 
 Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,3})?$")]
@@ -82,6 +93,29 @@ class Accountants(Part):
     prv: Number | None
 
 
+class Audited(Part):
+    """What the phantom units of a job showed at a site (``privacy.dp.audit``).
+
+    Attributes:
+        commitment: to the coins, from the site's log before its first step.
+        correct: right guesses, of ``guesses``.
+        claimed: the ruling epsilon of the job's steps.
+        bound: the pipeline lower bound at 95 % confidence, rounded down.
+    """
+
+    commitment: Digest
+    phantoms: Whole
+    guesses: Whole
+    correct: Whole
+    claimed: Number
+    bound: Number
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the guesses refute what is claimed."""
+        return float(self.bound) > float(self.claimed)
+
+
 class Guarantee(Part):
     """What a site's releases in this job amount to.
 
@@ -90,6 +124,7 @@ class Guarantee(Part):
         budget: the limit of the site's ledger for the dataset.
         steps: noised steps that were charged.
         noise_multiplier, rate, bound: of one step.
+        audit: of the pipeline; None where there was none or the site did not finish the job.
     """
 
     site: Name
@@ -103,6 +138,19 @@ class Guarantee(Part):
     noise_multiplier: Number | None
     rate: Number | None
     bound: Number | None
+    audit: Audited | None = None
+
+    @model_validator(mode="after")
+    def _audit_adds_up(self) -> Self:
+        if self.audit is None:
+            return self
+        audit, counts = self.audit, (self.audit.correct, self.audit.guesses, self.audit.phantoms)
+        correct, guesses, phantoms = map(int, counts)
+        if self.delta is None or not correct <= guesses <= phantoms <= _MOST_PHANTOMS:
+            raise ValueError("the audit cannot be one of this job")
+        if audit.bound != lower_bound(correct, guesses, phantoms, float(self.delta)):
+            raise ValueError("the audit's bound does not follow from its guesses")
+        return self
 
     @model_validator(mode="after")
     def _whole_or_nothing(self) -> Self:

@@ -7,7 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from cloister.privacy.dp import persons
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.dp.statement import Statement, Terms, statement
 from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence, SiteAccuracy
+from cloister.privacy.plan import Plan
 
 _CONFIDENCE = 1.96
 """Standard errors on each side of a 95 % interval."""
@@ -49,6 +53,67 @@ class Worst:
         epsilon = max((value for value, _ in stated), key=float)
         delta = max((value for _, value in stated), key=float)
         return cls(epsilon, delta, even_odds(float(epsilon), float(delta)))
+
+
+@dataclass(frozen=True)
+class Several:
+    """The guarantee of somebody whose data count more than once.
+
+    Attributes:
+        what: ``rows``, each a record of its own at one site, or ``sites``.
+        number: how many.
+        epsilon: at the delta of ``Worst``, rounded up to two decimals; None beyond what is accounted.
+    """
+
+    what: str
+    number: int
+    epsilon: str | None
+
+
+def several(evidence: Evidence) -> list[Several]:
+    """What the weakest site's terms mean for somebody with several rows, and at up to three sites."""
+    stated = [g for g in evidence.privacy if g.epsilon and g.delta]
+    if not stated:
+        return []
+    weakest = max(stated, key=lambda g: float(g.epsilon or 0))
+    delta = max(float(g.delta or 0) for g in stated)
+    terms = (weakest.noise_multiplier, weakest.rate, weakest.steps)
+    steps = [GaussianSteps(float(terms[0] or 0), float(terms[1] or 0), int(terms[2] or 0))]
+    rows = (2, 4, 8) if weakest.unit == "record" else ()
+    found = [Several("rows", k, _up(persons.epsilon(steps, k, delta))) for k in rows]
+    sites = [k for k in (2, 3) if k <= len(evidence.plan.sites)]
+    return found + [Several("sites", k, _up(persons.at_sites(steps, k, "local", delta))) for k in sites]
+
+
+def _up(epsilon: float) -> str | None:
+    return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else None
+
+
+CHECKED = (
+    *("shared_seed", "key_reuse", "sampling_not_poisson", "empty_step_skipped", "parameter_uncovered"),
+    *("norm_of_another_vector", "unit_split", "stale_rows", "row_not_finite", "private_denominator"),
+    *("private_metric", "reserve_first"),
+)
+"""Hazards that the code of this release excludes by construction, or its tests plant and catch."""
+
+
+def statement_of(plan: Plan) -> Statement:
+    """The privacy statement of a plan, were it carried out as written and without retries."""
+    privacy, training = plan.privacy, plan.training
+    rows = plan.most_rows if privacy.unit == "person" else None
+    if privacy.mode == "off":
+        return statement(Terms("off", privacy.unit, 0, 0, training.rate, 0, 0, rows))
+    terms = Terms(
+        mode=privacy.mode,
+        unit=privacy.unit,
+        bound=privacy.bound,
+        noise_multiplier=privacy.noise_multiplier,
+        rate=training.rate,
+        steps=training.rounds * training.steps,
+        delta=privacy.delta,
+        rows_per_person=rows,
+    )
+    return statement(terms, CHECKED)
 
 
 @dataclass(frozen=True)

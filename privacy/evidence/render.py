@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from cloister.privacy.evidence import plots, reading
-from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence
+from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence, Guarantee, lower_bound
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.plan import Unit
 
@@ -82,12 +82,23 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "worst": reading.Worst.of(evidence),
         "ceiling": ceiling,
         "even_odds": lambda stated: reading.even_odds(float(stated.epsilon), float(stated.delta)),
+        "several": reading.several(evidence),
+        "statement": reading.statement_of(evidence.plan),
+        "most_refuted": _most_refuted,
         "missing": reading.missing(evidence),
         "comparisons": [*reading.comparisons(accuracy)] if accuracy else [],
         "accuracy_plot": _accuracy_plot(evidence),
         "epsilon_plot": _epsilon_plot(evidence),
         "bars": plots.shares(_bars(accuracy)) if accuracy else None,
     }
+
+
+def _most_refuted(stated: Guarantee) -> str:
+    """The bound of an audit whose every guess is right."""
+    if stated.audit is None or stated.delta is None:
+        return ""
+    guesses = int(stated.audit.guesses)
+    return lower_bound(guesses, guesses, int(stated.audit.phantoms), float(stated.delta))
 
 
 def _accuracy_plot(evidence: Evidence) -> plots.LinePlot | None:

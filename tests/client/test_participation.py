@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
+from cloister.privacy.dp.audit import Audit, Pipeline
 from cloister.privacy.errors import EntropyError, LogError, StateError, UpdateError
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import peek
@@ -56,3 +58,70 @@ def test_any_other_failure_is_a_refusal(tmp_path: Path) -> None:
     north = consortium.sites["north"]
     north.learner.train = failing(UpdateError("update_not_finite", "diverged"))
     assert peek(north.handle(task(consortium, "north")), 1 << 20).kind == messages.REFUSAL
+
+
+def audited(consortium: Consortium, name: str = "north") -> Audit:
+    """A site whose learner carries phantom units; its round is seen as the plan would have it."""
+    site, mechanism = consortium.sites[name], consortium.plan.round_mechanism
+    assert mechanism is not None
+    pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
+    site.audit = Audit.begin(consortium.plan.digest, pipeline)
+    return site.audit
+
+
+def seen(audit: Audit, number: int = 1) -> None:
+    """A sound round."""
+    random, watch = np.random.default_rng(number), audit.watch(number, 1)
+    for _ in range(audit.pipeline.steps):
+        active = watch.taking_part(np.flatnonzero(random.random(audit.phantoms) < audit.pipeline.rate))
+        values = audit.pipeline.noise_multiplier * random.standard_normal(audit.phantoms)
+        values[active] += 1
+        watch.observe(values.astype(np.float32), 1.0)
+    audit.keep(watch)
+
+
+def test_the_coins_of_the_audit_are_bound_before_anything_is_drawn(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path)
+    north, audit = consortium.sites["north"], audited(consortium)
+    north.handle(task(consortium, "north"))
+    events = [event for event in north.log.entries() if event.job == consortium.plan.digest]
+    assert [event.type for event in events[:2]] == ["audit.committed", "budget.reserved"]
+    assert events[0].body == {
+        "commitment": audit.commitment,
+        "phantoms": audit.phantoms,
+        "guesses": audit.guesses,
+    }
+    again = consortium.site("north")
+    again.audit = audit
+    again._commit()
+    assert [event.type for event in again.log.entries()].count("audit.committed") == 1
+
+
+@pytest.mark.parametrize("lost", ["the file of the audit", "the log"])
+def test_coins_are_never_tossed_again(tmp_path: Path, lost: str) -> None:
+    consortium = Consortium(tmp_path)
+    north, audit = consortium.sites["north"], audited(consortium)
+    if lost == "the log":
+        seen(audit)
+    else:
+        north.handle(task(consortium, "north"))
+        north = consortium.sites["north"] = consortium.site("north")
+        audited(consortium)
+        north.replies.folder.joinpath("round-00001-1.sealed").unlink()
+    answer = north.handle(task(consortium, "north"))
+    assert peek(answer, 1 << 20).kind == messages.REFUSAL
+    assert [e.body["reason"] for e in north.log.entries() if e.type == "incident.raised"] == ["state_damaged"]
+
+
+def test_at_the_end_the_log_says_what_the_audit_found(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path)
+    north, audit = consortium.sites["north"], audited(consortium)
+    seen(audit)
+    north._committed = True
+    consortium.federation().run(consortium.grid())
+    (event,) = [event for event in north.log.entries() if event.type == "audit.result"]
+    result = audit.result(consortium.plan.privacy.delta)
+    assert (event.body["correct"], event.body["bound"]) == (result.correct, result.bound)
+    assert event.body["claimed"] == pytest.approx(north.ledger.epsilon("notes"))
+    others = [e.type for name in ("south", "west") for e in consortium.sites[name].log.entries()]
+    assert "audit.result" not in others

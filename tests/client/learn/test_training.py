@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.evaluation import predict, score
-from cloister.client.learn.features import Tokens, prepare
+from cloister.client.learn.features import Indices, Tokens, prepare
 from cloister.client.learn.training import Guard, LocalTrainer, Moment, Settings
 from cloister.privacy.dp import noise
+from cloister.privacy.dp.audit import Audit, Pipeline
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import EntropyError, UpdateError
@@ -142,8 +143,8 @@ class TestWithPrivacy:
         engine = trainer._engine
 
         class Watched:
-            def clipped(self, batch: object, bound: float) -> Clipped:
-                seen.append(engine.clipped(batch, bound))  # type: ignore[arg-type]
+            def clipped(self, batch: object, bound: float, phantoms: Indices) -> Clipped:
+                seen.append(engine.clipped(batch, bound, phantoms))  # type: ignore[arg-type]
                 return seen[-1]
 
         monkeypatch.setattr(trainer, "_engine", Watched())
@@ -189,6 +190,54 @@ class TestWithPrivacy:
             trainer.train(start, PRIVATE, used, AT)
 
 
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No noise: what is left is the clipped sum."""
+    monkeypatch.setattr(
+        noise, "gaussian", lambda clipped, sigma, _: Noised(clipped.values, clipped.bound, sigma)
+    )
+
+
+class TestAudit:
+    """Phantom units go through training and leave no trace in the model."""
+
+    def audited(self, placed: Classifier, rate: float = 0.3) -> tuple[LocalTrainer, Audit]:
+        audit = Audit.begin(SEED, Pipeline(2.0, rate, 4))
+        features = prepare(placed, models.documents(DOCUMENTS))
+        return LocalTrainer(placed, features, models.labels(DOCUMENTS), audit=audit), audit
+
+    @pytest.mark.usefixtures("quiet")
+    def test_the_model_is_that_without_phantoms(
+        self, placed: Classifier, trainer: LocalTrainer, start: Vector
+    ) -> None:
+        other, audit = self.audited(placed)
+        settings = replace(PRIVATE, steps=4, rate=0.3)
+        expected = trainer.train(start, settings, entropy(), AT)
+        with pytest.raises(UpdateError, match="scale"):  # it is quiet, which the audit hears
+            other.train(start, settings, entropy(), AT)
+        audit.keep = lambda watch: None  # type: ignore[method-assign]
+        found = other.train(start, settings, entropy(), AT)
+        np.testing.assert_array_equal(found.values, expected.values)
+        assert found.mechanisms == expected.mechanisms
+
+    def test_every_step_is_watched_and_the_sum_is_of_the_model_alone(
+        self, placed: Classifier, start: Vector
+    ) -> None:
+        trainer, audit = self.audited(placed)
+        settings = replace(PRIVATE, steps=4, rate=0.3)
+        delta = trainer.train(start, settings, entropy(), AT)
+        assert delta.values.shape == start.shape
+        assert (audit.tally.steps, audit.last) == (4, (1, 1))
+        trainer.train(start, settings, entropy(), replace(AT, round=2))
+        assert audit.tally.steps == 8
+
+    def test_other_steps_than_the_plans_are_not_sent(self, placed: Classifier, start: Vector) -> None:
+        trainer, _ = self.audited(placed)
+        with pytest.raises(UpdateError, match="steps") as caught:
+            trainer.train(start, replace(PRIVATE, steps=3, rate=0.3), entropy(), AT)
+        assert caught.value.id == "audit_failed"
+
+
 OWNER = np.array([0, 1, 1, 2, 3, 3, 3, 4, 1, 3, 5, 5])
 """Whose document each is."""
 
@@ -197,14 +246,6 @@ OWNER = np.array([0, 1, 1, 2, 3, 3, 3, 4, 1, 3, 5, 5])
 def persons(placed: Classifier) -> LocalTrainer:
     features = prepare(placed, models.documents(DOCUMENTS))
     return LocalTrainer(placed, features, models.labels(DOCUMENTS), OWNER)
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No noise: what is left is the clipped sum."""
-    monkeypatch.setattr(
-        noise, "gaussian", lambda clipped, sigma, _: Noised(clipped.values, clipped.bound, sigma)
-    )
 
 
 class TestPersons:
@@ -261,7 +302,7 @@ class TestPersons:
         steps, rate, seen = 400, 0.3, np.zeros(6)
 
         class Watched:
-            def clipped(self, batch: Iterable[MicroBatch], bound: float) -> Clipped:
+            def clipped(self, batch: Iterable[MicroBatch], bound: float, phantoms: Indices) -> Clipped:
                 rows = np.concatenate(
                     [*(part.losses().numpy() for part in batch), np.zeros(0, dtype=np.int64)]
                 )

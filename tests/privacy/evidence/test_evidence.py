@@ -10,7 +10,7 @@ import pytest
 from cloister.privacy.canonical import digest
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
-from tests.reports import evidence, per_person, replanned, without_privacy
+from tests.reports import audit, evidence, per_person, replanned, without_privacy
 
 OTHER = digest(b"another")
 
@@ -111,6 +111,30 @@ def test_a_contradiction_is_refused(path: tuple[str | int, ...], to: Any, why: s
 def test_the_privacy_of_sites_is_that_of_the_plan() -> None:
     value = without_privacy() | {"privacy": evidence()["privacy"]}
     assert "mode of privacy" in refused(value)
+
+
+AUDIT = audit(165)
+
+
+@pytest.mark.parametrize(
+    ("field", "to", "why"),
+    [
+        ("bound", "9.000", "does not follow"),
+        ("correct", "166", "does not follow"),
+        ("correct", "201", "cannot be"),
+        ("guesses", "1001", "cannot be"),
+        ("phantoms", "99999999999", "cannot be"),
+    ],
+)
+def test_the_bound_of_an_audit_follows_from_its_guesses(field: str, to: str, why: str) -> None:
+    assert Evidence.from_json(changed("privacy", 0, "audit", to=AUDIT)).privacy[0].audit is not None
+    assert why in refused(changed("privacy", 0, "audit", to=AUDIT | {field: to}))
+
+
+def test_where_nothing_is_promised_nothing_is_audited() -> None:
+    value = without_privacy()
+    value["privacy"][0]["audit"] = AUDIT
+    assert "cannot be one of this job" in refused(value)
 
 
 def test_what_is_not_json_is_refused() -> None:

@@ -20,7 +20,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.evidence import render as module
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.render import render
-from tests.reports import VECTOR, evidence, per_person, replanned, without_privacy
+from tests.reports import VECTOR, audit, evidence, per_person, replanned, with_audit, without_privacy
 
 ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "line", "circle", "path", "rect"}
@@ -138,6 +138,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "head only": lambda: replanned(adapter=evidence()["plan"]["adapter"] | {"top_layers": 0}),
     "many sites": with_many_sites,
     "nothing": with_nothing,
+    "audited": lambda: with_audit(165, 171),
+    "refuted": lambda: with_audit(200, claimed="3.000"),
     "hostile": lambda: replanned(purpose=HOSTILE),
 }
 
@@ -325,6 +327,43 @@ def test_a_record_is_promised_no_more() -> None:
         assert said in whole
     for stronger in ("per person", "one person’s", "every person"):
         assert stronger not in whole
+
+
+def test_an_audit_says_what_it_found_and_what_it_cannot_see() -> None:
+    third = section(page(with_audit(165, 171)), 3).text()
+    bound = audit(165)["bound"]
+    for said in (
+        "Pipeline lower bound",
+        "165 of 200",
+        bound,
+        "not refuted",
+        "river-practice: no audit of its pipeline is recorded",
+        "whether gradients are right",
+        "it cannot exceed 4.1",
+    ):
+        assert said in third
+    assert "FAILED" not in third
+
+
+def test_a_refuted_claim_is_said_to_have_failed() -> None:
+    assert "FAILED: the claim is refuted" in section(page(with_audit(200, claimed="3.000")), 3).text()
+
+
+def test_more_rows_and_more_sites_have_figures_of_their_own() -> None:
+    third = section(page(evidence()), 3).text()
+    for said in (
+        "somebody with 2 records at one site, epsilon is at most",
+        "a record that 3 sites of this job hold",
+    ):
+        assert said in third
+    assert "records at one site, epsilon" not in section(page(per_person()), 3).text()
+
+
+def test_the_statement_names_what_was_not_checked() -> None:
+    third = section(page(evidence()), 3).text()
+    assert "Statement after NIST SP 800-226" in third
+    assert "Not checked: that the low bits" in third
+    assert "Not covered: when an answer comes" in third
 
 
 def test_a_bound_is_rounded_up() -> None:
