@@ -32,7 +32,7 @@ from cloister.privacy.update import Clipped, Noised
 Floats: TypeAlias = NDArray[np.float64]
 
 _DRAWS = 4
-_BLOCK = 1 << 16
+_BLOCK = 1 << 13
 _GRID_BITS = 10
 
 

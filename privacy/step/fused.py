@@ -107,12 +107,17 @@ class FusedEngine:
             raise ModelError("layer_unsupported", f"{min(missing)} got no gradient for each row of a batch.")
 
     def _add(self, total: ClippedSum, units: Indices) -> None:
-        """Adds what the last pass left."""
+        """Adds what the last pass left, and lets go of it.
+
+        The buffer goes, too: made anew before a backward pass, its pages fill while that pass gives back
+        the activations, and the next forward pass finds the memory free.
+        """
         if self._book is None:
             total.add(self._all_rows(), units)
         else:
             total.add_blocks(self._book.blocks, units)
             self._book = None
+        self._buffer = torch.empty(0)
 
     def _all_rows(self) -> Tensor:
         """The gradients of the rows of this pass in the order of the layout, float32, shape (n, d)."""
