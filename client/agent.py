@@ -22,6 +22,7 @@ from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
+from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.privacy import durable
 from cloister.privacy.entropy import Ratchet
@@ -180,6 +181,7 @@ class Agent:
             lead=self._site.roster.lead,
             learner=learner,
             audit=learner.audit,
+            secure=self._secure(job),
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,
@@ -187,6 +189,14 @@ class Agent:
             done=job.close,
             complain=self._say,
         )
+
+    def _secure(self, job: Job) -> SecureSums | None:
+        """Secure aggregation of a job, where its plan asks for it."""
+        terms, roster = job.plan.sum_terms, self._site.roster
+        if terms is None:
+            return None
+        peers = {name: roster.member(name) for name in terms.sites}
+        return SecureSums(terms, self._site.identity, peers, job.folder / "sums.json")
 
 
 def _warm() -> None:

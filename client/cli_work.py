@@ -216,7 +216,7 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
         "state": job.state,
         "purpose": plan.purpose,
         "terms": f"{training.rounds} rounds of {training.steps} steps, {cost}, with {len(plan.sites)} sites; "
-        "the lead can see single updates",
+        f"{plan.aggregation.visibility[0].lower()}{plan.aggregation.visibility[1:]}",
         "dataset": plan.site(site.name).dataset,
         "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
     }

@@ -6,7 +6,7 @@ The order of a round at the site, each step durable before the next:
 2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
 3. bind the site to the coins of its audit, once, in the event log;
 4. reserve the round's privacy cost in the ledger, which may refuse;
-5. move the ratchet to the round, train, note what was spent, encode, seal;
+5. move the ratchet to the round, train, note what was spent, encode, mask where the plan says so, seal;
 6. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
 A crash between 4 and 6 leaves a reserve and no reply: nothing has left, so the same update is computed
@@ -23,6 +23,7 @@ from typing import Protocol
 
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
+from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, durable
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.audit import Audit
@@ -32,8 +33,10 @@ from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.encoding import encode
-from cloister.privacy.update import Delta, Sealed, Vector
-from cloister.privacy.wire import messages
+from cloister.privacy.secagg.rounds import SEED
+from cloister.privacy.secagg.terms import At
+from cloister.privacy.update import Delta, Encoded, Sealed, Vector
+from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 
 _COMMITTED = "audit.committed"
@@ -53,6 +56,11 @@ class Learner(Protocol):
     def release(self, model: Vector) -> None:
         """Keeps the final model of the job at the site."""
         ...
+
+
+def _place(header: Header) -> At:
+    """The secure sum that an envelope is about."""
+    return At(header.round, header.step, header.attempt, header.model)
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ class Participant:
         log: the site's event log.
         replies: where sealed replies are stored.
         audit: of the learner's private steps; None where there are none.
+        secure: masks what leaves; there exactly where the plan asks for secure aggregation.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
     """
@@ -118,11 +127,16 @@ class Participant:
     log: EventLog
     replies: Replies
     audit: Audit | None = None
+    secure: SecureSums | None = None
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     _committed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if (self.secure is not None) != self.plan.aggregation.secure:
+            raise ValueError("updates are masked exactly where the plan says so")
 
     @property
     def name(self) -> str:
@@ -141,7 +155,7 @@ class Participant:
         opened = self._open(data)
         self.bytes_down += len(data)
         try:
-            sealed = self._finish(opened) if opened.header.kind == messages.FINISH else self._train(opened)
+            sealed = self._answer(opened)
         except CloisterError as error:
             if error.id in UNWRITABLE:
                 raise
@@ -151,6 +165,14 @@ class Participant:
         self.bytes_up += len(sealed.data)
         return sealed.data
 
+    def _answer(self, opened: Opened) -> Sealed:
+        kind = opened.header.kind
+        if kind == messages.TASK:
+            return self._train(opened)
+        if kind == messages.FINISH:
+            return self._finish(opened)
+        return self._add_up(opened)
+
     def _refuse(self, header: Header, reason: str, text: str) -> Sealed:
         """A refusal that carries the id; the text goes to the person at this machine."""
         self.complain(text)
@@ -158,9 +180,10 @@ class Participant:
         return self._seal(header, messages.REFUSAL, messages.refusal(reason))
 
     def _open(self, data: bytes) -> Opened:
-        limit = messages.largest(self.plan.adapter.parameters)
+        limit = messages.largest(self.plan.adapter.parameters, len(self.plan.sites) if self.secure else 0)
         seen = peek(data, limit)
-        kind = messages.FINISH if seen.kind == messages.FINISH else messages.TASK
+        asked = {messages.FINISH} | (sums.ASKED if self.secure else set())
+        kind = seen.kind if seen.kind in asked else messages.TASK
         expected = Header(
             kind=kind,
             consortium=self.plan.consortium,
@@ -201,13 +224,59 @@ class Participant:
         if reservation:
             self.ledger.spend(reservation, delta.mechanisms)
         encoded = encode(delta, self.plan.weight(self.name), self.plan.ring)
-        sealed = self._seal(header, messages.UPDATE, encoded.content)
+        sealed = self._hide(header, encoded)
         self.replies.store(header, sealed)
         self._release(header, sealed)
         self.log.append(
             "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
         )
         return sealed
+
+    def _hide(self, header: Header, encoded: Encoded) -> Sealed:
+        """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
+        if self.secure is None:
+            return self._seal(header, messages.UPDATE, encoded.content)
+        stream = self.entropy.stream(
+            "self-mask", round=header.round, step=header.step, attempt=header.attempt, model=header.model
+        )
+        masked = self.secure.mask(_place(header), encoded, stream.bytes(SEED))
+        return self._seal(header, sums.MASKED, sums.masked_to_bytes(masked))
+
+    def _add_up(self, opened: Opened) -> Sealed:
+        """A step of secure aggregation: agreeing on keys, signing survivors, opening what cancels."""
+        header, content, secure = opened.header, opened.content, self.secure
+        if secure is None:
+            raise ChannelError("wrong_context", "The plan has no secure aggregation.")
+        place, job = _place(header), self.plan.digest
+        match header.kind:
+            case sums.INTRODUCE:
+                return self._seal(header, sums.INTRODUCTION, secure.introduce())
+            case sums.AGREE:
+                return self._seal(header, sums.AGREEMENTS, secure.agree(content))
+            case sums.ADOPT:
+                answer = secure.adopt(content)
+                self.log.append("sum.agreed", job=job, sites=sorted(secure.terms.sites))
+                return self._seal(header, sums.ADOPTED, answer)
+            case sums.SURVIVE:
+                answer = secure.sign(place, content)
+                self.log.append(
+                    "sum.signed",
+                    job=job,
+                    round=header.round,
+                    step=header.step,
+                    survivors=sorted(secure.survivors),
+                )
+                return self._seal(header, sums.SIGNED, answer)
+            case sums.OPEN:
+                answer = secure.open(place, content)
+                missing = sorted(set(secure.terms.sites) - set(secure.survivors))
+                self.log.append("sum.opened", job=job, round=header.round, step=header.step, missing=missing)
+                return self._seal(header, sums.OPENED, answer)
+            case _:
+                answer = secure.recover(place, content)
+                lost = sorted(sums.shares_from_bytes(content))
+                self.log.append("sum.recovered", job=job, round=header.round, step=header.step, lost=lost)
+                return self._seal(header, sums.SHARES, answer)
 
     def _commit(self) -> None:
         """Binds this site to the coins of its audit before the first step that they take part in.

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cloister.privacy import canonical
 from cloister.privacy.dp.events import GaussianSteps
-from cloister.privacy.errors import PlanError
+from cloister.privacy.errors import AggregationError, PlanError
 from cloister.privacy.secagg.encoding import Ring
+from cloister.privacy.secagg.terms import SumTerms
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -160,11 +161,36 @@ class Privacy(Part):
 
 
 class Aggregation(Part):
-    """How updates become one: ``secure`` is False while the server can see single updates."""
+    """How updates become one.
 
-    secure: Literal[False] = False
+    ``threshold`` and ``colluding`` are absent from the bytes of a plan without secure aggregation.
+
+    Attributes:
+        secure: whether the server sees masked updates and opens their sum only; else it sees each.
+        minimum_sites: n_min: the fewest sites of a round.
+        range: the largest absolute value of a weighted coordinate of one site.
+        threshold: T: so many survivors sign a survivor set, and hold shares of each other's seeds.
+        colluding: t: so many sites may put together what they know, and the server with them.
+    """
+
+    secure: bool = False
     minimum_sites: Annotated[int, Field(ge=1)]
     range: Positive = 4.0
+    threshold: Annotated[int, Field(ge=1)] | None = None
+    colluding: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def visibility(self) -> str:
+        """What the server can see, in words."""
+        if self.secure:
+            return f"The server opens nothing but sums over at least {self.minimum_sites} sites"
+        return "The server can see every single update"
+
+    @model_validator(mode="after")
+    def _terms_where_secure(self) -> Self:
+        if {self.threshold is not None, self.colluding is not None} != {self.secure}:
+            raise ValueError("threshold and colluding belong to secure aggregation, and to it alone")
+        return self
 
 
 class Plan(Part):
@@ -193,10 +219,18 @@ class Plan(Part):
             raise ValueError("minimum_sites is more than there are sites")
         if len(set(self.task.labels)) != len(self.task.labels):
             raise ValueError("a label stands twice")
+        if self.aggregation.secure:
+            self._check_sums()
         others = [site.name for site in self.sites if site.unit != self.privacy.unit]
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
         return self
+
+    def _check_sums(self) -> None:
+        try:
+            self._terms("")
+        except AggregationError as error:
+            raise ValueError(error.what) from error
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
@@ -249,6 +283,23 @@ class Plan(Part):
     def ring(self) -> Ring:
         """The ring that updates are summed in."""
         return Ring(self.adapter.parameters, len(self.sites), self.aggregation.range)
+
+    @property
+    def sum_terms(self) -> SumTerms | None:
+        """The terms of secure aggregation; None where the server sees single updates."""
+        return self._terms(self.digest) if self.aggregation.secure else None
+
+    def _terms(self, job: str) -> SumTerms:
+        how = self.aggregation
+        return SumTerms(
+            job=job,
+            roster=self.roster,
+            sites=tuple(site.name for site in self.sites),
+            parameters=self.adapter.parameters,
+            threshold=how.threshold or 0,
+            minimum=how.minimum_sites,
+            colluding=how.colluding or 0,
+        )
 
     @property
     def round_mechanism(self) -> GaussianSteps | None:

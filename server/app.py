@@ -10,19 +10,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from cloister.privacy.errors import CloisterError, RoundError
-from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.errors import AggregationError, CloisterError, RoundError
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
-from cloister.privacy.wire import messages
+from cloister.privacy.secagg.rounds import ServerSum
+from cloister.privacy.secagg.terms import At, SumTerms
+from cloister.privacy.update import Vector
+from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
+from cloister.server.sums import Adding, Ask
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,13 @@ class Federation:
 
         Raises:
             RoundError: the plan's minimum of sites was not met, or the operator stopped the run.
+            AggregationError: keys were not agreed, or a secure sum could not be opened. Its round is over
+                and stays charged; the next one begins when the run is resumed.
         """
         state = self.resume
         self._await_sites(state)
+        if self.plan.sum_terms and state.round == 0:
+            self._adding(grid, self.plan.sum_terms).agree(lambda: self._stage(state, 1))
         for number in range(state.round + 1, self.plan.training.rounds + 1):
             state = self._round(grid, state, number)
             self.save(state)
@@ -136,35 +144,108 @@ class Federation:
     # One round
 
     def _round(self, grid: Grid, state: Checkpoint, number: int) -> Checkpoint:
-        model = messages.model_digest(state.model)
-        invited = self._invited(state)
-        current = Round(self.plan, number, 1, model, invited)
-        job = self.plan.digest
-        self.log.append("round.opened", job=job, round=number, model=model, invited=list(invited))
+        current = self._stage(state, number)
+        job, terms = self.plan.digest, self.plan.sum_terms
+        self.log.append(
+            "round.opened", job=job, round=number, model=current.model, invited=list(current.invited)
+        )
+        place = At(number, 0, current.attempt, current.model)
+        summing = ServerSum(terms, place, self._identities()) if terms else None
         acknowledged = dict(state.acknowledged)
-        for site, opened in self._exchange(grid, current, messages.TASK, state):
-            self._take(current, site, opened, acknowledged)
+        answer = sums.MASKED if terms else messages.UPDATE
+        for site, opened in self._exchange(grid, current, self._task(messages.TASK, answer, state)):
+            self._take(current, site, opened, acknowledged, summing)
             self.progress(current)
             del opened  # before the next one is fetched: one update in memory at a time
-        new_model = current.close(state.model)
         excluded = state.excluded | {
             name: standing.reason for name, standing in current.standings.items() if standing.state == REFUSED
         }
+        after = Checkpoint(job, number, state.model, acknowledged, excluded)
+        if summing is None:
+            new_model = current.close(state.model)
+        else:
+            new_model = self._add_up(grid, current, summing, state, after)
         self.log.append(
             "round.closed",
             job=job,
             round=number,
             model=messages.model_digest(new_model),
-            accepted=list(current.of(ACCEPTED)),
-            refused=list(current.of(REFUSED)),
-            lost=list(current.of(LOST)),
+            **_outcome(current),
         )
-        return Checkpoint(job, number, new_model, acknowledged, excluded)
+        return replace(after, model=new_model)
+
+    def _add_up(
+        self, grid: Grid, current: Round, summing: ServerSum, state: Checkpoint, after: Checkpoint
+    ) -> Vector:
+        """The model after a secure sum over those whose masked update is there.
+
+        Raises:
+            RoundError: ``below_minimum``; the same sum is still open when the run is resumed.
+            AggregationError: it can never be opened; the checkpoint ``after`` was saved.
+        """
+        current.check()
+        # Sites sign one survivor set a round: after a crash it must be the same.
+        self.save(replace(state, survivors=summing.survivors()))
+        job, number = self.plan.digest, current.number
+        try:
+            words, signed, opened = self._adding(grid, summing.terms).open(current, summing)
+        except AggregationError as error:
+            self.log.append("round.aborted", job=job, round=number, reason=error.id, **_outcome(current))
+            self.save(after)
+            raise
+        self.log.append(
+            "sum.closed",
+            job=job,
+            round=number,
+            step=0,
+            survivors=sorted(summing.survivors()),
+            signed=sorted(signed),
+            opened=sorted(opened),
+        )
+        return current.close_with(state.model, words)
+
+    def _adding(self, grid: Grid, terms: SumTerms) -> Adding:
+        return Adding(
+            terms,
+            self._identities(),
+            lambda current, ask: self._exchange(grid, current, ask),
+            self._refused,
+        )
+
+    def _identities(self) -> dict[str, PublicIdentity]:
+        return {site.name: self.roster.member(site.name) for site in self.plan.sites}
+
+    def _refused(self, current: Round, site: str, reason: str) -> None:
+        self.log.append(
+            "update.refused", job=self.plan.digest, round=current.number, site=site, reason=reason
+        )
+
+    def _stage(self, state: Checkpoint, number: int) -> Round:
+        """An exchange with all sites that are still asked, from the model of a checkpoint."""
+        return Round(
+            self.plan, number, 1, messages.model_digest(state.model), state.survivors or self._invited(state)
+        )
+
+    @staticmethod
+    def _task(kind: str, answer: str, state: Checkpoint) -> Ask:
+        """The global model, with what of each site arrived last."""
+
+        def content(site: str) -> bytes:
+            return messages.Task(state.model, state.acknowledged.get(site, "")).to_bytes()
+
+        return Ask(kind, answer, content, patience=None)
 
     def _invited(self, state: Checkpoint) -> tuple[str, ...]:
         return tuple(site.name for site in self.plan.sites if site.name not in state.excluded)
 
-    def _take(self, current: Round, site: str, opened: Opened, acknowledged: dict[str, str]) -> None:
+    def _take(
+        self,
+        current: Round,
+        site: str,
+        opened: Opened,
+        acknowledged: dict[str, str],
+        summing: ServerSum | None,
+    ) -> None:
         """Adds an update to the round, or notes why it cannot be used."""
         job, number = self.plan.digest, current.number
         if opened.header.kind == messages.REFUSAL:
@@ -173,7 +254,11 @@ class Federation:
             self.log.append("update.refused", job=job, round=number, site=site, reason=reason)
             return
         try:
-            current.accept(site, opened.pieces)
+            if summing is None:
+                current.accept(site, opened.pieces)
+            else:
+                summing.add(site, sums.masked_from_bytes(opened.content, self.plan.adapter.parameters))
+                current.note(site)
         except CloisterError as error:
             current.refuse(site, error.id)
             self.log.append("update.refused", job=job, round=number, site=site, reason=error.id)
@@ -189,15 +274,13 @@ class Federation:
 
     # Moving envelopes
 
-    def _exchange(
-        self, grid: Grid, current: Round, kind: str, state: Checkpoint
-    ) -> Iterable[tuple[str, Opened]]:
+    def _exchange(self, grid: Grid, current: Round, ask: Ask) -> Iterable[tuple[str, Opened]]:
         """Sends every invited site its envelope and yields the answers one by one as they arrive.
 
         A site that is away longer than ``pace.absence`` or silent longer than ``pace.answer`` is lost;
         a connected but silent site is sent the same task again, because Flower delivers at most once.
         """
-        post = _Post(self, grid, current, kind, state)
+        post = _Post(self, grid, current, ask)
         while current.of(WAITING):
             self._check_stop()
             post.send()
@@ -207,12 +290,14 @@ class Federation:
             if current.of(WAITING) == waiting:  # nothing was heard
                 time.sleep(self.pace.poll)
 
-    def envelope(self, current: Round, site: str, kind: str, state: Checkpoint) -> bytes:
+    def envelope(self, current: Round, site: str, ask: Ask) -> bytes:
         """The sealed and signed message for one site."""
-        content = messages.Task(state.model, state.acknowledged.get(site, "")).to_bytes()
-        return seal(
-            self._header(current, site, kind, up=False), content, self.identity, self.roster.member(site)
-        )
+        header = self._header(current, site, ask.kind, up=False)
+        return seal(header, ask.content(site), self.identity, self.roster.member(site))
+
+    def task(self, current: Round, site: str, state: Checkpoint) -> bytes:
+        """The sealed and signed task of a round for one site."""
+        return self.envelope(current, site, self._task(messages.TASK, messages.UPDATE, state))
 
     def opened(self, current: Round, site: str, kinds: tuple[str, ...], data: bytes) -> Opened:
         """An answer, verified and opened.
@@ -220,7 +305,8 @@ class Federation:
         Raises:
             ChannelError: not signed by the site, or for another plan, round, attempt or model.
         """
-        limit = messages.largest(self.plan.adapter.parameters)
+        secure = self.plan.aggregation.secure
+        limit = messages.largest(self.plan.adapter.parameters, len(self.plan.sites) if secure else 0)
         kind = peek(data, limit).kind
         return open_envelope(
             data,
@@ -248,13 +334,14 @@ class Federation:
 
     def _finish(self, grid: Grid, state: Checkpoint) -> None:
         """Hands every site that is present the final model; a site that is away fetches it later."""
-        number = self.plan.training.rounds + 1
-        current = Round(self.plan, number, 1, messages.model_digest(state.model), self._invited(state))
-        for site, opened in self._exchange(grid, current, messages.FINISH, state):
+        current = self._stage(state, self.plan.training.rounds + 1)
+        for site, opened in self._exchange(
+            grid, current, self._task(messages.FINISH, messages.CLOSED, state)
+        ):
             if opened.header.kind == messages.REFUSAL:
                 current.refuse(site, messages.refusal_reason(opened.content))
             else:
-                current.standings[site] = Standing(ACCEPTED)
+                current.note(site)
         self.log.append(
             "model.released",
             job=self.plan.digest,
@@ -263,14 +350,22 @@ class Federation:
         )
 
 
+def _outcome(current: Round) -> dict[str, list[str]]:
+    """Who is in which state at the end of a round."""
+    return {
+        "accepted": list(current.of(ACCEPTED)),
+        "refused": list(current.of(REFUSED)),
+        "lost": list(current.of(LOST)),
+    }
+
+
 class _Post:
     """The messages of one exchange: which were sent to whom, and since when a site is away."""
 
-    def __init__(
-        self, federation: Federation, grid: Grid, current: Round, kind: str, state: Checkpoint
-    ) -> None:
+    def __init__(self, federation: Federation, grid: Grid, current: Round, ask: Ask) -> None:
         self.federation, self.grid = federation, grid
-        self.current, self.kind, self.state = current, kind, state
+        self.current, self.ask = current, ask
+        self.patience = federation.pace.answer if ask.patience is None else ask.patience
         self.sent: dict[str, tuple[str, float]] = {}  # site -> (message id, when)
         self.started = time.monotonic()
         self.looked = 0.0
@@ -287,7 +382,7 @@ class _Post:
         for site in due:
             if site not in nodes:
                 continue
-            data = self.federation.envelope(self.current, site, self.kind, self.state)
+            data = self.federation.envelope(self.current, site, self.ask)
             content = RecordDict({"envelope": ConfigRecord({"b": data})})
             message = Message(
                 content=content,
@@ -339,8 +434,7 @@ class _Post:
         if not isinstance(data, bytes):
             raise RoundError("site_failed", f"{site} answered something that holds no envelope.")
         self.federation.up[site] += len(data)
-        answer = messages.UPDATE if self.kind == messages.TASK else messages.CLOSED
-        return self.federation.opened(self.current, site, (answer, messages.REFUSAL), data)
+        return self.federation.opened(self.current, site, (self.ask.answer, messages.REFUSAL), data)
 
     def drop_absent(self) -> None:
         """Gives up on sites that are away or silent for too long; their message may still be worked on."""
@@ -351,7 +445,7 @@ class _Post:
         for site in self.current.of(WAITING):
             if site not in present and now - away.setdefault(site, now) > pace.absence:
                 self._lose(site, "site_lost")
-            elif now - self.started > pace.answer:
+            elif now - self.started > self.patience:
                 self._lose(site, "deadline")
 
     def _lose(self, site: str, reason: str) -> None:

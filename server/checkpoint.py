@@ -29,6 +29,7 @@ class Checkpoint:
         model: the global model, float32, shape (d,).
         acknowledged: site name -> digest of its last accepted envelope.
         excluded: site name -> id of the reason why it is not asked again.
+        survivors: whose masked updates of the next round are to be added up, once that was fixed.
     """
 
     plan: str
@@ -36,6 +37,7 @@ class Checkpoint:
     model: Vector
     acknowledged: dict[str, str]
     excluded: dict[str, str]
+    survivors: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint: one line of canonical JSON, then the model's bytes."""
@@ -46,6 +48,7 @@ class Checkpoint:
             "model": canonical.digest(body),
             "acknowledged": self.acknowledged,
             "excluded": self.excluded,
+            "survivors": list(self.survivors),
         }
         durable.write(path, canonical.encode(head) + b"\n" + body)
 
@@ -70,4 +73,5 @@ class Checkpoint:
         ):
             raise damaged
         model = np.frombuffer(body, dtype=_WIRE).astype(np.float32)
-        return cls(plan, int(head["round"]), model, dict(head["acknowledged"]), dict(head["excluded"]))
+        told = (dict(head["acknowledged"]), dict(head["excluded"]), tuple(head["survivors"]))
+        return cls(plan, int(head["round"]), model, *told)

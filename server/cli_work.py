@@ -68,6 +68,10 @@ def propose(
     delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
     top_layers: Annotated[int | None, typer.Option(min=0, help="Layers with LoRA, from the top.")] = None,
     minimum: Annotated[int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.")] = 0,
+    secure: Annotated[
+        bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
+    ] = True,
+    colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
 ) -> None:
@@ -85,6 +89,8 @@ def propose(
         epsilon=epsilon,
         delta=delta,
         minimum_sites=minimum,
+        secure=secure,
+        colluding=colluding,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -107,12 +113,14 @@ def propose(
                 "state": job.state,
                 "unit": plan.privacy.unit,
                 "noise_multiplier": plan.privacy.noise_multiplier,
+                "secure": plan.aggregation.secure,
             }
         )
         return
     typer.echo(f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}.")
     typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
     typer.echo(f"The unit of privacy is the {plan.privacy.unit}.")
+    typer.echo(f"{plan.aggregation.visibility}.")
     typer.echo("Each site decides with `cloister site approve`.")
 
 

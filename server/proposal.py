@@ -26,6 +26,7 @@ from cloister.privacy.plan import (
     Training,
     Unit,
 )
+from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.update import Vector
 
 
@@ -57,7 +58,9 @@ class Terms:
         rate: Poisson sampling rate of a step.
         rates: optimizer and learning rates; None for those of ``RATES``.
         top_layers: layers that carry LoRA; those below are run once and cached.
-        minimum_sites: fewer answers than that end the run.
+        minimum_sites: fewer answers than that end the run; 0 for all but one, or more if ``secure`` needs it.
+        secure: whether the server may open nothing but sums.
+        colluding: with ``secure``, how many sites may put together what they know, and the server with them.
     """
 
     purpose: str
@@ -79,6 +82,8 @@ class Terms:
     max_tokens: int = 64
     minimum_sites: int = 0
     range: float = 4.0
+    secure: bool = False
+    colluding: int = 1
 
 
 def draft(
@@ -95,7 +100,7 @@ def draft(
 
     Raises:
         PlanError: ``plan_conflict``, a site of the roster has made no offer, or one at another unit of
-            privacy.
+            privacy, or there are too few sites for secure aggregation.
         BudgetError: no noise reaches the target.
     """
     missing = [site.name for site in roster.sites if site.name not in offers]
@@ -129,12 +134,28 @@ def draft(
             momentum=terms.momentum,
         ),
         privacy=_privacy(terms, unit),
-        aggregation=Aggregation(
-            minimum_sites=terms.minimum_sites or max(1, len(sites) - 1),
-            range=terms.range,
-        ),
+        aggregation=_aggregation(terms, len(sites)),
     )
     return plan, initial(order, plan.adapter.seed)
+
+
+def _aggregation(terms: Terms, sites: int) -> Aggregation:
+    if not terms.secure:
+        return Aggregation(minimum_sites=terms.minimum_sites or max(1, sites - 1), range=terms.range)
+    least = SumTerms.least_threshold(sites, terms.colluding)
+    if sites < least or least - terms.colluding < 2:
+        raise PlanError(
+            "plan_conflict",
+            f"Secure aggregation among {sites} sites hides no update from {terms.colluding} that collude.",
+            "Take at least 3 sites, or propose with --no-secure: the lead then sees every single update.",
+        )
+    return Aggregation(
+        secure=True,
+        minimum_sites=max(terms.minimum_sites or sites - 1, least),
+        range=terms.range,
+        threshold=least,
+        colluding=terms.colluding,
+    )
 
 
 def _placement(terms: Terms) -> Placement:

@@ -12,6 +12,10 @@ The rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cloister.privacy.errors import RoundError
 from cloister.privacy.plan import Plan
@@ -47,11 +51,13 @@ class Round:
     model: str
     invited: tuple[str, ...]
     standings: dict[str, Standing] = field(init=False)
-    _sum: Sum = field(init=False)
 
     def __post_init__(self) -> None:
         self.standings = dict.fromkeys(self.invited, Standing(WAITING))
-        self._sum = Sum(self.plan.ring)
+
+    @cached_property
+    def _sum(self) -> Sum:
+        return Sum(self.plan.ring)
 
     def accept(self, site: str, pieces: Pieces) -> None:
         """Adds a site's encoded update to the sum.
@@ -62,6 +68,15 @@ class Round:
         """
         self._check_waiting(site)
         self._sum.add(pieces, self.plan.weight(site))
+        self.standings[site] = Standing(ACCEPTED)
+
+    def note(self, site: str) -> None:
+        """Notes an answer that is kept elsewhere: a masked update, or one that is no update.
+
+        Raises:
+            RoundError: ``site_failed``, as in ``accept``.
+        """
+        self._check_waiting(site)
         self.standings[site] = Standing(ACCEPTED)
 
     def refuse(self, site: str, reason: str) -> None:
@@ -86,6 +101,25 @@ class Round:
         """The next global model: the old one plus the weighted mean of the accepted updates.
 
         Raises:
+            RoundError: as ``check``.
+        """
+        self.check()
+        return model + self._sum.mean()
+
+    def close_with(self, model: Vector, words: NDArray[np.uint32]) -> Vector:
+        """The same from the opened sum over all accepted sites, shape (d,), modulo 2^32.
+
+        Raises:
+            RoundError: as ``check``.
+        """
+        self.check()
+        weight = sum(self.plan.weight(site) for site in self.of(ACCEPTED))
+        return model + Sum.of(self.plan.ring, words, weight).mean()
+
+    def check(self) -> None:
+        """Checks that enough sites were accepted.
+
+        Raises:
             RoundError: ``below_minimum``, naming every site that is missing and why; or
                 ``nothing_aggregated``.
         """
@@ -101,4 +135,3 @@ class Round:
                 f"Round {self.number} got {len(accepted)} updates of at least {minimum} ({missing}).",
                 "Bring the missing sites back and resume, or propose a plan without them.",
             )
-        return model + self._sum.mean()

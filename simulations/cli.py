@@ -28,6 +28,7 @@ from cloister.simulations.stage import Source, Stage
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_SECURE_SITES = 3  # with one that may collude, two others stand behind every sum
 _NOT_YET = "It is planned; see CHANGELOG.md for what this release holds."
 
 
@@ -60,7 +61,9 @@ def demo(
     top_layers: Annotated[
         int | None, typer.Option(min=0, help="Layers with LoRA, counted from the top.")
     ] = None,
-    secure: Annotated[bool, typer.Option(help="Secure aggregation (not in this release).")] = False,
+    secure: Annotated[
+        bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
+    ] = True,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
         "cloister-demo"
@@ -72,7 +75,7 @@ def demo(
 
     Example: cloister demo --data intents.csv --text text --label label --split dirichlet:0.5
     """
-    _refuse_what_is_not_there(privacy, secure=secure)
+    _refuse_what_is_not_there(privacy)
     _check_target(epsilon, delta)
     column = PersonColumn(person, rows_per_person, missing_persons) if person else None
     if data is None:
@@ -81,7 +84,8 @@ def demo(
         spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
         play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode="off" if privacy == "off" else "local")
-    terms = replace(terms, unit="person" if person else "record")
+    terms = replace(terms, unit="person" if person else "record", secure=secure)
+    _check_sites(len(play.train), secure=secure)
     if privacy != "off":
         terms = replace(terms, epsilon=epsilon, delta=delta)
     if rounds:
@@ -93,13 +97,20 @@ def demo(
     _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)
 
 
-def _refuse_what_is_not_there(privacy: str, *, secure: bool) -> None:
+def _refuse_what_is_not_there(privacy: str) -> None:
     if privacy == "joint":
         raise UsageError(
             "not_available_yet", "Joint privacy is not in this release; nothing was run.", _NOT_YET
         )
-    if secure:
-        raise UsageError("not_available_yet", "Secure aggregation is not in this release.", _NOT_YET)
+
+
+def _check_sites(sites: int, *, secure: bool) -> None:
+    if secure and sites < _SECURE_SITES:
+        raise UsageError(
+            "option_invalid",
+            f"Secure aggregation needs at least {_SECURE_SITES} sites; this demo has {sites}.",
+            "Take more sites, or add --no-secure: the lead then sees every single update.",
+        )
 
 
 def _check_target(epsilon: float, delta: float) -> None:

@@ -82,6 +82,7 @@ class Outcome:
             "peak_memory_bytes": self.peak_memory,
             "model_digest": progress["model"],
             "plan_digest": self.run.plan.digest,
+            "secure": self.run.plan.aggregation.secure,
             "statement": statement_of(self.run.plan).to_json(),
             "bundle": None,
         }
@@ -192,7 +193,7 @@ def reading(outcome: Outcome) -> list[str]:
     if private:
         lines.append(_audited(outcome))
     covered = "Test figures are not covered by epsilon. " if private else ""
-    lines.append(f"{covered}The lead can see single updates in this release.")
+    lines.append(f"{covered}{plan.aggregation.visibility}.")
     return lines
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from cloister.client.app import client_app
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.ledger import Ledger
+from cloister.client.sums import SecureSums
 from cloister.privacy import canonical
 from cloister.privacy.dp.noise import gaussian
 from cloister.privacy.entropy import Ratchet
@@ -98,7 +99,15 @@ class Consortium:
             entropy=entropy,
             log=log,
             replies=Replies(folder / "replies"),
+            secure=self.secure(name),
         )
+
+    def secure(self, name: str) -> SecureSums | None:
+        terms = self.plan.sum_terms
+        if terms is None:
+            return None
+        peers = {peer: self.keys[peer].public for peer in terms.sites}
+        return SecureSums(terms, self.keys[name], peers, self.folder / name / "sums.json")
 
     def federation(self, **changes: Any) -> Federation:
         settings: dict[str, Any] = {

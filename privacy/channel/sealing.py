@@ -21,7 +21,7 @@ WRAPPED = hpke.KEM.MLKEM768_X25519.enc_length() + KEY + 16
 
 def wrap(key: bytes, recipient: PublicIdentity, info: bytes) -> bytes:
     """A stream key sealed for ``recipient`` in the context ``info``."""
-    return _SUITE.encrypt(key, recipient.sealing_key, info)
+    return wrap_for(key, recipient.sealing_key, info)
 
 
 def unwrap(wrapped: bytes, recipient: PrivateIdentity, info: bytes) -> bytes:
@@ -30,8 +30,22 @@ def unwrap(wrapped: bytes, recipient: PrivateIdentity, info: bytes) -> bytes:
     Raises:
         ChannelError: ``seal_invalid``: another recipient, another context or altered bytes.
     """
+    return unwrap_with(wrapped, recipient.hpke_private, info)
+
+
+def wrap_for(key: bytes, recipient: hpke.MLKEM768X25519PublicKey, info: bytes) -> bytes:
+    """A 32-byte key sealed for whoever holds the private half of a key, in the context ``info``."""
+    return _SUITE.encrypt(key, recipient, info)
+
+
+def unwrap_with(wrapped: bytes, private: hpke.MLKEM768X25519PrivateKey, info: bytes) -> bytes:
+    """The key that was sealed for ``private``.
+
+    Raises:
+        ChannelError: ``seal_invalid``.
+    """
     try:
-        key = _SUITE.decrypt(wrapped, recipient.hpke_private, info)
+        key = _SUITE.decrypt(wrapped, private, info)
     except (InvalidTag, ValueError) as error:
         raise ChannelError("seal_invalid", "A sealed key does not open here.") from error
     if len(key) != KEY:

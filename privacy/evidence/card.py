@@ -49,7 +49,8 @@ def card(evidence: Mapping[str, Any]) -> str:
     """
     found = Evidence.from_json(evidence)
     parts = [_header(found), _introduction(found), _use(found), _privacy(found), _results(found)]
-    return "\n".join([*parts, _training(found), _LIMITS])
+    limits = _LIMITS.replace("VISIBILITY", f"{found.plan.aggregation.visibility}.")
+    return "\n".join([*parts, _training(found), limits])
 
 
 def loading_code(evidence: Evidence) -> str:
@@ -67,7 +68,7 @@ _LIMITS = """\
 - Evidence, not legal advice, and no statement that any law or standard is met.
 - The guarantee is as good as the records that sites made of their own noise; a site can lie.
 - Accuracies, timing, participation and bands of record and person numbers lie outside epsilon.
-- Secure aggregation was not on: the lead's server could see single updates.
+- VISIBILITY
 - The software has not been reviewed from outside.
 """
 

@@ -69,6 +69,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         "e": evidence,
         "plan": evidence.plan,
         "private": evidence.plan.privacy.mode == "local",
+        "secure": evidence.plan.aggregation.secure,
         "unit": evidence.plan.privacy.unit,
         "level": LEVELS[evidence.plan.privacy.unit],
         "codes": [*dict.fromkeys(party.code for party in (evidence.plan.lead, *evidence.plan.sites))],

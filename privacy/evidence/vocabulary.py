@@ -270,6 +270,12 @@ FAMILIES: Mapping[str, Family] = {
     "round.opened": _round({"model": DIGEST, "attempt?": COUNT, "invited?": _SITES}),
     "round.closed": _round({"model": DIGEST, "rule?": one_of("weighted-mean"), **_OUTCOME}),
     "round.aborted": _round({"reason": REASON, **_OUTCOME}),
+    # Secure aggregation (privacy.secagg.rounds): what a site signed and opened, and the whole at the lead.
+    "sum.agreed": _job({"sites": _SITES}),
+    "sum.signed": _round({"survivors": _SITES, "step": COUNT}),
+    "sum.opened": _round({"missing": _SITES, "step": COUNT}),
+    "sum.recovered": _round({"lost": _SITES, "step": COUNT}),
+    "sum.closed": _round({"survivors": _SITES, "signed": _SITES, "opened": _SITES, "step": COUNT}),
     # Every sealed envelope, at both ends. `sealed` is the digest of its bytes.
     "update.sent": _round({"sealed": DIGEST, "bytes": COUNT, **_ENVELOPE}),
     "update.received": _round({"sealed": DIGEST, "bytes?": COUNT, **_ENVELOPE}),

@@ -109,6 +109,18 @@ class Sum:
         self.weight = 0.0
         self._total: NDArray[np.int32] = np.zeros(ring.parameters, dtype=_WIRE)
 
+    @classmethod
+    def of(cls, ring: Ring, words: NDArray[np.uint32], weight: float) -> Sum:
+        """The sum that secure aggregation opened, of sites with this weight together.
+
+        Args:
+            words: the sum of encoded updates modulo 2^32, shape (d,).
+        """
+        found = cls(ring)
+        found._total = words.view(_WIRE)
+        found.weight = weight
+        return found
+
     def add(self, pieces: Pieces, weight: float) -> None:
         """Adds one encoded update of a site with the public ``weight``.
 

@@ -9,6 +9,8 @@ kind        from -> to          content
 ``finish``  lead -> site        the final global model, and what of this site arrived last
 ``closed``  site -> lead        empty: the site keeps the final model
 ==========  ==================  ==============================================================
+
+With secure aggregation an update goes as ``masked``, and there are more kinds (``sums``).
 """
 
 from __future__ import annotations
@@ -27,11 +29,17 @@ TASK, UPDATE, REFUSAL, FINISH, CLOSED = "task", "update", "refusal", "finish", "
 _WIRE = np.dtype("<f4")
 _DIGEST = 71  # "sha256:" and 64 digits
 _OVERHEAD = 64 << 10
+_OVERHEAD_SITE = 24 << 10  # keys, signatures and shares of one site
 
 
-def largest(parameters: int) -> int:
-    """The size in bytes that no envelope of a plan of d ``parameters`` passes, known before one is read."""
-    return stream.sealed_size(_DIGEST + 4 * parameters) + _OVERHEAD
+def largest(parameters: int, sites: int = 0) -> int:
+    """The size in bytes that no envelope of a plan passes, known before one is read.
+
+    Args:
+        parameters: d.
+        sites: how many add up in secret; 0 without secure aggregation.
+    """
+    return stream.sealed_size(_DIGEST + 4 * parameters) + _OVERHEAD + sites * _OVERHEAD_SITE
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ from cloister.privacy.secagg.masking import Mask
 from cloister.simulations.bench.result import Limit, Result, spread
 
 MIB = 1 << 20
-_REPEATS = 3
+_REPEATS = 5
 # Flower's side goes through fresh memory. Where a virtual machine asks its host for each page that is touched
 # for the first time, that may take longer than the work: a figure of the host, not of Flower.
 _WARMING = 3
@@ -91,7 +91,7 @@ class Timing:
 
 
 def run() -> Result:
-    """Measures everything, in about a minute.
+    """Measures everything, in a minute and a half.
 
     Raises:
         RoundError: ``site_failed``, the process whose memory is measured failed.

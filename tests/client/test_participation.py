@@ -27,7 +27,7 @@ def task(consortium: Consortium, site: str) -> bytes:
     federation = consortium.federation()
     state = federation.resume
     current = Round(consortium.plan, 1, 1, messages.model_digest(state.model), tuple(consortium.keys))
-    return federation.envelope(current, site, messages.TASK, state)
+    return federation.task(current, site, state)
 
 
 def failing(error: Exception) -> Any:

@@ -68,7 +68,16 @@ BROKEN: dict[str, tuple[list[Any], Any]] = {
     "one label": (["task", "labels"], ["a"]),
     "a label twice": (["task", "labels"], ["a", "a"]),
     "minimum above the sites": (["aggregation", "minimum_sites"], 4),
-    "secure aggregation claimed": (["aggregation", "secure"], True),
+    "secure aggregation without its terms": (["aggregation", "secure"], True),
+    "a threshold without secure aggregation": (["aggregation", "threshold"], 3),
+    "a threshold that is too low": (
+        ["aggregation"],
+        {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 2, "colluding": 1},
+    ),
+    "two sites behind a sum, one of which colludes": (
+        ["aggregation"],
+        {"secure": True, "minimum_sites": 2, "range": 4.0, "threshold": 2, "colluding": 1},
+    ),
     "no noise under local privacy": (["privacy", "noise_multiplier"], 0),
     "person units at record-level sites": (["privacy", "unit"], "person"),
     "another unit": (["privacy", "unit"], "household"),

@@ -22,7 +22,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     def of(*options: str) -> Demo:
         seen: list[Demo] = []
         monkeypatch.setattr(cli, "_perform", lambda demo, **_: seen.append(demo))
-        assert main(["demo", "--out", str(tmp_path / "out"), "--sites", "2", *options]) == 0
+        assert main(["demo", "--out", str(tmp_path / "out"), "--sites", "2", "--no-secure", *options]) == 0
         (demo,) = seen
         return demo
 
@@ -32,6 +32,11 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
 def test_without_a_person_column_the_unit_is_the_record(asked: Asked) -> None:
     demo = asked()
     assert (demo.terms.unit, demo.terms.mode, demo.stage.person) == ("record", "local", None)
+
+
+def test_secure_aggregation_is_on_unless_it_is_switched_off(asked: Asked) -> None:
+    assert not asked().terms.secure
+    assert asked("--sites", "3", "--secure").terms.secure
 
 
 @pytest.mark.parametrize("privacy", ["local", "off"])
@@ -55,6 +60,7 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
     [
         (["--person", "nobody"], 1, "column_missing"),
         (["--model", "nowhere"], 1, "model_missing"),
+        (["--sites", "2"], 2, "option_invalid"),  # two sites hide nothing from each other
         (["--person", "patient", "--privacy", "joint"], 2, "not_available_yet"),
     ],
 )

@@ -71,7 +71,7 @@ def test_no_field_may_be_missing(field: str) -> None:
         (("traffic", 0, "bytes_up"), "-1", "traffic.0.bytes_up"),
         (("accuracy", "federated"), 1.5, "accuracy.federated"),
         (("accuracy", "test_rows"), "012", "accuracy.test_rows"),
-        (("plan", "aggregation", "secure"), True, "plan.aggregation.secure"),
+        (("plan", "aggregation", "secure"), True, "plan.aggregation"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_name(path: tuple[str | int, ...], to: Any, names: str) -> None:

@@ -129,6 +129,7 @@ def with_nothing() -> dict[str, Any]:
     return evidence(**{name: [] for name in lists}, accuracy=None, peak_memory=None)
 
 
+SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1}
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "demo": evidence,
     "federation": lambda: evidence(kind="federation"),
@@ -140,6 +141,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "nothing": with_nothing,
     "audited": lambda: with_audit(165, 171),
     "refuted": lambda: with_audit(200, claimed="3.000"),
+    "secure": lambda: replanned(aggregation=SECURE),
     "hostile": lambda: replanned(purpose=HOSTILE),
 }
 
@@ -364,6 +366,16 @@ def test_the_statement_names_what_was_not_checked() -> None:
     assert "Statement after NIST SP 800-226" in third
     assert "Not checked: that the low bits" in third
     assert "Not covered: when an answer comes" in third
+
+
+def test_secure_aggregation_is_said_with_its_limits() -> None:
+    root = page(replanned(aggregation=SECURE))
+    first, limits = section(root, 1).text(), section(root, 9).text()
+    assert "could open nothing but their sum over at least 3 sites, unless more than 1 site" in first
+    assert "The lead adds them up and opens the sum" in first
+    assert "can see every single update" not in root.text()
+    assert "nobody outside the project has reviewed it" in limits
+    assert "3 survivors sign a survivor set" in section(root, 8).text()
 
 
 def test_a_bound_is_rounded_up() -> None:

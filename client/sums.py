@@ -1,0 +1,226 @@
+"""A site's side of secure aggregation in one job: its keys and sums, on disk before an answer leaves.
+
+One file holds the whole state: the site's key of the job until it has agreed with every other site, then the
+chains of its pairs and where it stands in the newest sum. Whatever changes it is written and synced before
+the answer is given back; a failed write changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cloister.privacy import canonical, durable
+from cloister.privacy.errors import AggregationError, StateError
+from cloister.privacy.folder import read_json
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.secagg import keys
+from cloister.privacy.secagg.keys import Introduction, JobKey, PairKeys
+from cloister.privacy.secagg.rounds import Masked, SiteSums
+from cloister.privacy.secagg.terms import At, SumTerms
+from cloister.privacy.update import Encoded
+from cloister.privacy.wire import sums as wire
+from cloister.privacy.wire.signed import Signed
+
+_T = TypeVar("_T")
+_WORD = np.dtype("<u4")
+
+
+@dataclass
+class _Agreeing:
+    """Where the agreement on keys stands.
+
+    Attributes:
+        key: this site's key of the job; None once it has agreed with everybody.
+        introduction: the same, signed.
+        known: digest of the introductions that it agreed on; "" before.
+        roots: the roots of the pairs with later sites.
+        carried: what it agreed with each of those.
+    """
+
+    key: JobKey | None
+    introduction: Signed
+    known: str = ""
+    introductions: tuple[Signed, ...] = ()
+    roots: dict[str, bytes] = field(default_factory=dict)
+    carried: dict[str, Signed] = field(default_factory=dict)
+
+
+class SecureSums:
+    """Secure aggregation of one job at one site.
+
+    Args:
+        terms: those of the approved plan.
+        identity: the site's keys.
+        peers: everybody's public identity by name, of the approved roster.
+        path: the state's file (mode 0600).
+
+    Raises:
+        StateError: ``state_damaged``, ``permissions``, ``state_unwritable`` or ``disk_full``.
+    """
+
+    def __init__(
+        self, terms: SumTerms, identity: PrivateIdentity, peers: Mapping[str, PublicIdentity], path: Path
+    ) -> None:
+        self.terms, self._identity, self._peers, self._path = terms, identity, peers, path
+        if path.exists():
+            self._agreeing, self._sums = self._load()
+        else:
+            key = JobKey.generate()
+            self._agreeing = _Agreeing(key, Introduction.make(terms, key, identity))
+            self._sums = None
+            self._save()
+
+    # Keys
+
+    def introduce(self) -> bytes:
+        """This site's signed key of the job, always the same."""
+        return wire.signed_to_bytes(self._agreeing.introduction)
+
+    def agree(self, content: bytes | bytearray) -> bytes:
+        """Takes everybody's keys and gives what was agreed with each later site, always the same.
+
+        Raises:
+            ChannelError: ``envelope_malformed``, ``signature_invalid``.
+            AggregationError: ``key_unusable``, ``keys_missing``; also for other keys than the first time.
+        """
+        signed = wire.signatures_from_bytes(content)
+        digest = canonical.digest(bytes(content))
+        standing = self._agreeing
+        if not standing.known:
+            known = keys.introductions(self.terms, signed.values(), self._peers)
+            if known[self._me].digest != canonical.digest(standing.introduction.content):
+                raise AggregationError(
+                    "key_unusable", "The key that goes round as this site's is not its own."
+                )
+            roots, carried = keys.agree(self.terms, known, self._identity)
+            self._agreeing = _Agreeing(
+                standing.key, standing.introduction, digest, tuple(signed.values()), roots, carried
+            )
+            self._keep(standing)
+        elif digest != standing.known:
+            raise AggregationError("key_unusable", "Other keys go round now than this site agreed on.")
+        return wire.signatures_to_bytes(self._agreeing.carried)
+
+    def adopt(self, content: bytes | bytearray) -> bytes:
+        """Takes what earlier sites agreed with this one; its own key of the job is then forgotten.
+
+        Raises:
+            ChannelError: ``envelope_malformed``, ``signature_invalid``, ``seal_invalid``.
+            AggregationError: ``key_unusable``, ``keys_missing``.
+        """
+        agreements = wire.signatures_from_bytes(content)
+        standing = self._agreeing
+        if self._sums is not None:
+            return b""
+        if not standing.known or standing.key is None:
+            raise AggregationError("keys_missing", "This site has not been told everybody's keys.")
+        if not set(agreements) <= set(self._peers):
+            raise AggregationError("key_unusable", "Somebody agreed on keys who is not in the plan.")
+        known = keys.introductions(self.terms, standing.introductions, self._peers)
+        inbox = [(signed, self._peers[giver]) for giver, signed in agreements.items()]
+        chains = standing.roots | keys.accept(self.terms, known, standing.key, self._me, inbox)
+        pairs = PairKeys(self.terms, self._me, 0, chains)
+        self._sums = SiteSums(self.terms, self._identity, self._peers, pairs)
+        self._agreeing = _Agreeing(
+            None, standing.introduction, standing.known, standing.introductions, {}, standing.carried
+        )
+        try:
+            self._save()
+        except StateError:
+            self._agreeing, self._sums = standing, None
+            raise
+        return b""
+
+    # Sums
+
+    def mask(self, at: At, encoded: Encoded, seed: bytes) -> Masked:
+        """An encoded update under all masks; see ``SiteSums.mask``."""
+        words = np.frombuffer(encoded.content, dtype=_WORD).astype(np.uint32)
+        return self._step(lambda sums: sums.mask(at, words, seed))
+
+    def sign(self, at: At, content: bytes | bytearray) -> bytes:
+        """The signature of a survivor set; see ``SiteSums.sign``."""
+        survivors = wire.survivors_from_bytes(content)
+        return wire.signed_to_bytes(self._step(lambda sums: sums.sign(at, survivors)))
+
+    def open(self, at: At, content: bytes | bytearray) -> bytes:
+        """This site's seed and its keys with missing sites; see ``SiteSums.open``."""
+        survivors, signatures = wire.open_from_bytes(content)
+        return wire.opening_to_bytes(self._step(lambda sums: sums.open(at, survivors, signatures)))
+
+    def recover(self, at: At, content: bytes | bytearray) -> bytes:
+        """This site's shares of lost survivors' seeds; see ``SiteSums.recover``."""
+        lost = wire.shares_from_bytes(content)
+        return wire.shares_to_bytes(self._step(lambda sums: sums.recover(at, lost)))
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The survivor set that was signed last; empty before."""
+        return self._sums.survivors if self._sums else ()
+
+    def _step(self, action: Callable[[SiteSums], _T]) -> _T:
+        """Acts on the state, and gives the answer once the new state is on disk."""
+        if self._sums is None:
+            raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
+        before = self._sums.to_json()
+        try:
+            answer = action(self._sums)
+            self._save()
+        except Exception:
+            self._sums = SiteSums.from_json(self.terms, self._identity, self._peers, before)
+            raise
+        return answer
+
+    # The file
+
+    @property
+    def _me(self) -> str:
+        return self._identity.public.name
+
+    def _keep(self, before: _Agreeing) -> None:
+        try:
+            self._save()
+        except StateError:
+            self._agreeing = before
+            raise
+
+    def _save(self) -> None:
+        standing = self._agreeing
+        value: dict[str, canonical.Json] = {
+            "v": 1,
+            "job": self.terms.job,
+            "key": standing.key.to_json() if standing.key else None,
+            "introduction": standing.introduction.to_json(),
+            "known": standing.known,
+            "introductions": [one.to_json() for one in standing.introductions],
+            "roots": {peer: root.hex() for peer, root in standing.roots.items()},
+            "carried": {peer: one.to_json() for peer, one in standing.carried.items()},
+            "sums": self._sums.to_json() if self._sums else None,
+        }
+        durable.write(self._path, canonical.encode(value))
+
+    def _load(self) -> tuple[_Agreeing, SiteSums | None]:
+        value: Any = read_json(self._path)
+        damaged = StateError("state_damaged", f"{self._path} is not the state of this job.")
+        try:
+            if (value["v"], value["job"]) != (1, self.terms.job):
+                raise damaged
+            standing = _Agreeing(
+                JobKey.from_json(value["key"]) if value["key"] else None,
+                Signed.from_json(value["introduction"]),
+                value["known"],
+                tuple(Signed.from_json(one) for one in value["introductions"]),
+                {peer: bytes.fromhex(root) for peer, root in value["roots"].items()},
+                {peer: Signed.from_json(one) for peer, one in value["carried"].items()},
+            )
+            sums = value["sums"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise damaged from error
+        if sums is None:
+            return standing, None
+        return standing, SiteSums.from_json(self.terms, self._identity, self._peers, sums)
