@@ -26,7 +26,7 @@ from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.privacy import durable
 from cloister.privacy.entropy import Ratchet
-from cloister.privacy.errors import CloisterError
+from cloister.privacy.errors import CloisterError, IdentityError
 from cloister.privacy.wire import bundle
 
 _LOOK_S = 0.5
@@ -196,6 +196,8 @@ class Agent:
         if terms is None:
             return None
         peers = {name: roster.member(name) for name in terms.sites}
+        if any(peers[site.name].digest() != site.identity for site in job.plan.sites):
+            raise IdentityError("roster_mismatch", "The plan names other keys than the roster here.")
         return SecureSums(terms, self._site.identity, peers, job.folder / "sums.json")
 
 

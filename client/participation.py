@@ -70,7 +70,7 @@ class Replies:
     folder: Path
 
     def _path(self, number: int, attempt: int) -> Path:
-        return self.folder / f"round-{number:05d}-{attempt}.sealed"
+        return self.folder / f"round-{number:05d}-{attempt:05d}.sealed"
 
     def load(self, header: Header) -> Sealed | None:
         """The stored reply to a task, or None.
@@ -133,6 +133,7 @@ class Participant:
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     _committed: bool = field(default=False, init=False)
+    _finished: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if (self.secure is not None) != self.plan.aggregation.secure:
@@ -215,7 +216,11 @@ class Participant:
         if stored := self.replies.load(header):
             self._release(header, stored)
             return stored
+        if self._finished:
+            raise ChannelError("replay", "The job is over; nothing is trained after its end.")
         task = self._task(opened)
+        if self.secure is not None:
+            self.secure.admit(_place(header))
         self.learner.keep(task.model, header.round - 1)
         self._commit()
         reservation = self._reserve(header)
@@ -254,23 +259,25 @@ class Participant:
             case sums.AGREE:
                 return self._seal(header, sums.AGREEMENTS, secure.agree(content))
             case sums.ADOPT:
-                answer = secure.adopt(content)
-                self.log.append("sum.agreed", job=job, sites=sorted(secure.terms.sites))
+                before, answer = secure.agreed, secure.adopt(content)
+                if not before:
+                    self.log.append("sum.agreed", job=job, sites=sorted(secure.terms.sites))
                 return self._seal(header, sums.ADOPTED, answer)
             case sums.SURVIVE:
-                answer = secure.sign(place, content)
-                self.log.append(
-                    "sum.signed",
-                    job=job,
-                    round=header.round,
-                    step=header.step,
-                    survivors=sorted(secure.survivors),
-                )
+                signed, answer = secure.survivors, secure.sign(place, content)
+                if not signed:
+                    survivors = sorted(secure.survivors)
+                    self.log.append(
+                        "sum.signed", job=job, round=header.round, step=header.step, survivors=survivors
+                    )
                 return self._seal(header, sums.SIGNED, answer)
             case sums.OPEN:
-                answer = secure.open(place, content)
-                missing = sorted(set(secure.terms.sites) - set(secure.survivors))
-                self.log.append("sum.opened", job=job, round=header.round, step=header.step, missing=missing)
+                before, answer = secure.opened, secure.open(place, content)
+                if not before:
+                    missing = sorted(set(secure.terms.sites) - set(secure.survivors))
+                    self.log.append(
+                        "sum.opened", job=job, round=header.round, step=header.step, missing=missing
+                    )
                 return self._seal(header, sums.OPENED, answer)
             case _:
                 answer = secure.recover(place, content)
@@ -304,7 +311,7 @@ class Participant:
 
     def _conclude(self) -> None:
         """Writes down what the audit found."""
-        if self.audit is None or not self.audit.tally.steps:
+        if self.audit is None or not (self.audit.tally.steps or self.audit.failed):
             return
         job, dataset, delta = self.plan.digest, self.plan.site(self.name).dataset, self.plan.privacy.delta
         charged = [
@@ -321,6 +328,7 @@ class Participant:
             claimed=accounting.epsilon(charged, delta),
             bound=result.bound,
             delta=delta,
+            failed=bool(self.audit.failed),
         )
 
     def _reserve(self, header: Header) -> Reservation | None:
@@ -339,10 +347,19 @@ class Participant:
         task = self._task(opened)
         self.learner.keep(task.model, self.plan.training.rounds)
         self.learner.release(task.model)
-        self._conclude()
-        self.log.append("model.received", job=self.plan.digest, model=opened.header.model)
+        if not self._finished:
+            self._conclude()
+            self.log.append("model.received", job=self.plan.digest, model=opened.header.model)
+        self._forget()
+        self._finished = True
         self.done()
         return self._seal(opened.header, messages.CLOSED, b"")
+
+    def _forget(self) -> None:
+        """Leaves no key behind from which noise or masks of this job could be made again."""
+        self.entropy.advance(self.plan.training.rounds + 1)
+        if self.secure is not None:
+            self.secure.finish()
 
     def _seal(self, asked: Header, kind: str, content: bytes) -> Sealed:
         header = Header(

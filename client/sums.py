@@ -8,7 +8,7 @@ the answer is given back; a failed write changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 _WORD = np.dtype("<u4")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Agreeing:
     """Where the agreement on keys stands.
 
@@ -40,12 +40,15 @@ class _Agreeing:
         known: digest of the introductions that it agreed on; "" before.
         roots: the roots of the pairs with later sites.
         carried: what it agreed with each of those.
+        introductions: everybody's, as it took them.
+        confirmed: what it says of each pair's key, once it has them all.
     """
 
     key: JobKey | None
     introduction: Signed
     known: str = ""
     introductions: tuple[Signed, ...] = ()
+    confirmed: dict[str, str] = field(default_factory=dict)
     roots: dict[str, bytes] = field(default_factory=dict)
     carried: dict[str, Signed] = field(default_factory=dict)
 
@@ -67,6 +70,7 @@ class SecureSums:
         self, terms: SumTerms, identity: PrivateIdentity, peers: Mapping[str, PublicIdentity], path: Path
     ) -> None:
         self.terms, self._identity, self._peers, self._path = terms, identity, peers, path
+        durable.sweep(path)  # a crash may have left keys that would outlive their round
         if path.exists():
             self._agreeing, self._sums = self._load()
         else:
@@ -98,8 +102,12 @@ class SecureSums:
                     "key_unusable", "The key that goes round as this site's is not its own."
                 )
             roots, carried = keys.agree(self.terms, known, self._identity)
-            self._agreeing = _Agreeing(
-                standing.key, standing.introduction, digest, tuple(signed.values()), roots, carried
+            self._agreeing = replace(
+                standing,
+                known=digest,
+                introductions=tuple(signed.values()),
+                roots=roots,
+                carried=carried,
             )
             self._keep(standing)
         elif digest != standing.known:
@@ -107,7 +115,9 @@ class SecureSums:
         return wire.signatures_to_bytes(self._agreeing.carried)
 
     def adopt(self, content: bytes | bytearray) -> bytes:
-        """Takes what earlier sites agreed with this one; its own key of the job is then forgotten.
+        """Takes what earlier sites agreed with this one, and confirms the key of every pair.
+
+        Its own key of the job is then forgotten.
 
         Raises:
             ChannelError: ``envelope_malformed``, ``signature_invalid``, ``seal_invalid``.
@@ -115,8 +125,8 @@ class SecureSums:
         """
         agreements = wire.signatures_from_bytes(content)
         standing = self._agreeing
-        if self._sums is not None:
-            return b""
+        if standing.confirmed:
+            return wire.confirmations_to_bytes(standing.confirmed)
         if not standing.known or standing.key is None:
             raise AggregationError("keys_missing", "This site has not been told everybody's keys.")
         if not set(agreements) <= set(self._peers):
@@ -126,15 +136,19 @@ class SecureSums:
         chains = standing.roots | keys.accept(self.terms, known, standing.key, self._me, inbox)
         pairs = PairKeys(self.terms, self._me, 0, chains)
         self._sums = SiteSums(self.terms, self._identity, self._peers, pairs)
-        self._agreeing = _Agreeing(
-            None, standing.introduction, standing.known, standing.introductions, {}, standing.carried
-        )
+        confirmed = {peer: keys.confirmation(root) for peer, root in chains.items()}
+        self._agreeing = replace(standing, key=None, roots={}, confirmed=confirmed)
         try:
             self._save()
         except StateError:
             self._agreeing, self._sums = standing, None
             raise
-        return b""
+        return wire.confirmations_to_bytes(confirmed)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether this site has its keys with all others."""
+        return bool(self._agreeing.confirmed)
 
     # Sums
 
@@ -158,10 +172,35 @@ class SecureSums:
         lost = wire.shares_from_bytes(content)
         return wire.shares_to_bytes(self._step(lambda sums: sums.recover(at, lost)))
 
+    def admit(self, at: At) -> None:
+        """Refuses a sum that could not be masked, before anything is trained or charged for it.
+
+        Raises:
+            AggregationError: ``keys_missing``, or as ``SiteSums.admit``.
+        """
+        if self._sums is None:
+            raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
+        self._sums.admit(at)
+
+    def finish(self) -> None:
+        """Forgets all keys: the job is over."""
+        if self._sums is not None:
+            before, self._sums = self._sums, None
+            try:
+                self._save()
+            except StateError:
+                self._sums = before
+                raise
+
     @property
     def survivors(self) -> tuple[str, ...]:
-        """The survivor set that was signed last; empty before."""
+        """The survivor set that was signed in the newest sum; empty before."""
         return self._sums.survivors if self._sums else ()
+
+    @property
+    def opened(self) -> bool:
+        """Whether this site has opened its mask in the newest sum."""
+        return self._sums is not None and self._sums.opened
 
     def _step(self, action: Callable[[SiteSums], _T]) -> _T:
         """Acts on the state, and gives the answer once the new state is on disk."""
@@ -200,6 +239,7 @@ class SecureSums:
             "introductions": [one.to_json() for one in standing.introductions],
             "roots": {peer: root.hex() for peer, root in standing.roots.items()},
             "carried": {peer: one.to_json() for peer, one in standing.carried.items()},
+            "confirmed": standing.confirmed,
             "sums": self._sums.to_json() if self._sums else None,
         }
         durable.write(self._path, canonical.encode(value))
@@ -215,6 +255,7 @@ class SecureSums:
                 Signed.from_json(value["introduction"]),
                 value["known"],
                 tuple(Signed.from_json(one) for one in value["introductions"]),
+                dict(value["confirmed"]),
                 {peer: bytes.fromhex(root) for peer, root in value["roots"].items()},
                 {peer: Signed.from_json(one) for peer, one in value["carried"].items()},
             )

@@ -111,8 +111,10 @@ class Federation:
         """
         state = self.resume
         self._await_sites(state)
-        if self.plan.sum_terms and state.round == 0:
-            self._adding(grid, self.plan.sum_terms).agree(lambda: self._stage(state, 1))
+        if self.plan.sum_terms and not state.agreed:
+            self._adding(grid, self.plan.sum_terms).agree(lambda: self._stage(self.resume, 1))
+            state = replace(state, agreed=True)
+            self.save(state)
         for number in range(state.round + 1, self.plan.training.rounds + 1):
             state = self._round(grid, state, number)
             self.save(state)
@@ -160,7 +162,7 @@ class Federation:
         excluded = state.excluded | {
             name: standing.reason for name, standing in current.standings.items() if standing.state == REFUSED
         }
-        after = Checkpoint(job, number, state.model, acknowledged, excluded)
+        after = replace(state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=())
         if summing is None:
             new_model = current.close(state.model)
         else:
@@ -184,8 +186,14 @@ class Federation:
             AggregationError: it can never be opened; the checkpoint ``after`` was saved.
         """
         current.check()
-        # Sites sign one survivor set a round: after a crash it must be the same.
-        self.save(replace(state, survivors=summing.survivors()))
+        survivors = summing.survivors()
+        if state.survivors and survivors != state.survivors:  # sites sign one survivor set a round
+            raise RoundError(
+                "below_minimum",
+                f"Round {current.number} had begun with {', '.join(state.survivors)}, and not all answer.",
+                "Bring them back and resume; the sum is still open.",
+            )
+        self.save(replace(state, survivors=survivors))
         job, number = self.plan.digest, current.number
         try:
             words, signed, opened = self._adding(grid, summing.terms).open(current, summing)

@@ -30,6 +30,7 @@ class Checkpoint:
         acknowledged: site name -> digest of its last accepted envelope.
         excluded: site name -> id of the reason why it is not asked again.
         survivors: whose masked updates of the next round are to be added up, once that was fixed.
+        agreed: whether all sites have agreed on keys for secure aggregation.
     """
 
     plan: str
@@ -38,6 +39,7 @@ class Checkpoint:
     acknowledged: dict[str, str]
     excluded: dict[str, str]
     survivors: tuple[str, ...] = ()
+    agreed: bool = False
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint: one line of canonical JSON, then the model's bytes."""
@@ -49,6 +51,7 @@ class Checkpoint:
             "acknowledged": self.acknowledged,
             "excluded": self.excluded,
             "survivors": list(self.survivors),
+            "agreed": self.agreed,
         }
         durable.write(path, canonical.encode(head) + b"\n" + body)
 
@@ -74,4 +77,4 @@ class Checkpoint:
             raise damaged
         model = np.frombuffer(body, dtype=_WIRE).astype(np.float32)
         told = (dict(head["acknowledged"]), dict(head["excluded"]), tuple(head["survivors"]))
-        return cls(plan, int(head["round"]), model, *told)
+        return cls(plan, int(head["round"]), model, *told, bool(head["agreed"]))

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from cloister.privacy.errors import AggregationError, CloisterError
 from cloister.privacy.identity import PublicIdentity
+from cloister.privacy.secagg.keys import Introduction
 from cloister.privacy.secagg.rounds import ServerSum, Words
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.wire import messages, sums
@@ -71,21 +72,35 @@ class Adding:
         Raises:
             AggregationError: ``keys_missing``, naming the sites that did not take part and why.
         """
+        sites = self.terms.sites
         introductions: dict[str, Signed] = {}
-        ask = Ask(sums.INTRODUCE, sums.INTRODUCTION, lambda _: b"")
-        self._all(stage(), ask, lambda site, data: _put(introductions, site, sums.signed_from_bytes(data)))
-        everybody = sums.signatures_to_bytes(introductions)
-        agreements: dict[str, dict[str, Signed]] = {name: {} for name in self.terms.sites}
+        agreements: dict[str, dict[str, Signed]] = {name: {} for name in sites}
+        confirmed: dict[frozenset[str], str] = {}
+
+        def introduce(site: str, data: bytearray) -> None:
+            signed = sums.signed_from_bytes(data)
+            Introduction.open(self.terms, signed, self.identities[site])  # whose fault it is shows here
+            introductions[site] = signed
 
         def carry(site: str, data: bytearray) -> None:
-            for taker, signed in sums.signatures_from_bytes(data).items():
-                if taker not in agreements:
-                    raise AggregationError("key_unusable", f"{site} agreed on keys with nobody of the plan.")
+            given = sums.signatures_from_bytes(data)
+            if set(given) != set(sites[sites.index(site) + 1 :]):
+                raise AggregationError(
+                    "key_unusable", f"{site} agreed on keys with other sites than those after it."
+                )
+            for taker, signed in given.items():
                 agreements[taker][site] = signed
 
+        def confirm(site: str, data: bytearray) -> None:
+            for peer, said in sums.confirmations_from_bytes(data).items():
+                if confirmed.setdefault(frozenset((site, peer)), said) != said:
+                    raise AggregationError("key_unusable", f"{site} and {peer} do not have the same key.")
+
+        self._all(stage(), Ask(sums.INTRODUCE, sums.INTRODUCTION, lambda _: b""), introduce)
+        everybody = sums.signatures_to_bytes(introductions)
         self._all(stage(), Ask(sums.AGREE, sums.AGREEMENTS, lambda _: everybody), carry)
         adopt = Ask(sums.ADOPT, sums.ADOPTED, lambda site: sums.signatures_to_bytes(agreements[site]))
-        self._all(stage(), adopt, lambda _site, _data: None)
+        self._all(stage(), adopt, confirm)
 
     def open(self, current: Round, summing: ServerSum) -> tuple[Words, tuple[str, ...], tuple[str, ...]]:
         """The sum over the survivors, with those who signed and those who opened.
@@ -95,19 +110,24 @@ class Adding:
         """
         survivors = summing.survivors()
         content = sums.survivors_to_bytes(survivors)
-        signing = self._part(current, survivors)
         ask = Ask(sums.SURVIVE, sums.SIGNED, lambda _: content)
-        self._some(signing, ask, lambda site, data: summing.signed(site, sums.signed_from_bytes(data)))
+        signed = self._part(current, survivors)
+        self._some(signed, ask, lambda site, data: summing.signed(site, sums.signed_from_bytes(data)))
         shown = sums.open_to_bytes(survivors, summing.signatures())
-        opening = self._part(current, signing.of(ACCEPTED))
-        ask = Ask(sums.OPEN, sums.OPENED, lambda _: shown)
-        self._some(opening, ask, lambda site, data: summing.opened(site, sums.opening_from_bytes(data)))
+        reveal = Ask(sums.OPEN, sums.OPENED, lambda _: shown)
+        opened = self._part(current, signed.of(ACCEPTED))
+        self._some(opened, reveal, lambda site, data: summing.opened(site, sums.opening_from_bytes(data)))
+        if summing.lost() and len(survivors) < len(self.terms.sites):  # without these the sum would be lost
+            late = self._part(current, summing.lost())
+            self._some(late, ask, lambda site, data: summing.signed(site, sums.signed_from_bytes(data)))
+            again = self._part(current, late.of(ACCEPTED))
+            self._some(again, reveal, lambda site, data: summing.opened(site, sums.opening_from_bytes(data)))
         if summing.lost():
-            helping = self._part(current, opening.of(ACCEPTED))
+            helping = self._part(current, summing.openers())
             asked = {site: sums.shares_to_bytes(summing.shares_for(site)) for site in helping.invited}
             ask = Ask(sums.RECOVER, sums.SHARES, asked.__getitem__)
             self._some(helping, ask, lambda site, data: summing.recovered(site, sums.shares_from_bytes(data)))
-        return summing.total(), signing.of(ACCEPTED), opening.of(ACCEPTED)
+        return summing.total(), tuple(summing.signatures()), summing.openers()
 
     @staticmethod
     def _part(current: Round, invited: tuple[str, ...]) -> Round:
@@ -143,7 +163,3 @@ class Adding:
                 f"Keys for secure aggregation were not agreed with every site ({', '.join(missing)}).",
                 "Every site of the plan must be there at the start; start it and resume the job.",
             )
-
-
-def _put(found: dict[str, Signed], site: str, signed: Signed) -> None:
-    found[site] = signed

@@ -124,6 +124,7 @@ def audit(run: Run, name: str) -> dict[str, Any] | None:
         "correct": str(correct),
         "claimed": rounded_up(float(cast(float, result["claimed"]))),
         "bound": lower_bound(correct, guesses, phantoms, plan.privacy.delta),
+        "failed": result["failed"],
     }
 
 
@@ -203,7 +204,7 @@ def _audited(outcome: Outcome) -> str:
     bounds = [float(one["bound"]) for one in found if one]
     if len(bounds) < len(found):
         return "The pipeline of a site was not audited: see report.html."
-    refuted = sum(float(one["bound"]) > float(one["claimed"]) for one in found if one)
+    refuted = sum(float(one["bound"]) > float(one["claimed"]) or one["failed"] for one in found if one)
     verdict = f"{refuted} sites REFUTE what is claimed" if refuted else "the claim is not refuted"
     return (
         f"Phantom units in every step: pipeline lower bound {min(bounds):.2f} to {max(bounds):.2f} by site; "

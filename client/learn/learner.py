@@ -139,13 +139,14 @@ class SiteLearner:
     def train(self, model: Vector, header: Header) -> Delta:
         """One round's local steps from ``model``; see ``LocalTrainer.train``.
 
-        What the audit saw is on disk when this returns.
+        What the audit saw is on disk when this returns, also where it failed.
         """
         moment = Moment(header.round, header.attempt, header.model)
-        delta = self._trainer.train(model, self._settings, self._entropy, moment)
-        if self.audit:
-            durable.write(self._folder / _AUDIT, self.audit.to_bytes())
-        return delta
+        try:
+            return self._trainer.train(model, self._settings, self._entropy, moment)
+        finally:
+            if self.audit:
+                durable.write(self._folder / _AUDIT, self.audit.to_bytes())
 
     def keep(self, model: Vector, round: int) -> None:
         """Scores a global model on the held-out records and adds a line to the site's own progress."""

@@ -11,7 +11,7 @@ what its coordinate showed, calls the ``GUESSES / 2`` highest "took part" and as
 compares with the coins. So many right answers refute every epsilon below a *pipeline lower bound*
 (``tails.epsilon_lower_bound``). After every round, five checks compare what was seen with what a sound
 pipeline shows; one that fails (probability below 10^-9 a check where all is sound) ends in ``audit_failed``
-before the round's update is sealed:
+before the round's update is sealed, and so does every later one of the job at this site:
 
 - ``steps``: as many noised steps were seen as are charged;
 - ``scale``: the noise on coordinates of phantoms that took no part has the plan's variance;
@@ -86,7 +86,7 @@ class Coins:
     def from_json(cls, value: Mapping[str, Any]) -> Coins:
         """The coins that ``to_json`` wrote; raises ``ValueError`` or the like for anything else."""
         text = str(value["included"])
-        if not set(text) <= {"0", "1"} or len(nonce := bytes.fromhex(value["nonce"])) != _NONCE:
+        if not text or not set(text) <= {"0", "1"} or len(nonce := bytes.fromhex(value["nonce"])) != _NONCE:
             raise ValueError("not coins")
         return cls(np.array([bit == "1" for bit in text], dtype=np.bool_), nonce)
 
@@ -149,13 +149,10 @@ class Tally:
         if any(array.shape != (phantoms,) or not np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("not a tally")
         taken = arrays.pop("taken").astype(np.int64)
-        return cls(
-            taken=taken,
-            **arrays,
-            steps=int(value["steps"]),
-            squares=float(value["squares"]),
-            sums=float(value["sums"]),
-        )
+        steps, squares, sums = value["steps"], float(value["squares"]), float(value["sums"])
+        if type(steps) is not int or steps < 0 or not (0 <= squares < math.inf and 0 <= sums < math.inf):
+            raise ValueError("not a tally")
+        return cls(taken=taken, **arrays, steps=steps, squares=squares, sums=sums)
 
 
 @dataclass(frozen=True)
@@ -234,6 +231,7 @@ class Audit:
         coins: tossed once.
         tally: of all rounds that were kept.
         last: round and attempt that were kept last; attempts never go backwards.
+        failed: names of the checks that failed once; nothing is trained after that.
     """
 
     job: str
@@ -241,6 +239,7 @@ class Audit:
     coins: Coins
     tally: Tally
     last: tuple[int, int] = field(default=(0, 0))
+    failed: tuple[str, ...] = ()
 
     @classmethod
     def begin(cls, job: str, pipeline: Pipeline, phantoms: int = PHANTOMS) -> Audit:
@@ -267,7 +266,11 @@ class Audit:
 
         What was computed before a crash may be computed again, from the same key streams. The second time
         it is looked at by itself, and not kept.
+
+        Raises:
+            UpdateError: ``audit_failed``, in this attempt or before.
         """
+        self._refuse_failed()
         place = (round, attempt)
         tally = self.tally.copy() if place > self.last else Tally.empty(self.phantoms)
         return Watch(self.pipeline, self.coins, place, tally)
@@ -276,19 +279,24 @@ class Audit:
         """Checks what was seen up to the end of an attempt and keeps it.
 
         Raises:
-            UpdateError: ``audit_failed``; nothing is kept.
+            UpdateError: ``audit_failed``. That is kept, and ends the job at this site: another attempt, or a
+                lead that asks until it suits, finds it failed.
         """
         failed = [name for name, chance in self.checks(watch.tally) if chance < FALSE_ALARM]
         if watch.steps != self.pipeline.steps:
             failed.insert(0, "steps")
-        if failed:
-            raise UpdateError(
-                "audit_failed",
-                f"What the phantom units saw is not what the plan says: {', '.join(dict.fromkeys(failed))}.",
-                "Nothing was sent. Do not train with this installation; report it.",
-            )
+        self.failed = tuple(dict.fromkeys(failed))
+        self._refuse_failed()
         if watch.place > self.last:
             self.tally, self.last = watch.tally, watch.place
+
+    def _refuse_failed(self) -> None:
+        if self.failed:
+            raise UpdateError(
+                "audit_failed",
+                f"What the phantom units saw is not what the plan says: {', '.join(self.failed)}.",
+                "Nothing was sent. Do not train with this installation; report it.",
+            )
 
     def checks(self, tally: Tally) -> Iterator[tuple[str, float]]:
         """Each check by name, with the most probable that a sound pipeline looks as bad."""
@@ -331,6 +339,7 @@ class Audit:
                 "coins": self.coins.to_json(),
                 "tally": self.tally.to_json(),
                 "last": list(self.last),
+                "failed": list(self.failed),
             }
         )
 
@@ -345,12 +354,18 @@ class Audit:
         value = canonical.decode(data, otherwise=damaged)
         try:
             coins = Coins.from_json(value["coins"])
-            last = tuple(int(number) for number in value["last"])
+            last, failed = tuple(value["last"]), tuple(value["failed"])
             tally = Tally.from_json(value["tally"], len(coins.included))
             found = Pipeline(float(value["noise_multiplier"]), float(value["rate"]), value["steps"])
             stated = (value["v"], value["job"])
         except (KeyError, TypeError, ValueError) as error:
             raise damaged from error
-        if stated != (1, job) or found != pipeline or len(last) != 2:
+        sound = (
+            stated == (1, job)
+            and found == pipeline
+            and [type(number) for number in last] == [int, int]
+            and all(isinstance(name, str) for name in failed)
+        )
+        if not sound:
             raise damaged
-        return cls(job, pipeline, coins, tally, (last[0], last[1]))
+        return cls(job, pipeline, coins, tally, (last[0], last[1]), failed)

@@ -101,6 +101,7 @@ class Audited(Part):
         correct: right guesses, of ``guesses``.
         claimed: the ruling epsilon of the job's steps.
         bound: the pipeline lower bound at 95 % confidence, rounded down.
+        failed: whether a check of noise, sampling or clipping failed, which ended the job at the site.
     """
 
     commitment: Digest
@@ -109,6 +110,7 @@ class Audited(Part):
     correct: Whole
     claimed: Number
     bound: Number
+    failed: bool = False
 
     @property
     def refuted(self) -> bool:

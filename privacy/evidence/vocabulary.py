@@ -299,7 +299,14 @@ FAMILIES: Mapping[str, Family] = {
     # Phantom units (privacy.dp.audit): the coins are bound before the first round, scored after the last.
     "audit.committed": _job({"commitment": DIGEST, "phantoms": COUNT, "guesses": COUNT}),
     "audit.result": _job(
-        {"commitment": DIGEST, "correct": COUNT, "claimed": EPSILON, "bound": EPSILON, "delta": DELTA}
+        {
+            "commitment": DIGEST,
+            "correct": COUNT,
+            "claimed": EPSILON,
+            "bound": EPSILON,
+            "delta": DELTA,
+            "failed": FLAG,
+        }
     ),
     "budget.opened": _party(_CHARGE),
     "budget.reserved": _job(_LEDGER),

@@ -158,6 +158,8 @@ def agree(
 ) -> tuple[dict[str, bytes], dict[str, Signed]]:
     """Fresh secrets for the pairs with all later sites.
 
+    Whoever calls this keeps both on disk before the agreements leave: a second call gives other secrets.
+
     Returns:
         (root of each pair, signed agreement to carry to each peer), by the peer's name.
     """
@@ -242,6 +244,11 @@ def _info(terms: SumTerms, known: Mapping[str, Introduction], giver: str, taker:
 def _root(terms: SumTerms, secret: bytes, agreement: bytes) -> bytes:
     info = canonical.encode({"v": 1, "use": "cloister/pair/1", "agreement": canonical.digest(agreement)})
     return HKDF(hashes.SHA256(), _KEY, canonical.raw(terms.roster), info).derive(secret)
+
+
+def confirmation(root: bytes) -> str:
+    """What both ends of a pair must say of its root; it tells nobody else anything about it."""
+    return HKDFExpand(hashes.SHA256(), _KEY, b"cloister/pair-confirmation/1").derive(root).hex()
 
 
 @dataclass

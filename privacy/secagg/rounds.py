@@ -56,7 +56,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from numpy.typing import NDArray
 
 from cloister.privacy import canonical
-from cloister.privacy.errors import AggregationError, StateError
+from cloister.privacy.errors import AggregationError, EntropyError, StateError, UpdateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.secagg import masking, shares
 from cloister.privacy.secagg.keys import PairKeys
@@ -140,6 +140,7 @@ class SiteSums:
         seed: of its own mask in that sum.
         survivors: the set that it signed in that sum's round and step; empty before.
         opened: whether it has opened its seed.
+        sent: digest of the masked vector of that sum.
     """
 
     terms: SumTerms
@@ -150,6 +151,7 @@ class SiteSums:
     seed: bytes = b""
     survivors: tuple[str, ...] = ()
     opened: bool = False
+    sent: str = ""
 
     @property
     def me(self) -> str:
@@ -159,8 +161,9 @@ class SiteSums:
     def mask(self, at: At, words: Words, seed: bytes) -> Masked:
         """Masks a vector in place.
 
-        The same sum may be masked again before anything of it was signed: after a crash between this and
-        the storing of the answer, with the same seed from the same ratchet.
+        The same vector may be masked again before anything of its sum was signed: after a crash between
+        this and the storing of the answer, with the same seed from the same ratchet. Another vector never:
+        the difference of the two would be bare.
 
         Args:
             at: the sum; later than every one before.
@@ -168,33 +171,48 @@ class SiteSums:
             seed: 32 bytes from the site's ratchet, used for nothing else.
 
         Raises:
-            AggregationError: ``sum_over``, ``model_differs``.
+            AggregationError: ``sum_over``, ``survivor_set_fixed``, ``model_differs``.
+            EntropyError: ``key_already_used``, the seed served before.
             ValueError: another shape, type or size.
         """
-        if words.shape != (self.terms.parameters,) or words.dtype != np.uint32 or len(seed) != SEED:
-            raise ValueError("a secure sum needs d words of 32 bits and a seed of 32 bytes")
-        self._enter(at, seed)
+        if not _is_vector(words, self.terms.parameters) or len(seed) != SEED:
+            raise ValueError("a secure sum needs d words of 32 bits in a row and a seed of 32 bytes")
+        again = self.admit(at)
+        if again != (seed == self.seed):
+            raise EntropyError("key_already_used", "The seed of a mask serves one sum, and one sum has one.")
+        self.keys.advance(at.round)
         pairs = [Mask(self.keys.mask(peer, at), self.keys.sign(peer)) for peer in self._others()]
         masking.apply(words, [_self_mask(self.terms, at, self.me, seed, 1), *pairs])
+        sent = canonical.digest(words.tobytes())
+        if again and sent != self.sent:
+            raise AggregationError("sum_over", f"Another vector of round {at.round} was masked before.")
+        self.at, self.seed, self.survivors, self.opened, self.sent = at, seed, (), False, sent
         return self._masked(at, words, seed)
 
-    def _enter(self, at: At, seed: bytes) -> None:
+    def admit(self, at: At) -> bool:
+        """Whether a sum that may be masked now was masked before.
+
+        Asked before anything is trained or charged for it.
+
+        Raises:
+            AggregationError: ``sum_over``, ``survivor_set_fixed``, ``model_differs``.
+        """
         current = self.at
-        if current is not None and at.order <= current.order:
-            if at.order != current.order or self.survivors:
-                raise AggregationError(
-                    "sum_over", f"Round {at.round}, step {at.step} was asked for again after it was over."
-                )
-            if (at, seed) != (current, self.seed):
-                raise AggregationError(
-                    "model_differs", f"Round {at.round} was asked for again with another global model."
-                )
-        elif current is not None and (at.round, at.step) == (current.round, current.step) and self.survivors:
+        if current is None or (at.round, at.step) > (current.round, current.step):
+            return False
+        if self.survivors and (at.round, at.step) == (current.round, current.step):
             raise AggregationError(
-                "survivor_set_fixed", "A survivor set of this round was signed; no other attempt follows it."
+                "survivor_set_fixed", f"A survivor set of round {at.round} was signed; no attempt follows it."
             )
-        self.keys.advance(at.round)
-        self.at, self.seed, self.survivors, self.opened = at, seed, (), False
+        if at.order < current.order:
+            raise AggregationError(
+                "sum_over", f"Round {at.round}, step {at.step} was asked for again after it was over."
+            )
+        if at.order == current.order and at != current:
+            raise AggregationError(
+                "model_differs", f"Round {at.round} was asked for again with another global model."
+            )
+        return at == current
 
     def _others(self) -> list[str]:
         return [name for name in self.terms.sites if name != self.me]
@@ -300,6 +318,7 @@ class SiteSums:
             "seed": self.seed.hex(),
             "survivors": list(self.survivors),
             "opened": self.opened,
+            "sent": self.sent,
         }
 
     @classmethod
@@ -313,14 +332,33 @@ class SiteSums:
         """
         damaged = StateError("state_damaged", "The state of secure aggregation is damaged.")
         try:
-            if (value["v"], value["job"]) != (1, terms.job):
-                raise damaged
             at = None if value["at"] is None else At(**value["at"])
             seed, survivors = bytes.fromhex(value["seed"]), tuple(value["survivors"])
             keys = PairKeys.from_json(terms, identity.public.name, value["keys"])
-            return cls(terms, identity, peers, keys, at, seed, survivors, bool(value["opened"]))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            opened, sent = value["opened"], value["sent"]
+            sound = (
+                (value["v"], value["job"]) == (1, terms.job)
+                and survivors == tuple(name for name in terms.sites if name in survivors)
+                and type(opened) is bool
+                and isinstance(sent, str)
+                and len(seed) == (0 if at is None else SEED)
+                and (at is None or at.round == keys.round)
+            )
+        except (AggregationError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise damaged from error
+        if not sound:
+            raise damaged
+        return cls(terms, identity, peers, keys, at, seed, survivors, opened, sent)
+
+
+def _is_vector(words: object, parameters: int) -> bool:
+    """Words of 32 bits in a row, shape (d,)."""
+    return (
+        isinstance(words, np.ndarray)
+        and words.shape == (parameters,)
+        and words.dtype == np.uint32
+        and words.flags.c_contiguous
+    )
 
 
 def _seal(key: bytes, share: bytes) -> bytes:
@@ -372,6 +410,7 @@ class ServerSum:
         Raises:
             AggregationError: ``sum_unknown`` (not a site of the plan, or heard before), ``sum_over``,
                 ``share_malformed``.
+            UpdateError: ``update_shape``.
         """
         if site not in self.terms.sites or site in self._commitments:
             raise AggregationError("sum_unknown", f"{site} was not waited for.")
@@ -379,6 +418,8 @@ class ServerSum:
             raise AggregationError("sum_over", f"{site} came after the survivor set was fixed.")
         if not set(masked.shares) == set(masked.digests) == set(self.terms.sites) - {site}:
             raise AggregationError("share_malformed", f"{site} did not give every other site a share.")
+        if not _is_vector(masked.words, self.terms.parameters):
+            raise UpdateError("update_shape", f"{site} sent a vector of another shape than the plan's.")
         np.add(self._total, masked.words, out=self._total)
         self._commitments[site] = masked.commitment
         self._shares[site] = dict(masked.shares)
@@ -440,6 +481,10 @@ class ServerSum:
             raise AggregationError("reveal_malformed", f"{site} did not open its keys with missing sites.")
         self._openings[site] = opening
 
+    def openers(self) -> tuple[str, ...]:
+        """Survivors that have opened their seed."""
+        return tuple(name for name in self._fixed if name in self._openings)
+
     def lost(self) -> tuple[str, ...]:
         """Survivors that have not opened their seed."""
         return tuple(name for name in self._fixed if name not in self._openings)
@@ -457,6 +502,8 @@ class ServerSum:
                 f"{', '.join(self.lost())} went away after signing, while other sites were missing.",
                 "This round is given up; nothing of it can be opened.",
             )
+        if holder not in self._openings:
+            raise AggregationError("sum_unknown", f"{holder} has not opened its own seed.")
         return {name: self._shares[name][holder] for name in self.lost()}
 
     def recovered(self, holder: str, opened: Mapping[str, bytes]) -> None:
@@ -467,10 +514,13 @@ class ServerSum:
                 is not the one that was given; nothing of the answer is taken then.
         """
         self._check_survivor(holder)
-        if set(opened) != set(self.lost()):
+        if not set(self.lost()) <= set(opened) <= set(self._fixed):
             raise AggregationError("reveal_malformed", f"{holder} opened other shares than it was asked for.")
         for name, share in opened.items():
-            if share_digest(self.terms, self.at, name, holder, share) != self._digests[name][holder]:
+            if (
+                holder == name
+                or share_digest(self.terms, self.at, name, holder, share) != self._digests[name][holder]
+            ):
                 raise AggregationError("commitment_mismatch", f"{holder} opened a forged share of {name}.")
         for name, share in opened.items():
             self._held.setdefault(name, {})[self.terms.sites.index(holder)] = share
@@ -479,8 +529,11 @@ class ServerSum:
         """The sum over the survivors, modulo 2^32.
 
         Raises:
-            AggregationError: ``too_few_shares``: a lost site's seed cannot be rebuilt; ``share_malformed``.
+            AggregationError: ``too_few_shares``: a lost site's seed cannot be rebuilt; ``share_malformed``;
+                ``sum_unknown`` before the survivor set was fixed.
         """
+        if not self._fixed:
+            raise AggregationError("sum_unknown", "No survivor set was fixed yet.")
         seeds = {name: opening.seed for name, opening in self._openings.items()}
         seeds |= {name: self._rebuilt(name) for name in self.lost()}
         masks = [_self_mask(self.terms, self.at, name, seed, -1) for name, seed in seeds.items()]
@@ -503,7 +556,7 @@ class ServerSum:
             "too_few_shares",
             f"The mask of {name} cannot be taken out: {len(held)} shares of {self.terms.threshold}, or it "
             "gave shares of something else.",
-            "This round is given up; nothing of it was opened.",
+            "This round is given up; what was opened are random masks.",
         )
 
     def _check_survivor(self, site: str) -> None:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import AggregationError
+from cloister.privacy.secagg.shares import MOST_HOLDERS
+
+_MOST = 10**6
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,11 @@ class SumTerms:
 
     def __post_init__(self) -> None:
         n, t = len(self.sites), self.colluding
+        numbers = (self.threshold, self.minimum, t, self.parameters)
         sound = (
-            t >= 1
+            all(type(number) is int for number in numbers)
+            and t >= 1
+            and n <= MOST_HOLDERS
             and self.minimum - t >= 2
             and 2 * self.threshold > n + t
             and self.threshold <= self.minimum <= n == len(set(self.sites))
@@ -55,8 +61,8 @@ class SumTerms:
                 "terms_too_weak",
                 f"{n} sites with threshold {self.threshold}, minimum {self.minimum} and {t} colluding do not "
                 "protect a single update.",
-                "Take at least 3 sites, a minimum of at least 2 more than may collude, and a threshold above "
-                "half of all sites and colluders together.",
+                f"Take 3 to {MOST_HOLDERS} sites, a minimum of at least 2 more than may collude, and a "
+                "threshold above half of all sites and colluders together.",
             )
 
     @classmethod
@@ -74,12 +80,24 @@ class At:
         step: counted from 1 in joint mode, else 0.
         attempt: counted from 1.
         model: digest of the global model that every site starts from.
+
+    Raises:
+        AggregationError: ``sum_unknown``, no sum is there.
     """
 
     round: int
     step: int
     attempt: int
     model: str
+
+    def __post_init__(self) -> None:
+        numbers = (self.round, self.step, self.attempt)
+        if any(type(number) is not int for number in numbers) or not (
+            1 <= self.round <= _MOST and 0 <= self.step <= _MOST and 1 <= self.attempt <= _MOST
+        ):
+            raise AggregationError("sum_unknown", "A secure sum is named by numbers that no plan has.")
+        if not canonical.is_digest(self.model):
+            raise AggregationError("sum_unknown", "A secure sum is named without the digest of its model.")
 
     @property
     def order(self) -> tuple[int, int, int]:

@@ -71,7 +71,7 @@ class FusedEngine:
 
         Formal guarantees:
             Those of ``interface.Engine``. The factor of a unit's gradient g is
-            min(1, bound / (||g|| + 1e-6)), taken in float64 of float32 values; a gradient with NaN or
+            min(1, bound / ||g||), less 2^-22, taken in float64 of float32 values; a gradient with NaN or
             infinity, or longer than about 10^38 bounds, counts as zero. Both depend on that unit alone.
 
         Args:

@@ -66,7 +66,7 @@ class HooksEngine:
 
         Formal guarantees:
             Those of ``interface.Engine``. The factor of a unit's gradient g is
-            min(1, bound / (||g|| + 1e-6)), taken in float64; a gradient with NaN or infinity, or
+            min(1, bound / ||g||), less 2^-22, taken in float64; a gradient with NaN or infinity, or
             longer than about 10^38 bounds, counts as zero. Both depend on that unit alone.
 
         Args:

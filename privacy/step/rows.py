@@ -26,9 +26,9 @@ PHANTOM_NORM = 10.0
 Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Tensor]]]
 """Forms gradients of rows block by block, the same at each call: columns, and their values, (n, columns)."""
 
-# Opacus' constant. It keeps the norm of a short gradient that is just cut below the bound, and no factor
-# is a division by zero.
-_SLACK = 1e-6
+# Relative. It covers the rounding of the factor and of each product to float32, 2^-24 each: what is cut has
+# at most the norm of the bound, not that and a rounding more. (Opacus adds 1e-6 to any norm.)
+_SLACK = 2.0**-22
 
 
 class ClippedSum:
@@ -154,7 +154,7 @@ def _norms(rows: Tensor) -> Tensor:
 
 def _cut(norms: Tensor, bound: float) -> Tensor:
     """min(1, bound / norm), or 0 where that is not a number that float32 holds to its full precision."""
-    cut = (bound / (norms + _SLACK)).clamp(max=1)
+    cut = (bound / (norms * (1 + _SLACK))).clamp(max=1)
     return cut.masked_fill(~(cut >= torch.finfo(torch.float32).tiny), 0)
 
 

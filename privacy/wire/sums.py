@@ -8,7 +8,7 @@ kind                from -> to    content
 ``agree``           lead -> site  everybody's introductions
 ``agreements``      site -> lead  what the site agreed with each later site, sealed for that site
 ``adopt``           lead -> site  what each earlier site agreed with this one
-``adopted``         site -> lead  empty: the site has all its keys
+``adopted``         site -> lead  a confirmation of each pair's key, which both ends must give alike
 ``masked``          site -> lead  commitment, shares and their digests, then the masked words
 ``survive``         lead -> site  the survivor set
 ``signed``          site -> lead  the site's signature of it
@@ -92,6 +92,19 @@ def masked_from_bytes(content: bytes | bytearray, parameters: int) -> Masked:
         raise _malformed("a commitment is no digest")
     words = np.frombuffer(content, dtype=_WORD, offset=start)
     return Masked(words, head["commitment"], _unhex(head["shares"]), digests)
+
+
+def confirmations_to_bytes(confirmed: Mapping[str, str]) -> bytes:
+    """Confirmations by the peer's name."""
+    return canonical.encode(dict(confirmed))
+
+
+def confirmations_from_bytes(content: bytes | bytearray) -> dict[str, str]:
+    """The confirmations by name."""
+    value = _mapping(_json(content))
+    if not all(isinstance(one, str) for one in value.values()):
+        raise _malformed("a confirmation is no text")
+    return value
 
 
 def survivors_to_bytes(survivors: tuple[str, ...]) -> bytes:

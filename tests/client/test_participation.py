@@ -107,7 +107,7 @@ def test_coins_are_never_tossed_again(tmp_path: Path, lost: str) -> None:
         north.handle(task(consortium, "north"))
         north = consortium.sites["north"] = consortium.site("north")
         audited(consortium)
-        north.replies.folder.joinpath("round-00001-1.sealed").unlink()
+        north.replies.folder.joinpath("round-00001-00001.sealed").unlink()
     answer = north.handle(task(consortium, "north"))
     assert peek(answer, 1 << 20).kind == messages.REFUSAL
     assert [e.body["reason"] for e in north.log.entries() if e.type == "incident.raised"] == ["state_damaged"]

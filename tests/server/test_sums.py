@@ -149,6 +149,89 @@ def test_a_lead_that_dies_at_any_moment_ends_in_the_same_model(tmp_path: Path, k
         assert rounds == sorted(set(rounds))
 
 
+def test_a_lead_that_dies_in_round_1_while_a_site_is_missing(tmp_path: Path) -> None:
+    found = consortium(tmp_path / "a", privacy=OFF)
+    weather = Weather(("coast", messages.TASK))
+
+    def dies(name: str, message: Message) -> None:
+        if kind_of(message) == sums.SURVIVE and name == "south":
+            raise KeyboardInterrupt
+        weather(name, message)
+
+    with pytest.raises(KeyboardInterrupt):
+        found.federation(present=weather.present).run(found.grid(fault=dies))
+    assert found.saved[-1].survivors == ("north", "south", "west")
+    end = found.federation(resume=found.saved[-1], present=weather.present).run(found.grid(fault=weather))
+    np.testing.assert_array_equal(end.model, plain(tmp_path / "b", without=("coast",)))
+
+
+def test_a_survivor_that_is_away_at_the_resume_keeps_the_sum_open(tmp_path: Path) -> None:
+    found = consortium(tmp_path / "a", privacy=OFF)
+
+    def dies(name: str, message: Message) -> None:
+        if kind_of(message) == sums.OPEN:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found.federation().run(found.grid(fault=dies))
+    state, weather = found.saved[-1], Weather(("west", messages.TASK))
+    with pytest.raises(RoundError, match="had begun with north, south, west, coast") as caught:
+        found.federation(resume=state, present=weather.present).run(found.grid(fault=weather))
+    assert caught.value.id == "below_minimum"
+    assert found.saved[-1] is state
+    end = found.federation(resume=state).run(found.grid())
+    np.testing.assert_array_equal(end.model, plain(tmp_path / "b"))
+
+
+def test_an_attempt_after_a_signature_is_refused_before_it_costs_anything(tmp_path: Path) -> None:
+    found = consortium(tmp_path)
+    run(found, Weather())
+    site = found.site("north")  # it has signed round 1 long ago
+    federation = found.federation()
+    stage = federation._stage(federation.resume, 1)
+    again = replace(stage, attempt=2)
+    before = len(list(site.ledger.rows("notes")))
+    answer = site.handle(federation.task(again, "north", federation.resume))
+    assert peek(answer, 1 << 20).kind == messages.REFUSAL
+    assert len(list(site.ledger.rows("notes"))) == before
+
+
+@pytest.mark.parametrize("kind", [sums.INTRODUCE, sums.AGREE, sums.ADOPT])
+def test_whoever_disturbs_the_agreement_is_named(tmp_path: Path, kind: str) -> None:
+    found = consortium(tmp_path)
+    coast = found.sites["coast"].secure
+    assert coast is not None
+    rubbish = {
+        sums.INTRODUCE: lambda: canonical.encode({"content": "{}", "ed25519": "00", "mldsa65": "00"}),
+        sums.AGREE: lambda _: sums.signatures_to_bytes(
+            {"north": found.sites["north"].secure._agreeing.introduction}
+        ),  # type: ignore[union-attr]
+        sums.ADOPT: lambda _: canonical.encode(dict.fromkeys(FOUR[:3], "another")),
+    }
+    name = {sums.INTRODUCE: "introduce", sums.AGREE: "agree", sums.ADOPT: "adopt"}[kind]
+    setattr(coast, name, rubbish[kind])
+    with pytest.raises(AggregationError) as caught:
+        run(found, Weather())
+    assert caught.value.id == "keys_missing"
+    assert "coast: " in caught.value.what
+    assert "north: " not in caught.value.what
+
+
+def test_after_the_end_no_key_is_left_and_nothing_is_trained(tmp_path: Path) -> None:
+    found = consortium(tmp_path)
+    run(found, Weather())
+    federation = found.federation()
+    for name, site in found.sites.items():
+        state = canonical.decode((tmp_path / name / "sums.json").read_bytes())
+        assert state["sums"] is None
+        ratchet = canonical.decode((tmp_path / name / "ratchet").read_bytes())
+        assert ratchet["round"] == found.plan.training.rounds + 1
+        task = federation.task(
+            federation._stage(federation.resume, found.plan.training.rounds), name, federation.resume
+        )
+        assert peek(site.handle(task), 1 << 20).kind == messages.REFUSAL
+
+
 def test_without_every_sites_keys_nothing_begins(tmp_path: Path) -> None:
     found = consortium(tmp_path)
     with pytest.raises(AggregationError, match="west: site_lost") as caught:

@@ -24,6 +24,7 @@ def log(plan: Plan, right: int | None) -> Any:
     """What a site's log says of its audit, with so many right guesses; None where it says nothing."""
     committed = {"commitment": DIGEST, "phantoms": 1000, "guesses": 200}
     result = {"commitment": DIGEST, "correct": right, "claimed": 3.0, "bound": 0.0, "delta": 1e-5}
+    result["failed"] = False
     events = [
         SimpleNamespace(type=type_, job=plan.digest, body=body)
         for type_, body in (("audit.committed", committed), ("audit.result", result))

@@ -185,14 +185,15 @@ def test_a_resumed_lead_gets_the_stored_replies_byte_for_byte(tmp_path: Path) ->
     with pytest.raises(Killed):
         consortium.federation(save=save).run(consortium.grid())
     stored = {
-        name: (tmp_path / name / "replies" / "round-00002-1.sealed").read_bytes() for name in consortium.keys
+        name: (tmp_path / name / "replies" / "round-00002-00001.sealed").read_bytes()
+        for name in consortium.keys
     }
     consortium.sites = {name: consortium.site(name) for name in consortium.keys}
     end = consortium.federation(resume=saved[0]).run(consortium.grid())
     assert end.round == 2
     for name, site in consortium.sites.items():
         assert site.learner.trained == 0
-        assert (tmp_path / name / "replies" / "round-00002-1.sealed").read_bytes() == stored[name]
+        assert (tmp_path / name / "replies" / "round-00002-00001.sealed").read_bytes() == stored[name]
         assert [row.kind for row in site.ledger.rows("notes")] == ["reserved", "spent", "released"] * 2
 
 

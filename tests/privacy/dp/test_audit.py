@@ -101,6 +101,9 @@ def test_a_fault_ends_the_first_round(machine: Machine, check: str) -> None:
     assert caught.value.id == "audit_failed"
     assert check in caught.value.what
     assert (found.tally.steps, found.last) == (0, (0, 0))
+    for again in (found, Audit.from_bytes(found.to_bytes(), JOB, PLAN)):
+        with pytest.raises(UpdateError, match=check):  # it stays failed, for a lead that asks once more
+            Machine().round(again, 1, attempt=2)
 
 
 def test_a_weak_sign_is_found_in_the_end() -> None:
@@ -184,6 +187,11 @@ def broken(path: str, value: object) -> bytes:
         broken("coins.nonce", "00"),
         broken("tally.scores", [0.0]),
         broken("tally.steps", "many"),
+        broken("tally.steps", -1),
+        broken("tally.squares", -1.0),
+        broken("last", [5.5, 1]),
+        broken("failed", [1]),
+        broken("coins.included", ""),
     ],
 )
 def test_a_damaged_file_is_refused(data: bytes) -> None:

@@ -108,28 +108,38 @@ class TestSums:
 
     @given(st.data())
     @settings(max_examples=60, deadline=None)
-    def test_any_drops_give_the_exact_sum_or_a_clean_refusal(self, data: st.DataObject) -> None:
+    def test_any_drops_give_the_exact_sum_or_the_refusal_that_they_must(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(3, 6))
         terms = terms_of(count, minimum=data.draw(st.integers(sums.SumTerms.least_threshold(count), count)))
         adders = Adders(terms)
-        lost = {
-            phase: data.draw(st.sets(st.sampled_from(terms.sites), max_size=2))
-            for phase in ("missing", "unsigned", "unopened")
-        }
-        for number in (1, 2):
-            gone = lost if number == 1 else {}
-            rest = [name for name in terms.sites if name not in gone.get("missing", ())]
-            found, why = outcome(adders, number, gone)
-            if found is None:
-                assert gone, "a sum without faults was refused"
-                assert why in {"below_n_min", "too_few_signatures", "too_few_shares", "sum_lost"}
-            else:
-                np.testing.assert_array_equal(found, adders.expected(rest))
+        few = st.sets(st.sampled_from(terms.sites), max_size=2)
+        missing, unsigned, unopened = (data.draw(few) for _ in range(3))
+        expected = fate(terms, missing, unsigned, unopened)
+        found, why = outcome(adders, at(1), missing=missing, unsigned=unsigned, unopened=unopened)
+        assert why == expected
+        if not why:
+            np.testing.assert_array_equal(found, adders.expected(set(terms.sites) - missing))
+        np.testing.assert_array_equal(adders.run(at(2)), adders.expected(terms.sites))  # and then it goes on
 
 
-def outcome(adders: Adders, number: int, gone: dict[str, set[str]]) -> tuple[Any, str]:
+def fate(terms: sums.SumTerms, missing: set[str], unsigned: set[str], unopened: set[str]) -> str:
+    """What must become of a sum, from who goes away when."""
+    survivors = set(terms.sites) - missing
+    if len(survivors) < terms.minimum:
+        return "below_n_min"
+    if len(survivors - unsigned) < terms.threshold:
+        return "too_few_signatures"
+    open_ = survivors - unsigned - unopened
+    if open_ == survivors:
+        return ""
+    if missing and open_:
+        return "sum_lost"
+    return "" if len(open_) >= terms.threshold else "too_few_shares"
+
+
+def outcome(adders: Adders, place: sums.At, **gone: set[str]) -> tuple[Any, str]:
     try:
-        return adders.run(at(number), **gone), ""
+        return adders.run(place, **gone), ""
     except AggregationError as error:
         return None, error.id
 
@@ -193,7 +203,7 @@ class TestAttacks:
         for site in four.sites.values():
             with refused("sum_unknown"):
                 site.sign(old, four.terms.sites)
-        with refused("sum_over"):
+        with refused("survivor_set_fixed"):
             four.masked("north", old)
 
     @pytest.mark.parametrize(
@@ -356,6 +366,54 @@ class TestAttacks:
             with refused("share_malformed"):
                 site.recover(at(2), {"west": wrong})
 
+    def test_11_another_vector_or_seed_for_one_sum(self, four: Adders) -> None:
+        site, place = four.sites["north"], at()
+        first = four.masked("north", place).words
+        other = four.inputs["north"] + np.uint32(1)
+        with refused("sum_over"):
+            site.mask(place, other, four.seed("north", place))
+        used_up = pytest.raises(CloisterError, check=lambda error: error.id == "key_already_used")
+        with used_up:
+            site.mask(place, four.inputs["north"].copy(), bytes(32))
+        with used_up:
+            site.mask(at(2), four.inputs["north"].copy(), four.seed("north", place))
+        np.testing.assert_array_equal(four.masked("north", place).words, first)  # nothing was changed by it
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            (0, 0, 1),
+            (1, -1, 1),
+            (1, 0, 0),
+            (2**60, 0, 1),
+            ("1", 0, 1),
+            (True, 0, 1),
+            (1.0, 0, 1),
+            (None, 0, 1),
+        ],
+    )
+    def test_sums_that_no_plan_has(self, fields: tuple[Any, Any, Any]) -> None:
+        with refused("sum_unknown"):
+            sums.At(*fields, sums.MODEL)
+        with refused("sum_unknown"):
+            sums.At(1, 0, 1, "model")
+
+    @pytest.mark.parametrize(
+        "words", [np.zeros(1, np.uint32), np.zeros(50, np.int64), np.zeros(51, np.uint32), b""]
+    )
+    def test_what_is_no_masked_vector_changes_no_sum(self, four: Adders, words: Any) -> None:
+        server, masked = four.server(at()), four.masked("north", at())
+        with pytest.raises(CloisterError, check=lambda error: error.id == "update_shape"):
+            server.add("north", replace(masked, words=words))
+        server.add("north", masked)
+        np.testing.assert_array_equal(server._total, masked.words)
+
+    def test_nothing_is_summed_before_the_set_is_fixed(self, four: Adders) -> None:
+        server = four.server(at())
+        server.add("north", four.masked("north", at()))
+        with refused("sum_unknown"):
+            server.total()
+
     def test_21_after_the_next_round_no_old_key_is_in_the_state(self, four: Adders) -> None:
         four.run(at(1))
         site = four.sites["north"]
@@ -373,10 +431,25 @@ class TestAttacks:
 
 @pytest.mark.parametrize(
     "broken",
-    [{"v": 2}, {"job": "x"}, {"seed": "zz"}, {"at": {"round": 1}}, {"keys": {}}, {"survivors": None}],
+    [
+        {"v": 2},
+        {"job": "x"},
+        {"seed": "zz"},
+        {"seed": ""},
+        {"at": {"round": 1}},
+        {"at": {"round": "x", "step": 0, "attempt": 1, "model": sums.MODEL}},
+        {"at": {"round": 2, "step": 0, "attempt": 1, "model": sums.MODEL}},
+        {"keys": {}},
+        {"keys": {"round": 1, "chains": {}}},
+        {"survivors": None},
+        {"survivors": "abc"},
+        {"opened": "no"},
+        {"sent": None},
+    ],
 )
 def test_a_damaged_state_is_refused(four: Adders, broken: dict[str, Any]) -> None:
     site = four.sites["north"]
+    four.masked("north", at(1))
     with pytest.raises(StateError, check=lambda error: error.id == "state_damaged"):
         SiteSums.from_json(four.terms, site.identity, site.peers, site.to_json() | broken)
 
