@@ -105,7 +105,7 @@ def test_a_site_and_then_the_lead_are_killed(faulty: Stand, actors: Ensemble) ->
     assert opened == Counter([*range(1, 21), held_in])
     first, second = faulty.received(plan, held_in)["north"]
     assert first == second
-    assert kept.keys() == {f"round-{held_in:05d}-1.sealed"}
+    assert kept.keys() == {f"round-{held_in:05d}-00001.sealed"}
 
     # The sites: one reserve and one update a round, whatever was asked for again.
     for name in ("north", "south"):
