@@ -59,7 +59,10 @@ def _rounds(events: list[Event], job: str) -> Iterator[dict[str, Any]]:
         for e in events
         if e.job == job and e.type in ("site.lost", "update.refused")
     }
+    started = {e.round: e.body["model"] for e in events if e.job == job and e.type == "round.opened"}
     for event in events:
+        if event.type == "round.aborted" and event.job == job:
+            yield _aborted(event, started[event.round])
         if event.type != "round.closed" or event.job != job:
             continue
         yield {
@@ -74,6 +77,13 @@ def _rounds(events: list[Event], job: str) -> Iterator[dict[str, Any]]:
                 for outcome, type_ in (("refused", "update.refused"), ("lost", "site.lost"))
             },
         }
+
+
+def _aborted(event: Event, model: Any) -> dict[str, Any]:
+    """A round whose sum could not be opened: nobody contributed, and the model stayed what it was."""
+    everybody = [*_names(event.body["accepted"]), *_names(event.body["refused"]), *_names(event.body["lost"])]
+    absences = [{"site": site, "reason": event.body["reason"]} for site in sorted(everybody)]
+    return {"round": event.round, "accepted": [], "refused": [], "lost": absences, "model": model}
 
 
 def _names(value: Any) -> list[str]:
