@@ -178,7 +178,7 @@ class _Lora(torch.autograd.Function):
             x, weight = x.to(kind), weight.to(kind)
             u = functional.linear(x, down.to(kind))
             y = functional.linear(x, weight, None if bias is None else bias.to(kind))
-            y = torch.add(y, functional.linear(u, up.to(kind)), alpha=scale)
+            y.add_(functional.linear(u, up.to(kind)), alpha=scale)
         ctx.save_for_backward(x, u, weight)
         ctx.down, ctx.up, ctx.scale, ctx.write, ctx.kind = down, up, scale, write, kind
         return y
@@ -187,14 +187,17 @@ class _Lora(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, u, weight = ctx.saved_tensors
         g = g.to(ctx.kind)
-        scaled = ctx.scale * g
         needed = ctx.needs_input_grad[0]
-        v = scaled @ ctx.up.to(ctx.kind) if needed or ctx.down.requires_grad else None
+        # The scale goes to what has the width of the adapter: nothing as wide as the layer is made twice.
+        v = ctx.scale * (g @ ctx.up.to(ctx.kind)) if needed or ctx.down.requires_grad else None
         if v is not None and ctx.down.requires_grad:
             ctx.write(ctx.down, _tokens(v), _tokens(x))
         if ctx.up.requires_grad:
-            ctx.write(ctx.up, _tokens(scaled), _tokens(u))
-        inward = g @ weight + v @ ctx.down.to(ctx.kind) if needed and v is not None else None
+            ctx.write(ctx.up, _tokens(g), _tokens(ctx.scale * u))
+        inward = None
+        if needed and v is not None:
+            inward = g @ weight
+            inward.add_(v @ ctx.down.to(ctx.kind))
         return inward, None, None, None, None, None, None
 
 

@@ -18,6 +18,7 @@ BENCHES = {
     "round": "what a round costs beyond training: seconds, bytes, memory",
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
+    "codec": "what few bits a parameter keep of a mean of updates",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
 _TAKES_TEXTS = "step"
