@@ -163,7 +163,9 @@ class Jobs:
             raise BudgetError(
                 "budget_conflict", f"The budget of {dataset} is per {budget.unit}, not {plan.privacy.unit}."
             )
-        spent = [row.reservation.mechanism for row in ledger.rows(dataset) if row.kind == "reserved"]
+        # What this job has spent is part of the whole plan: a site that restarts in the middle may go on.
+        others = [row.reservation for row in ledger.rows(dataset) if row.kind == "reserved"]
+        spent = [kept.mechanism for kept in others if kept.job != plan.digest]
         total = accounting.epsilon([*spent, *[mechanism] * plan.training.rounds], budget.delta)
         if total > budget.epsilon:
             raise BudgetError(

@@ -27,8 +27,8 @@ def test_a_demo_needs_no_network_and_looks_for_none(tmp_path: Path, model: Path)
     assert outside.read_text() == "192.0.2.1\n"
     outside.unlink()
 
-    notes = write_records(tmp_path / "notes.csv", seed=4, rows=240)
-    data = ("--data", str(notes), "--label", "department", "--split", "iid", "--sites", "2")
+    notes = write_records(tmp_path / "notes.csv", seed=4, rows=360)
+    data = ("--data", str(notes), "--label", "department", "--split", "iid", "--sites", "3")
     terms = ("--rounds", "2", "--model", str(model), "--out", str(tmp_path / "demo"), "--json")
     said = person.run("demo", *data, *terms, program=(*ALONE, *CLOISTER))
     assert said.code == 0, said
