@@ -174,13 +174,11 @@ class Agent:
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest)
         base = describe(self._model or plan.base.name)
         records = self._datasets.open(plan.site(self._site.name).dataset)
-        learner = SiteLearner(plan, self._site.name, base, records, entropy, job.folder)
         return Participant(
             plan=plan,
             identity=self._site.identity,
             lead=self._site.roster.lead,
-            learner=learner,
-            audit=learner.audit,
+            learner=SiteLearner(plan, self._site.name, base, records, entropy, job.folder),
             secure=self._secure(job),
             ledger=self._datasets.ledger,
             entropy=entropy,

@@ -45,6 +45,11 @@ _COMMITTED = "audit.committed"
 class Learner(Protocol):
     """What a participant needs of the model: training for a round and keeping what arrives."""
 
+    @property
+    def audit(self) -> Audit | None:
+        """Of the private steps; None where there are none."""
+        ...
+
     def train(self, model: Vector, header: Header) -> Delta:
         """The delta of one round's local steps from ``model``, float32 (d,)."""
         ...
@@ -112,7 +117,6 @@ class Participant:
         entropy: the job's source of randomness.
         log: the site's event log.
         replies: where sealed replies are stored.
-        audit: of the learner's private steps; None where there are none.
         secure: masks what leaves; there exactly where the plan asks for secure aggregation.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
@@ -126,7 +130,6 @@ class Participant:
     entropy: Entropy
     log: EventLog
     replies: Replies
-    audit: Audit | None = None
     secure: SecureSums | None = None
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
@@ -291,9 +294,9 @@ class Participant:
         Raises:
             StateError: ``state_damaged``, the log is bound to other coins, or to none after steps were seen.
         """
-        if self.audit is None or self._committed:
+        audit, job = self.learner.audit, self.plan.digest
+        if audit is None or self._committed:
             return
-        audit, job = self.audit, self.plan.digest
         known = [e.body["commitment"] for e in self.log.entries() if (e.type, e.job) == (_COMMITTED, job)]
         if not known and not audit.tally.steps:
             self.log.append(
@@ -311,7 +314,8 @@ class Participant:
 
     def _conclude(self) -> None:
         """Writes down what the audit found."""
-        if self.audit is None or not (self.audit.tally.steps or self.audit.failed):
+        audit = self.learner.audit
+        if audit is None or not (audit.tally.steps or audit.failed):
             return
         job, dataset, delta = self.plan.digest, self.plan.site(self.name).dataset, self.plan.privacy.delta
         charged = [
@@ -319,16 +323,16 @@ class Participant:
             for row in self.ledger.rows(dataset)
             if row.kind == "reserved" and row.reservation.job == job
         ]
-        result = self.audit.result(delta)
+        result = audit.result(delta)
         self.log.append(
             "audit.result",
             job=job,
-            commitment=self.audit.commitment,
+            commitment=audit.commitment,
             correct=result.correct,
             claimed=accounting.epsilon(charged, delta),
             bound=result.bound,
             delta=delta,
-            failed=bool(self.audit.failed),
+            failed=bool(audit.failed),
         )
 
     def _reserve(self, header: Header) -> Reservation | None:

@@ -2,7 +2,7 @@
 
 One file holds the whole state: the site's key of the job until it has agreed with every other site, then the
 chains of its pairs and where it stands in the newest sum. Whatever changes it is written and synced before
-the answer is given back; a failed write changes nothing.
+the answer is given back; only then it counts in memory, so a failed write or a refusal changes nothing.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ class SecureSums:
             self._agreeing, self._sums = self._load()
         else:
             key = JobKey.generate()
-            self._agreeing = _Agreeing(key, Introduction.make(terms, key, identity))
-            self._sums = None
-            self._save()
+            self._keep(_Agreeing(key, Introduction.make(terms, key, identity)), None)
 
     # Keys
 
@@ -102,14 +100,10 @@ class SecureSums:
                     "key_unusable", "The key that goes round as this site's is not its own."
                 )
             roots, carried = keys.agree(self.terms, known, self._identity)
-            self._agreeing = replace(
-                standing,
-                known=digest,
-                introductions=tuple(signed.values()),
-                roots=roots,
-                carried=carried,
+            taken = tuple(signed.values())
+            self._keep(
+                replace(standing, known=digest, introductions=taken, roots=roots, carried=carried), None
             )
-            self._keep(standing)
         elif digest != standing.known:
             raise AggregationError("key_unusable", "Other keys go round now than this site agreed on.")
         return wire.signatures_to_bytes(self._agreeing.carried)
@@ -135,14 +129,11 @@ class SecureSums:
         inbox = [(signed, self._peers[giver]) for giver, signed in agreements.items()]
         chains = standing.roots | keys.accept(self.terms, known, standing.key, self._me, inbox)
         pairs = PairKeys(self.terms, self._me, 0, chains)
-        self._sums = SiteSums(self.terms, self._identity, self._peers, pairs)
         confirmed = {peer: keys.confirmation(root) for peer, root in chains.items()}
-        self._agreeing = replace(standing, key=None, roots={}, confirmed=confirmed)
-        try:
-            self._save()
-        except StateError:
-            self._agreeing, self._sums = standing, None
-            raise
+        self._keep(
+            replace(standing, key=None, roots={}, confirmed=confirmed),
+            SiteSums(self.terms, self._identity, self._peers, pairs),
+        )
         return wire.confirmations_to_bytes(confirmed)
 
     @property
@@ -185,12 +176,7 @@ class SecureSums:
     def finish(self) -> None:
         """Forgets all keys: the job is over."""
         if self._sums is not None:
-            before, self._sums = self._sums, None
-            try:
-                self._save()
-            except StateError:
-                self._sums = before
-                raise
+            self._keep(self._agreeing, None)
 
     @property
     def survivors(self) -> tuple[str, ...]:
@@ -206,13 +192,9 @@ class SecureSums:
         """Acts on the state, and gives the answer once the new state is on disk."""
         if self._sums is None:
             raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
-        before = self._sums.to_json()
-        try:
-            answer = action(self._sums)
-            self._save()
-        except Exception:
-            self._sums = SiteSums.from_json(self.terms, self._identity, self._peers, before)
-            raise
+        sums = replace(self._sums, keys=replace(self._sums.keys))
+        answer = action(sums)
+        self._keep(self._agreeing, sums)
         return answer
 
     # The file
@@ -221,15 +203,8 @@ class SecureSums:
     def _me(self) -> str:
         return self._identity.public.name
 
-    def _keep(self, before: _Agreeing) -> None:
-        try:
-            self._save()
-        except StateError:
-            self._agreeing = before
-            raise
-
-    def _save(self) -> None:
-        standing = self._agreeing
+    def _keep(self, standing: _Agreeing, sums: SiteSums | None) -> None:
+        """Writes a new state, and then takes it on."""
         value: dict[str, canonical.Json] = {
             "v": 1,
             "job": self.terms.job,
@@ -240,9 +215,10 @@ class SecureSums:
             "roots": {peer: root.hex() for peer, root in standing.roots.items()},
             "carried": {peer: one.to_json() for peer, one in standing.carried.items()},
             "confirmed": standing.confirmed,
-            "sums": self._sums.to_json() if self._sums else None,
+            "sums": sums.to_json() if sums else None,
         }
         durable.write(self._path, canonical.encode(value))
+        self._agreeing, self._sums = standing, sums
 
     def _load(self) -> tuple[_Agreeing, SiteSums | None]:
         value: Any = read_json(self._path)

@@ -13,6 +13,7 @@ from cloister.client.participation import Participant, Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical
+from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.noise import gaussian
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.evidence.log import EventLog
@@ -39,6 +40,7 @@ class MeanLearner:
     kept: list[tuple[int, Vector]] = field(default_factory=list)
     released: list[Vector] = field(default_factory=list)
     trained: int = 0
+    audit: Audit | None = None
 
     def train(self, model: Vector, header: Header) -> Delta:
         self.trained += 1

@@ -20,6 +20,7 @@ from cloister.client.agent import Agent
 from cloister.client.jobs import Job
 from cloister.client.participation import Learner, Participant
 from cloister.client.site.folder import SiteFolder
+from cloister.privacy.dp.audit import Audit
 from cloister.privacy.update import Delta, Vector
 from cloister.privacy.wire.envelope import Header
 
@@ -56,6 +57,11 @@ class TimedLearner:
 
     def __init__(self, learner: Learner, path: Path) -> None:
         self._learner, self._path = learner, path
+
+    @property
+    def audit(self) -> Audit | None:
+        """See ``Learner``."""
+        return self._learner.audit
 
     def train(self, model: Vector, header: Header) -> Delta:
         """See ``Learner``."""

@@ -13,6 +13,7 @@ from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import PersonColumn
 from cloister.privacy import canonical, code
+from cloister.privacy.dp import accounting
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
@@ -105,3 +106,24 @@ def test_a_budget_of_another_unit_does_not_pay(site: Site, monkeypatch: pytest.M
     value = persons_json(("north",))
     value["task"]["labels"] = ["a", "b"]
     assert site.refusal(value) == "budget_conflict"
+
+
+@pytest.mark.parametrize(("own", "refused"), [(True, False), (False, True)])
+def test_what_a_job_has_spent_is_part_of_its_plan_and_what_others_have_is_not(
+    site: Site, own: bool, refused: bool
+) -> None:
+    """A site that restarts in the middle checks its plan again, on a budget that bears it just once."""
+    value = plan_json(("north",))
+    value["privacy"] |= {"noise_multiplier": 0.5}
+    plan = site.plan(value)
+    mechanism = plan.round_mechanism
+    assert mechanism is not None
+    whole = accounting.epsilon([mechanism] * plan.training.rounds, BUDGET[1])
+    column: Any = None
+    Datasets(site.folder).register(site.file, "notes", COLUMNS, (1.01 * whole, BUDGET[1]), column)
+    job = plan.digest if own else canonical.digest(b"another job")
+    Datasets(site.folder).ledger.reserve("notes", job, 1, 1, mechanism)
+    if refused:
+        assert site.refusal(value) == "budget_exceeded"
+    else:
+        Jobs(site.folder).check(plan)

@@ -65,8 +65,8 @@ def audited(consortium: Consortium, name: str = "north") -> Audit:
     site, mechanism = consortium.sites[name], consortium.plan.round_mechanism
     assert mechanism is not None
     pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
-    site.audit = Audit.begin(consortium.plan.digest, pipeline)
-    return site.audit
+    site.learner.audit = Audit.begin(consortium.plan.digest, pipeline)
+    return site.learner.audit
 
 
 def seen(audit: Audit, number: int = 1) -> None:
@@ -92,7 +92,7 @@ def test_the_coins_of_the_audit_are_bound_before_anything_is_drawn(tmp_path: Pat
         "guesses": audit.guesses,
     }
     again = consortium.site("north")
-    again.audit = audit
+    again.learner.audit = audit
     again._commit()
     assert [event.type for event in again.log.entries()].count("audit.committed") == 1
 

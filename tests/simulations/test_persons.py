@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +15,15 @@ from cloister.client.learn.learner import SiteLearner
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.persons import PersonColumn
-from cloister.privacy import code
-from cloister.privacy.dp import accounting
-from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy import canonical, code
+from cloister.privacy.dp import accounting, noise
+from cloister.privacy.entropy import FixedEntropy, KeyStream
+from cloister.privacy.errors import RoundError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Vector
+from cloister.privacy.update import Clipped, Noised, Vector
 from cloister.server.app import Federation, Pace
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.proposal import Terms, draft
@@ -108,3 +111,38 @@ def test_two_sites_train_and_pay_per_person(tmp_path: Path, base: BaseModel) -> 
         assert whole <= TERMS.epsilon
         units = {e.body["unit"] for e in datasets.site.log.entries() if "unit" in e.body}
         assert units == {"person"}
+
+
+def audits(datasets: Datasets) -> dict[str, tuple[int, Any]]:
+    """What a site's log says of its audit: where it stands, and what it says."""
+    events = enumerate(datasets.site.log.entries())
+    return {e.type: (place, e.body) for place, e in events if e.type.startswith("audit.")}
+
+
+def test_every_job_is_audited(tmp_path: Path, base: BaseModel) -> None:
+    _, _, _, sites = run(tmp_path, base)
+    for datasets in sites.values():
+        found = audits(datasets)
+        first = next(k for k, e in enumerate(datasets.site.log.entries()) if e.type == "budget.reserved")
+        assert found["audit.committed"][0] < first
+        result = found["audit.result"][1]
+        assert result["commitment"] == found["audit.committed"][1]["commitment"]
+        assert result["claimed"] == pytest.approx(datasets.ledger.epsilon("notes"))
+        assert result["bound"] < result["claimed"]
+        assert result["failed"] is False
+
+
+def test_a_site_whose_noise_fails_sends_nothing_ever_after(
+    tmp_path: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaussian = noise.gaussian
+
+    def quiet(clipped: Clipped, sigma: float, stream: KeyStream) -> Noised:
+        return replace(gaussian(clipped, sigma / 2, stream), noise_multiplier=sigma)
+
+    monkeypatch.setattr(noise, "gaussian", quiet)
+    with pytest.raises(RoundError, match="north: audit_failed, south: audit_failed"):
+        run(tmp_path, base)
+    assert not list((tmp_path / "north").rglob("*.sealed"))
+    file = canonical.decode((tmp_path / "north" / "audit.json").read_bytes())
+    assert "scale" in file["failed"]  # a restarted site reads this, and refuses the next attempt, too
