@@ -29,6 +29,7 @@ from cloister.privacy.wire.envelope import Header, seal
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.rounds import ACCEPTED, Round
+from cloister.simulations.bench import kernel
 
 _DIGEST = canonical.digest(b"what a plan of this benchmark agrees on")
 _CHILD = "fold"
@@ -170,7 +171,7 @@ def fold(folder: Path) -> None:
         present=lambda: (),
     )
     current = Round(agreed, 1, 1, _DIGEST, tuple(site.name for site in roster.sites))
-    before, used = _status("VmRSS"), _cpu()
+    before, used = kernel.resident(), _cpu()
     print("ready", flush=True)
     count = 0
     for line in sys.stdin:
@@ -180,16 +181,8 @@ def fold(folder: Path) -> None:
         current.accept(site, opened.pieces)
         print(current.standings[site].state, flush=True)
         del opened, data
-    took = Folded(_status("VmHWM") - before, agreed.ring.content_bytes, (_cpu() - used) / max(1, count))
+    took = Folded(kernel.peak() - before, agreed.ring.content_bytes, (_cpu() - used) / max(1, count))
     print(json.dumps(vars(took)))
-
-
-def _status(name: str) -> int:
-    """A size in bytes from the kernel's account of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) << 10
-    raise KeyError(name)
 
 
 def _cpu() -> float:

@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -41,6 +40,7 @@ from numpy.typing import NDArray
 from cloister.privacy.errors import RoundError
 from cloister.privacy.secagg import masking
 from cloister.privacy.secagg.masking import Mask
+from cloister.simulations.bench import kernel
 from cloister.simulations.bench.result import Limit, Result, spread
 
 MIB = 1 << 20
@@ -180,17 +180,9 @@ def memory(work: Work) -> int:
 def growth(work: Work) -> int:
     """The same of this process; its peak so far must not be above what it holds with the vector."""
     vector, masks = clear(work), work.masks
-    before = _kernel("VmRSS")
+    before = kernel.resident()
     masking.apply(vector, masks)
-    return _kernel("VmHWM") - before
-
-
-def _kernel(name: str) -> int:
-    """A size in bytes from the kernel's account of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) << 10
-    raise KeyError(name)
+    return kernel.peak() - before
 
 
 def main(arguments: list[str]) -> None:

@@ -14,9 +14,9 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from cloister.privacy.errors import RoundError
+from cloister.simulations.bench import kernel
 from cloister.simulations.bench.step_work import Work, plain, private, streams
 
 SIDES = ("plain", "private")
@@ -87,21 +87,10 @@ def _child(side: str, tokens: int) -> Peak:
 def steps(work: Work, side: str) -> Peak:
     """Takes the steps of one side in this process."""
     step = plain(work) if side == "plain" else private(work, work.fused())
-    loaded, before = _kernel("VmRSS"), _kernel("VmHWM")
+    loaded, before = kernel.resident(), kernel.peak()
     for repeat in range(STEPS):
         step(work.draw(streams("draw", repeat)), streams("step", repeat))
-    return Peak(loaded, before, _kernel("VmHWM"))
-
-
-def _kernel(name: str) -> int:
-    """A size in bytes from the kernel's account of this process.
-
-    Not ``getrusage``: its peak starts with that of the process that started this one.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) << 10
-    raise KeyError(name)
+    return Peak(loaded, before, kernel.peak())
 
 
 def main(arguments: list[str]) -> None:
