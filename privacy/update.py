@@ -2,11 +2,12 @@
 
 ::
 
-    gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Sealed
+    gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Masked -> Sealed
 
 The values carry their own guarantee: noise reads its scale from the ``Clipped`` value it protects,
-the ledger charges the mechanisms that a ``Delta`` really underwent, and only an ``Encoded`` value
-can be sealed. There is no way to seal a vector that skipped a stage: mypy refuses the call.
+the ledger charges the mechanisms that a ``Delta`` really underwent, and a participant seals an update
+only from an ``Encoded`` value, masked where the plan says so (``Masked`` stands in
+``privacy.secagg.rounds``): mypy refuses a vector that skipped a stage.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ one that is not in U never a share: the two kinds together would bare that site'
 server hands it to them. T shares rebuild b, which must fit the commitment.
 
 If one site is missing and another goes away between signing and opening, the sum is lost: only those two know
-the key of their mask. Nothing is opened then.
+the key of their mask. What the others opened by then are random masks.
 
 *Sum.* The server takes all PRG(b) and, for every missing d, the ± PRG(k_id) out of the sum of all y. What is
 left is the sum of x over U. The masks between members of U cancelled each other.
