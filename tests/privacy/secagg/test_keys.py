@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import AggregationError, CloisterError, EntropyError, StateError
-from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.secagg import keys
 from cloister.privacy.secagg.keys import INTRODUCTION, Introduction, JobKey, PairKeys
 from cloister.privacy.wire.signed import Signed
@@ -167,14 +166,6 @@ class TestAgreements:
         other = Signed.make(canonical.encode(value), identity("north"), keys.AGREEMENT)
         with pytest.raises(CloisterError, check=lambda e: e.id in {"seal_invalid", "key_unusable"}):
             self.accept(own, signed, {**inbox, "north": other})
-
-
-def test_a_server_that_tells_two_sites_different_keys_joins_nobody(own: dict[str, JobKey]) -> None:
-    """The signature is the site's own; so a second key of it must be its own doing, and binds nobody else."""
-    liar = PrivateIdentity.generate("west", "site")
-    forged_one = Introduction.make(TERMS, JobKey.generate(), liar)
-    with refused("signature_invalid"):
-        Introduction.open(TERMS, forged_one, PEERS["west"])
 
 
 class TestChains:

@@ -298,6 +298,36 @@ class TestAttacks:
         with refused("commitment_mismatch"):
             server.opened("north", Opening(bytes(32), {}))
 
+    def test_what_a_site_opens_is_what_it_was_asked_for(self, four: Adders) -> None:
+        server = four.server(at())
+        for name in ("north", "south", "west"):
+            server.add(name, four.masked(name, at()))
+        survivors = server.survivors()
+        signed = {name: four.sites[name].sign(at(), survivors) for name in survivors}
+        sound = four.sites["north"].open(at(), survivors, signed)
+        for pairs in ({}, {"coast": b"short"}, sound.pairs | {"south": bytes(32)}):
+            with refused("reveal_malformed"):
+                server.opened("north", replace(sound, pairs=pairs))
+        server.opened("north", sound)
+        assert server.openers() == ("north",)
+
+    def test_whoever_opens_other_shares_than_those_of_lost_sites(self, four: Adders) -> None:
+        server = four.server(at())
+        for name in four.terms.sites:
+            server.add(name, four.masked(name, at()))
+        survivors = server.survivors()
+        signed = signatures(four, at(), survivors)
+        for name in survivors[:-1]:
+            server.opened(name, four.sites[name].open(at(), survivors, signed))
+        given = four.sites["north"].recover(at(), server.shares_for("north"))
+        for wrong in ({}, {"stranger": given["coast"]}):
+            with refused("reveal_malformed"):
+                server.recovered("north", wrong)
+        with refused("sum_unknown"):
+            server.recovered("stranger", given)
+        with refused("sum_unknown"):
+            server.shares_for("coast")  # it is the lost one
+
     def test_11_no_keystream_twice(self, four: Adders) -> None:
         seen = set()
         site = four.sites["north"]
