@@ -18,11 +18,11 @@ check: .venv
 	$(BIN)/ruff check $(HOUSE)
 	$(BIN)/ruff format --check $(HOUSE)
 	$(BIN)/mypy .links/cloister
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow and not long"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not long"
 
 test-long: .venv
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not slow and not long" --hypothesis-profile=default
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not long" --hypothesis-profile=default
 
 # Every supported Flower version passes the tests that start the real server.
 test-flower: .compat/flwr-1.41.0

@@ -91,7 +91,7 @@ def test_arbitrary_bytes_are_canonical_or_refused(data: bytes) -> None:
         b"x",
         {1, 2},
         "\ud800",
-        object(),
+        pytest.param(object(), id="an object"),
     ],
     ids=repr,
 )
