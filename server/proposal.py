@@ -147,7 +147,8 @@ def _aggregation(terms: Terms, sites: int) -> Aggregation:
         raise PlanError(
             "plan_conflict",
             f"Secure aggregation among {sites} sites hides no update from {terms.colluding} that collude.",
-            "Take at least 3 sites, or propose with --no-secure: the lead then sees every single update.",
+            "Take more sites (at least 3) or fewer that may collude, or add --no-secure: the lead then sees "
+            "every single update.",
         )
     return Aggregation(
         secure=True,

@@ -108,3 +108,48 @@ def test_a_target_that_no_layer_has_is_refused(base: BaseModel) -> None:
     with pytest.raises(ModelError) as caught:
         draft(terms, ROSTER, OFFERS, base, CODE)
     assert caught.value.id == "adapter_invalid"
+
+
+def consortium(sites: int) -> tuple[Roster, dict[str, Offer]]:
+    """A lead and so many sites, each with an offer."""
+    names = [f"site-{k}" for k in range(sites)]
+    keys = [MEMBERS[0], *(PrivateIdentity.generate(name, "site") for name in names)]
+    offer = OFFERS["north"]
+    offers = {name: offer.model_copy(update={"site": name}) for name in names}
+    return Roster("hospitals", tuple(key.public for key in keys)), offers
+
+
+@pytest.mark.parametrize(
+    ("sites", "colluding", "wanted", "threshold", "minimum"),
+    [
+        (3, 1, 0, 3, 3),  # nobody may drop
+        (4, 1, 0, 3, 3),  # one may
+        (4, 1, 2, 3, 3),  # never fewer than sign
+        (6, 1, 0, 4, 5),
+        (6, 1, 4, 4, 4),
+        (6, 2, 0, 5, 5),
+    ],
+)
+def test_secure_aggregation_gets_the_least_threshold_that_holds(
+    base: BaseModel, sites: int, colluding: int, wanted: int, threshold: int, minimum: int
+) -> None:
+    terms = replace(TERMS, secure=True, colluding=colluding, minimum_sites=wanted)
+    plan, _ = draft(terms, *consortium(sites), base, CODE)
+    found = plan.sum_terms
+    assert found is not None
+    assert (found.threshold, found.minimum, found.colluding) == (threshold, minimum, colluding)
+    assert (found.job, found.sites) == (plan.digest, tuple(f"site-{k}" for k in range(sites)))
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+
+
+@pytest.mark.parametrize(("sites", "colluding"), [(1, 1), (2, 1), (3, 2), (4, 5)])
+def test_where_it_would_hide_nothing_it_is_refused(base: BaseModel, sites: int, colluding: int) -> None:
+    with pytest.raises(PlanError, match="--no-secure") as caught:
+        draft(replace(TERMS, secure=True, colluding=colluding), *consortium(sites), base, CODE)
+    assert caught.value.id == "plan_conflict"
+
+
+def test_without_it_the_plan_says_nothing_of_it(base: BaseModel) -> None:
+    plan, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
+    assert plan.sum_terms is None
+    assert b"threshold" not in plan.to_bytes()
