@@ -31,11 +31,11 @@ class Clipped:
         Adding or removing one unit changes ``values`` by at most ``bound`` in Euclidean norm.
 
     Attributes:
-        values: float32, shape (d,).
+        values: float64, shape (d,): sums over many units keep their last digits.
         bound: the clipping bound C > 0, in units of the gradient.
     """
 
-    values: Vector
+    values: NDArray[np.float64]
     bound: float
 
 

@@ -45,7 +45,7 @@ def gaussian(clipped: Clipped, noise_multiplier: float, stream: KeyStream) -> No
         this machine differs from the ideal.
 
     Args:
-        clipped: the sum, float32, shape (d,), and the bound of one unit.
+        clipped: the sum, float64, shape (d,), and the bound of one unit.
         noise_multiplier: sigma > 0.
         stream: a key stream used for nothing else.
 

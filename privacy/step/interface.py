@@ -46,7 +46,7 @@ class Engine(Protocol):
 
         Formal guarantees:
             Adding or removing one unit of the batch changes the result by at most ``bound`` in
-            Euclidean norm, up to the rounding of the sum to float32. A batch of no units gives zeros:
+            Euclidean norm, up to the rounding of sums of float64. A batch of no units gives zeros:
             it must not be skipped, for the step that adds noise to it is part of the mechanism.
 
         Args:
@@ -55,7 +55,7 @@ class Engine(Protocol):
             phantoms: the phantom units of the audit that were sampled, int64, shape (k,), distinct.
 
         Returns:
-            float32, shape (d + phantoms of the engine,).
+            float64, shape (d + phantoms of the engine,).
 
         Raises:
             ModelError: ``layer_unsupported``, a trained tensor got no gradient for each row;

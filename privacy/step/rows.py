@@ -6,8 +6,7 @@ units undergo.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -26,9 +25,12 @@ PHANTOM_NORM = 10.0
 Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Tensor]]]
 """Forms gradients of rows block by block, the same at each call: columns, and their values, (n, columns)."""
 
-# Relative. It covers the rounding of the factor and of each product to float32, 2^-24 each: what is cut has
-# at most the norm of the bound, not that and a rounding more. (Opacus adds 1e-6 to any norm.)
+# Relative. More than the factor, the norm and each product err in float64: what is cut has at most the norm
+# of the bound, not that and a rounding more. (Opacus adds 1e-6 to any norm.)
 _SLACK = 2.0**-22
+
+_CONVERTED = 1 << 16
+"""Values that are converted to float64 at once: half a MiB."""
 
 
 class ClippedSum:
@@ -36,7 +38,7 @@ class ClippedSum:
 
     Formal guarantees:
         Adding or removing one unit changes ``result`` by at most ``bound`` in Euclidean norm, up to the
-        rounding of sums of float32: what one unit adds is a function of its own rows alone, and its norm
+        rounding of sums of float64: what one unit adds is a function of its own rows alone, and its norm
         is taken of the very vector that is added.
 
     Args:
@@ -98,11 +100,20 @@ class ClippedSum:
         return _Groups(len(distinct), place)
 
     def _sum(self, columns: slice, whole: Tensor, cut: Tensor) -> None:
-        """Adds the gradients of units, (units, columns), each times its factor."""
-        with _in_full_precision(whole.device):
-            # As a product of matrices, which operation counters see.
-            added = (cut.to(whole.dtype).unsqueeze(0) @ whole)[0]
-        self._total[columns] += added.double().cpu()
+        """Adds the gradients of units, (units, columns), each times its factor, in float64.
+
+        In float32 the order of many units could move a sum by more than a unit of the integer grid
+        (``dp.grid``). Some columns at a time, so that the copy in float64 stays small.
+        """
+        added = torch.empty(whole.shape[1], dtype=torch.float64, device=whole.device)
+        width = max(1, _CONVERTED // len(whole))
+        weights = cut.unsqueeze(0)
+        with torch.autocast(whole.device.type, enabled=False):
+            for start in range(0, whole.shape[1], width):
+                some = slice(start, start + width)
+                # As a product of matrices, which operation counters see.
+                added[some] = (weights @ whole[:, some].double())[0]
+        self._total[columns] += added.cpu()
 
     def add_phantoms(self, phantoms: Indices, first: int) -> None:
         """Adds phantom units: each has one coordinate of its own, ``first`` plus its index."""
@@ -111,8 +122,8 @@ class ClippedSum:
         self.add(rows, -1 - phantoms, first)  # real units count from 0
 
     def result(self) -> Clipped:
-        """The sum of all units so far, float32, shape (width,)."""
-        return Clipped(self._total.to(torch.float32).numpy(), self._bound)
+        """The sum of all units, float64, shape (width,); nothing is added after it."""
+        return Clipped(self._total.numpy(), self._bound)
 
 
 def factors(rows: Tensor, bound: float) -> Tensor:
@@ -131,18 +142,6 @@ def _without_lost(rows: Tensor, cut: Tensor) -> Tensor:
     if lost.any():
         rows[lost] = 0
     return rows
-
-
-@contextmanager
-def _in_full_precision(device: torch.device) -> Iterator[None]:
-    """Products of float32 are taken in float32: bfloat16 or TF32 would lengthen what was just cut."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Both private engines against a loop that takes one unit at a time, and planted faults that they refuse."""
 
+import math
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -96,7 +97,7 @@ def test_equal_to_one_unit_at_a_time(top_layers: int, bound: float) -> None:
     expected = naive(placed, Tokens(ids), targets, bound)
     np.testing.assert_allclose(clipped.values, expected, rtol=0, atol=1e-6 * bound)
     assert np.abs(expected).max() > 0.1
-    assert (clipped.values.dtype, clipped.bound) == (np.float32, bound)
+    assert (clipped.values.dtype, clipped.bound) == (np.float64, bound)
 
 
 @pytest.mark.slow
@@ -188,25 +189,19 @@ def test_dropout_stays_off_while_the_engine_runs() -> None:
     np.testing.assert_array_equal(first.values, second.values)
 
 
-def test_reduced_precision_of_products_is_suspended_for_the_sum_and_restored(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    found = []
-    total = rows.ClippedSum(2, 1.0)
+def test_many_units_are_summed_in_float64() -> None:
+    values = np.random.default_rng(5).uniform(0.5, 1, 4000).astype(np.float32)
+    total = rows.ClippedSum(2, 2.0)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        monkeypatch.setattr(
-            Tensor,
-            "__matmul__",
-            lambda a, b: found.append(torch.get_float32_matmul_precision()) or torch.mm(a, b),
-        )
-        total.add(torch.tensor([[3.0, 4.0]]), np.array([0]))
-        assert torch.get_float32_matmul_precision() == "medium"
+        total.add(torch.from_numpy(np.stack([values, -values], axis=1)), np.arange(len(values)))
     finally:
         torch.set_float32_matmul_precision(before)
-    assert found == ["highest"]
-    np.testing.assert_allclose(total.result().values, [0.6, 0.8], rtol=1e-6)
+    exact = math.fsum(values.astype(np.float64))
+    np.testing.assert_allclose(total.result().values, [exact, -exact], rtol=1e-14)
+    in_float32 = float(np.add.reduce(values[::-1].cumsum()[-1:]))
+    assert abs(in_float32 - exact) > 1e-6, "the values are such that float32 would show"
 
 
 class TestPlantedFaults:
