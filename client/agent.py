@@ -14,9 +14,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloister.client.app import client_app
+from cloister.client.app import answer, client_app
 from cloister.client.consortium import Consortium
+from cloister.client.exchange import Correspondence
 from cloister.client.fleet import FleetConnection, for_app
+from cloister.client.following import Following
 from cloister.client.jobs import APPROVED, DONE, REFUSED, Job, Jobs
 from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
@@ -25,9 +27,10 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.privacy import durable
+from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, IdentityError
-from cloister.privacy.wire import bundle
+from cloister.privacy.wire import bundle, messages
 
 _LOOK_S = 0.5
 _LAST_ROUND_S = 10.0
@@ -65,25 +68,36 @@ class Agent:
         """
         with self._site.running(), Consortium(self._site) as member:
             watch = Watch(member, self._notices.put)
+            letters = Correspondence(member, lambda data: answer(self._participants, data), self._largest)
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
             warm = threading.Thread(target=_warm, name="warm", daemon=True)
             warm.start()
             for job in self._jobs:  # before the lead hears of this site: its next message may be for one
                 self._advance(member, job)
             watch.start()
+            letters.start()
             fleet.start()
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
+                    if letters.failure:
+                        self._failure = letters.failure
+                        stop.set()
             finally:
                 stop.set()
                 watch.stop()
+                letters.stop(_LAST_ROUND_S)
                 for thread in (fleet, warm):
                     thread.join(timeout=_LAST_ROUND_S)
             if self._failure:
                 raise self._failure
             self._site.log.head()
-        return not (fleet.is_alive() or warm.is_alive())
+        return not (fleet.is_alive() or warm.is_alive() or letters.is_alive())
+
+    def _largest(self) -> int:
+        """Bytes of the largest envelope that the lead may send now."""
+        plans = [participant.plan for participant in tuple(self._participants.values())]
+        return max((messages.largest_of(plan) for plan in plans), default=0)
 
     # Flower
 
@@ -174,12 +188,14 @@ class Agent:
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest)
         base = describe(self._model or plan.base.name)
         records = self._datasets.open(plan.site(self._site.name).dataset)
+        learner = SiteLearner(plan, self._site.name, base, records, entropy, job.folder)
         return Participant(
             plan=plan,
             identity=self._site.identity,
             lead=self._site.roster.lead,
-            learner=SiteLearner(plan, self._site.name, base, records, entropy, job.folder),
+            learner=learner,
             secure=self._secure(job),
+            following=Following(Descent.of(plan, learner.layout)) if plan.joint else None,
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,

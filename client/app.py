@@ -1,4 +1,4 @@
-"""The ClientApp: hands each Flower message to the participant of its job.
+"""Answering the lead: each of its envelopes goes to the participant of its job, however it came.
 
 The app is the locally installed one. Nothing of the bundle that Flower carries is executed.
 """
@@ -17,6 +17,24 @@ from cloister.privacy.wire.envelope import peek
 _LARGEST = 1 << 40
 
 
+def answer(participants: Mapping[str, Participant], data: bytes) -> bytes:
+    """The sealed answer to an envelope of the lead.
+
+    Args:
+        participants: plan digest -> the site's part in that job.
+        data: the envelope; its size was bounded where it came in.
+
+    Raises:
+        PlanError: ``plan_unknown``.
+        ChannelError: ``envelope_malformed``.
+        CloisterError: what the participant refuses with.
+    """
+    plan = peek(data, _LARGEST).plan
+    if plan not in participants:
+        raise PlanError("plan_unknown", "A message names a plan that was not approved here.")
+    return participants[plan].handle(data)
+
+
 def client_app(participants: Mapping[str, Participant]) -> ClientApp:
     """The ClientApp of a site.
 
@@ -31,10 +49,7 @@ def client_app(participants: Mapping[str, Participant]) -> ClientApp:
         data = record.get("b") if isinstance(record, ConfigRecord) else None
         if not isinstance(data, bytes):
             raise ChannelError("envelope_malformed", "A Flower message holds no envelope.")
-        plan = peek(data, _LARGEST).plan
-        if plan not in participants:
-            raise PlanError("plan_unknown", "A message names a plan that was not approved here.")
-        answer = participants[plan].handle(data)
-        return Message(content=RecordDict({"envelope": ConfigRecord({"b": answer})}), reply_to=message)
+        sealed = answer(participants, data)
+        return Message(content=RecordDict({"envelope": ConfigRecord({"b": sealed})}), reply_to=message)
 
     return app

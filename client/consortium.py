@@ -97,7 +97,12 @@ class Line:
             raise refusal(error, self._address) from error
 
     def stream(self, method: str, request: Any) -> Any:
-        """A call that goes on until it is cancelled: an iterator that raises ``grpc.RpcError``."""
+        """A call that goes on until it is cancelled: an iterator that raises ``grpc.RpcError``.
+
+        Args:
+            method: its name.
+            request: the request, or an iterator of requests where the method takes several.
+        """
         return getattr(self._stub, method)(request)
 
     def refusal(self, error: grpc.RpcError) -> CloisterError:

@@ -6,7 +6,8 @@ The order of a round at the site, each step durable before the next:
 2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
 3. bind the site to the coins of its audit, once, in the event log;
 4. reserve the round's privacy cost in the ledger, which may refuse;
-5. move the ratchet to the round, train, note what was spent, encode, mask where the plan says so, seal;
+5. move the ratchet to the round, train, note what was spent, encode, mask where the plan says so, seal
+   (in joint mode what was spent is noted when the sum is opened, and so the number of shares is known);
 6. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
 A crash between 4 and 6 leaves a reserve and no reply: nothing has left, so the same update is computed
@@ -15,12 +16,14 @@ again from the same ratchet state under the same reserve.
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cloister.client.following import Following
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
@@ -28,14 +31,21 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.errors import UNWRITABLE, ChannelError, CloisterError, StateError, UpdateError
+from cloister.privacy.errors import (
+    UNWRITABLE,
+    BudgetError,
+    ChannelError,
+    CloisterError,
+    StateError,
+    UpdateError,
+)
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
-from cloister.privacy.secagg.encoding import encode
+from cloister.privacy.secagg.encoding import encode, residues
 from cloister.privacy.secagg.rounds import SEED
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Delta, Encoded, Sealed, Vector
+from cloister.privacy.update import Delta, Encoded, Sealed, Share, Vector
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 
@@ -52,6 +62,10 @@ class Learner(Protocol):
 
     def train(self, model: Vector, header: Header) -> Delta:
         """The delta of one round's local steps from ``model``, float32 (d,)."""
+        ...
+
+    def share(self, model: Vector, header: Header) -> Share:
+        """This site's part of one joint step from ``model``."""
         ...
 
     def keep(self, model: Vector, round: int) -> None:
@@ -118,6 +132,7 @@ class Participant:
         log: the site's event log.
         replies: where sealed replies are stored.
         secure: masks what leaves; there exactly where the plan asks for secure aggregation.
+        following: takes the steps of a joint job again; there exactly in joint mode.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
     """
@@ -131,16 +146,20 @@ class Participant:
     log: EventLog
     replies: Replies
     secure: SecureSums | None = None
+    following: Following | None = None
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     _committed: bool = field(default=False, init=False)
     _finished: bool = field(default=False, init=False)
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         if (self.secure is not None) != self.plan.aggregation.secure:
             raise ValueError("updates are masked exactly where the plan says so")
+        if (self.following is not None) != self.plan.joint:
+            raise ValueError("steps are followed exactly in joint mode")
 
     @property
     def name(self) -> str:
@@ -157,17 +176,18 @@ class Participant:
                 envelope is answered once it can.
         """
         opened = self._open(data)
-        self.bytes_down += len(data)
-        try:
-            sealed = self._answer(opened)
-        except CloisterError as error:
-            if error.id in UNWRITABLE:
-                raise
-            sealed = self._refuse(opened.header, error.id, error.line())
-        except Exception:  # noqa: BLE001  # the last line: the text may hold a record and must stay here
-            sealed = self._refuse(opened.header, "internal", traceback.format_exc())
-        self.bytes_up += len(sealed.data)
-        return sealed.data
+        with self._one_at_a_time:  # envelopes come by two routes
+            self.bytes_down += len(data)
+            try:
+                sealed = self._answer(opened)
+            except CloisterError as error:
+                if error.id in UNWRITABLE:
+                    raise
+                sealed = self._refuse(opened.header, error.id, error.line())
+            except Exception:  # noqa: BLE001  # the last line: the text may hold a record and must stay here
+                sealed = self._refuse(opened.header, "internal", traceback.format_exc())
+            self.bytes_up += len(sealed.data)
+            return sealed.data
 
     def _answer(self, opened: Opened) -> Sealed:
         kind = opened.header.kind
@@ -184,7 +204,7 @@ class Participant:
         return self._seal(header, messages.REFUSAL, messages.refusal(reason))
 
     def _open(self, data: bytes) -> Opened:
-        limit = messages.largest(self.plan.adapter.parameters, len(self.plan.sites) if self.secure else 0)
+        limit = messages.largest_of(self.plan)
         seen = peek(data, limit)
         asked = {messages.FINISH} | (sums.ASKED if self.secure else set())
         kind = seen.kind if seen.kind in asked else messages.TASK
@@ -203,7 +223,8 @@ class Participant:
 
     def _task(self, opened: Opened) -> messages.Task:
         """The task of an opened envelope, whose model must be the one that the signed header names."""
-        task = messages.Task.from_bytes(opened.content, self.plan.adapter.parameters)
+        sites = [site.name for site in self.plan.sites] if self.plan.joint else []
+        task = messages.Task.from_bytes(opened.content, self.plan.adapter.parameters, sites)
         if messages.model_digest(task.model) != opened.header.model:
             raise UpdateError(
                 "update_model_mismatch", "The global model is not the one that the lead signed."
@@ -224,21 +245,38 @@ class Participant:
         task = self._task(opened)
         if self.secure is not None:
             self.secure.admit(_place(header))
+        self._follow(header.round, task)
         self.learner.keep(task.model, header.round - 1)
         self._commit()
         reservation = self._reserve(header)
         self.entropy.advance(header.round)
-        delta = self.learner.train(task.model, header)
-        if reservation:
-            self.ledger.spend(reservation, delta.mechanisms)
-        encoded = encode(delta, self.plan.weight(self.name), self.plan.ring)
-        sealed = self._hide(header, encoded)
+        sealed = self._hide(header, self._update(task.model, header, reservation))
         self.replies.store(header, sealed)
         self._release(header, sealed)
         self.log.append(
             "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
         )
         return sealed
+
+    def _follow(self, round: int, task: messages.Task) -> None:
+        """In joint mode, takes the step that led to the model of a round."""
+        if self.following is None or self.secure is None:
+            return
+        signed = self.secure.survivors if self.secure.round == round - 1 else ()
+        if not self.following.take(round, task, signed):
+            self.complain(f"Round {round}: the step before was not checked here; this site did not see it.")
+
+    def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded:
+        """What this round's training gives, as integers; what it did is what was reserved for it."""
+        if self.plan.joint:
+            share = self.learner.share(model, header)
+            if reservation is None or share.mechanisms != (reservation.mechanism,):
+                raise BudgetError("reservation_conflict", "The share is not of the noise that was reserved.")
+            return residues(share)
+        delta = self.learner.train(model, header)
+        if reservation:
+            self.ledger.spend(reservation, delta.mechanisms)
+        return encode(delta, self.plan.weight(self.name), self.plan.ring)
 
     def _hide(self, header: Header, encoded: Encoded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
@@ -276,6 +314,7 @@ class Participant:
                 return self._seal(header, sums.SIGNED, answer)
             case sums.OPEN:
                 before, answer = secure.opened, secure.open(place, content)
+                self._settle(header, len(secure.survivors))
                 if not before:
                     missing = sorted(set(secure.terms.sites) - set(secure.survivors))
                     self.log.append(
@@ -314,22 +353,19 @@ class Participant:
 
     def _conclude(self) -> None:
         """Writes down what the audit found."""
-        audit = self.learner.audit
-        if audit is None or not (audit.tally.steps or audit.failed):
+        audit, each = self.learner.audit, self.plan.site_mechanism
+        if audit is None or each is None or not (audit.tally.steps or audit.failed):
             return
         job, dataset, delta = self.plan.digest, self.plan.site(self.name).dataset, self.plan.privacy.delta
-        charged = [
-            row.reservation.mechanism
-            for row in self.ledger.rows(dataset)
-            if row.kind == "reserved" and row.reservation.job == job
-        ]
+        rows = self.ledger.rows(dataset)
+        rounds = sum(row.kind == "reserved" and row.reservation.job == job for row in rows)
         result = audit.result(delta)
         self.log.append(
             "audit.result",
             job=job,
             commitment=audit.commitment,
             correct=result.correct,
-            claimed=accounting.epsilon(charged, delta),
+            claimed=accounting.epsilon([each] * rounds, delta),
             bound=result.bound,
             delta=delta,
             failed=bool(audit.failed),
@@ -345,10 +381,18 @@ class Participant:
 
     def _release(self, header: Header, sealed: Sealed) -> None:
         if reservation := self._reserve(header):
-            self.ledger.release(reservation, sealed.digest)
+            self.ledger.release(reservation, sealed.digest, shared=self.plan.joint)
+
+    def _settle(self, header: Header, survivors: int) -> None:
+        """Notes what a joint step came to, before this site opens its part of the sum."""
+        if self.plan.joint and (reservation := self._reserve(header)):
+            grid = self.plan.grid
+            self.ledger.settle(reservation, grid.event(self.plan.training.rate, 1, survivors - grid.t))
 
     def _finish(self, opened: Opened) -> Sealed:
         task = self._task(opened)
+        if not self._finished:
+            self._follow(self.plan.training.rounds + 1, task)
         self.learner.keep(task.model, self.plan.training.rounds)
         self.learner.release(task.model)
         if not self._finished:

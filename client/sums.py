@@ -179,6 +179,11 @@ class SecureSums:
             self._keep(self._agreeing, None)
 
     @property
+    def round(self) -> int:
+        """The round of the newest sum; 0 before the first."""
+        return self._sums.at.round if self._sums and self._sums.at else 0
+
+    @property
     def survivors(self) -> tuple[str, ...]:
         """The survivor set that was signed in the newest sum; empty before."""
         return self._sums.survivors if self._sums else ()

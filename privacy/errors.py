@@ -63,7 +63,6 @@ class UsageError(CloisterError):
     EXIT = 2
     REASONS: ClassVar[dict[str, str]] = {
         "option_invalid": "an option has a value that it does not take",
-        "not_available_yet": "the option belongs to a part that this release does not have",
         "folder_in_use": "the output folder already holds something else",
     }
 
@@ -184,6 +183,7 @@ class AggregationError(CloisterError):
         "too_few_shares": "too few shares are left to open the mask of a site that was lost",
         "sum_lost": "a site went away after signing while another was missing, so the sum cannot be opened",
         "commitment_mismatch": "a revealed secret is not the one that was committed to",
+        "step_differs": "a global model is not what the step from the opened sum leads to",
     }
 
 

@@ -46,7 +46,24 @@ class Layout:
 
     def digest(self) -> str:
         """The digest of names and shapes."""
-        return canonical.digest_of([[name, list(shape)] for name, shape in self.tensors])
+        return canonical.digest(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Names and shapes as canonical JSON."""
+        return canonical.encode([[name, list(shape)] for name, shape in self.tensors])
+
+    @classmethod
+    def from_bytes(cls, data: bytes, digest: str) -> Layout:
+        """The layout of a digest.
+
+        Raises:
+            ModelError: ``adapter_invalid``, these bytes have another digest.
+        """
+        refusal = ModelError("adapter_invalid", "The order of the trained parameters is not the plan's.")
+        if canonical.digest(data) != digest:
+            raise refusal
+        value: Any = canonical.decode(data, otherwise=refusal)
+        return cls(tuple((name, tuple(shape)) for name, shape in value))
 
     def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
         """Each tensor's name, shape and place in the flat vector."""

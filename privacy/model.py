@@ -18,6 +18,7 @@ from typing import Any
 
 from cloister.privacy import canonical, layout
 from cloister.privacy.errors import ModelError
+from cloister.privacy.plan import Plan
 
 DEFAULT = "all-MiniLM-L6-v2"
 """The name of the base model whose files come from a Python package."""
@@ -89,6 +90,21 @@ class BaseModel:
                 f"The files of {self.name} have the digest {self.digest}, the plan names {digest}.",
                 "Get the model from where the lead got it.",
             )
+
+
+def agreed_layout(plan: Plan, base: BaseModel) -> layout.Layout:
+    """The layout that the plan means, worked out again from the model on this machine.
+
+    Raises:
+        ModelError: ``model_mismatch`` or ``adapter_invalid``, this release would order it differently.
+    """
+    base.require(plan.base.digest)
+    adapter = plan.adapter
+    placement = layout.Placement(adapter.rank, adapter.targets, adapter.top_layers, len(plan.task.labels))
+    found = layout.layout(base.tensors, base.hidden, placement)
+    if (found.size, found.digest()) != (adapter.parameters, adapter.layout):
+        raise ModelError("adapter_invalid", "The plan orders the trained parameters in another way.")
+    return found
 
 
 def describe(model: str | Path) -> BaseModel:

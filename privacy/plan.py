@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cloister.privacy import canonical
 from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
 from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.terms import SumTerms
@@ -135,14 +136,18 @@ class Training(Part):
 
 
 class Privacy(Part):
-    """The promise: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``.
+    """The promise.
 
     Attributes:
+        mode: ``local``: every site adds all the noise that its own guarantee needs; ``joint``: the sites run
+            one private descent together and each adds a share of its noise, which secure aggregation keeps
+            covered; ``off``.
+        noise_multiplier: sigma; in joint mode that of ``n_min - t`` shares together.
         unit: whom the promise is for: a person with all rows that count, or one record.
         relation: neighbouring datasets differ by one unit, added or removed.
     """
 
-    mode: Literal["local", "off"]
+    mode: Literal["local", "joint", "off"]
     unit: Unit = "record"
     relation: Literal["add-remove"] = "add-remove"
     bound: Positive
@@ -152,9 +157,9 @@ class Privacy(Part):
 
     @model_validator(mode="after")
     def _noise_where_promised(self) -> Self:
-        private = self.mode == "local"
+        private = self.mode != "off"
         if private and not (self.noise_multiplier > 0 and self.epsilon > 0 and self.delta > 0):
-            raise ValueError("local privacy needs noise_multiplier, epsilon and delta above 0")
+            raise ValueError("privacy needs noise_multiplier, epsilon and delta above 0")
         if not private and (self.noise_multiplier or self.epsilon or self.delta):
             raise ValueError("without privacy, noise_multiplier, epsilon and delta are 0")
         return self
@@ -221,6 +226,8 @@ class Plan(Part):
             raise ValueError("a label stands twice")
         if self.aggregation.secure:
             self._check_sums()
+        if self.joint:
+            self._check_joint()
         others = [site.name for site in self.sites if site.unit != self.privacy.unit]
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
@@ -230,6 +237,17 @@ class Plan(Part):
         try:
             self._terms("")
         except AggregationError as error:
+            raise ValueError(error.what) from error
+
+    def _check_joint(self) -> None:
+        """A joint job opens one noisy sum a round, and nothing else ever."""
+        if not self.aggregation.secure:
+            raise ValueError("joint privacy needs secure aggregation: a share protects nobody by itself")
+        if self.training.steps != 1 or self.training.optimizer != "sgd":
+            raise ValueError("in joint mode a round is one step, taken by sgd")
+        try:
+            _ = self.grid
+        except PlanError as error:
             raise ValueError(error.what) from error
 
     @classmethod
@@ -302,11 +320,41 @@ class Plan(Part):
         )
 
     @property
+    def joint(self) -> bool:
+        """Whether the sites take every step together, each with a share of the noise."""
+        return self.privacy.mode == "joint"
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The integer grid of a joint job.
+
+        Raises:
+            PlanError: ``plan_conflict``, no sound grid fits these terms.
+        """
+        most = most_sampled(sum(site.units.high for site in self.sites), self.training.rate)
+        return Grid(
+            bound=self.privacy.bound,
+            parameters=self.adapter.parameters,
+            noise_multiplier=self.privacy.noise_multiplier,
+            sites=len(self.sites),
+            n_min=self.aggregation.minimum_sites,
+            t=self.aggregation.colluding or 0,
+            sampled=most,
+        )
+
+    @property
     def round_mechanism(self) -> GaussianSteps | None:
-        """What one round costs a site that trains in it; None without privacy."""
+        """What one round may cost a site that trains in it, by the plan; None without privacy."""
         if self.privacy.mode == "off":
             return None
         return GaussianSteps(self.privacy.noise_multiplier, self.training.rate, self.training.steps)
+
+    @property
+    def site_mechanism(self) -> GaussianSteps | None:
+        """What the noise of one site alone amounts to in a round: in joint mode a share's."""
+        if not self.joint:
+            return self.round_mechanism
+        return GaussianSteps(self.grid.share / self.grid.units, self.training.rate, 1)
 
 
 def malformed(error: ValidationError) -> PlanError:

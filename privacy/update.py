@@ -3,6 +3,7 @@
 ::
 
     gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Masked -> Sealed
+    gradients per unit -> Clipped -> Share  -------- joint mode --------> Encoded -> Masked -> Sealed
 
 The values carry their own guarantee: noise reads its scale from the ``Clipped`` value it protects,
 the ledger charges the mechanisms that a ``Delta`` really underwent, and a participant seals an update
@@ -55,6 +56,23 @@ class Noised:
 
 
 @dataclass(frozen=True, eq=False)
+class Share:
+    """A clipped sum on the integer grid with this site's share of discrete Gaussian noise added.
+
+    Formal guarantees:
+        By itself only what its own share gives, which is less than the plan promises: it must leave the
+        site masked, and be opened in nothing but sums of at least ``n_min`` shares (``dp.grid``).
+
+    Attributes:
+        values: int64, shape (d,), in grid units.
+        mechanisms: what such a sum amounts to against whoever knows ``t`` of its shares.
+    """
+
+    values: NDArray[np.int64]
+    mechanisms: tuple[GaussianSteps, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Delta:
     """What a site's local steps changed in the trained parameters.
 
@@ -69,11 +87,11 @@ class Delta:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A weighted delta as integers of the ring that sums are taken in.
+    """A weighted delta, or a share, as integers of the ring that sums are taken in.
 
     Attributes:
         content: little-endian int32, 4 bytes a parameter.
-        mechanisms: carried over from the delta.
+        mechanisms: carried over from the delta or the share.
     """
 
     content: bytes

@@ -13,41 +13,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from cloister.privacy.descent import Descent
 from cloister.privacy.errors import AggregationError, CloisterError, RoundError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.rounds import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
-from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 from cloister.server.checkpoint import Checkpoint
+from cloister.server.exchange import Answer, Exchange
+from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Waiting times in seconds. They change speed only, so they stand outside the plan.
-
-    Attributes:
-        answer: a site that has not answered a task after this time is lost for the round.
-        absence: so long may a site be disconnected before it is lost for the round.
-        resend: a site that is connected but silent gets the same task again after this time.
-        join: so long does a run wait at its start for sites that are not connected.
-        poll: pause between two looks for answers.
-        look: pause between two looks for sites that are not yet known to Flower.
-    """
-
-    answer: float = 1800.0
-    absence: float = 10.0
-    resend: float = 300.0
-    join: float = 600.0
-    poll: float = 0.02
-    look: float = 0.2
 
 
 class Log(Protocol):
@@ -84,6 +65,9 @@ class Federation:
         present: the names of the sites that are connected now.
         stopping: whether the operator asked to stop.
         report: called with the progress whenever a site's standing changes.
+        exchange: the consortium service's way to the sites; None where everything goes by Flower.
+        descent: the steps of a joint job; there exactly in joint mode.
+        pace: waiting times.
         up, down: bytes of envelopes by site, in this process.
     """
 
@@ -96,10 +80,16 @@ class Federation:
     present: Callable[[], Iterable[str]]
     stopping: Callable[[], bool] = lambda: False
     report: Callable[[Progress], None] = lambda _: None
+    exchange: Exchange | None = None
+    descent: Descent | None = None
     pace: Pace = field(default_factory=Pace)
     up: Counter[str] = field(default_factory=Counter)
     down: Counter[str] = field(default_factory=Counter)
     away: dict[str, float] = field(default_factory=dict)  # site -> since when it is not connected
+
+    def __post_init__(self) -> None:
+        if (self.descent is not None) != self.plan.joint:
+            raise ValueError("the server takes steps exactly in joint mode")
 
     def run(self, grid: Grid) -> Checkpoint:
         """Runs the rounds that are left and hands the final model to the sites.
@@ -109,6 +99,15 @@ class Federation:
             AggregationError: keys were not agreed, or a secure sum could not be opened. Its round is over
                 and stays charged; the next one begins when the run is resumed.
         """
+        if self.exchange is None:
+            return self._run(grid)
+        self.exchange.admit(messages.largest_of(self.plan))
+        try:
+            return self._run(grid)
+        finally:
+            self.exchange.admit(0)
+
+    def _run(self, grid: Grid) -> Checkpoint:
         state = self.resume
         self._await_sites(state)
         if self.plan.sum_terms and not state.agreed:
@@ -158,28 +157,30 @@ class Federation:
         for site, opened in self._exchange(grid, current, self._task(messages.TASK, answer, state)):
             self._take(current, site, opened, acknowledged, summing)
             self.progress(current)
-            del opened  # before the next one is fetched: one update in memory at a time
+            del opened  # before the next one is fetched
         excluded = state.excluded | {
             name: standing.reason for name, standing in current.standings.items() if standing.state == REFUSED
         }
-        after = replace(state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=())
+        after = replace(
+            state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=(), taken=None
+        )
         if summing is None:
-            new_model = current.close(state.model)
+            after = replace(after, model=current.close(state.model))
         else:
-            new_model = self._add_up(grid, current, summing, state, after)
+            after = self._add_up(grid, current, summing, state, after)
         self.log.append(
             "round.closed",
             job=job,
             round=number,
-            model=messages.model_digest(new_model),
+            model=messages.model_digest(after.model),
             **_outcome(current),
         )
-        return replace(after, model=new_model)
+        return after
 
     def _add_up(
         self, grid: Grid, current: Round, summing: ServerSum, state: Checkpoint, after: Checkpoint
-    ) -> Vector:
-        """The model after a secure sum over those whose masked update is there.
+    ) -> Checkpoint:
+        """The state after a secure sum over those whose masked update is there.
 
         Raises:
             RoundError: ``below_minimum``; the same sum is still open when the run is resumed.
@@ -210,7 +211,10 @@ class Federation:
             signed=sorted(signed),
             opened=sorted(opened),
         )
-        return current.close_with(state.model, words)
+        if self.descent is None:
+            return replace(after, model=current.close_with(state.model, words))
+        taken = messages.Taken(words, summing.survivors())
+        return after.stepped(self.descent.change(state.change_before(), words, taken.survivors), taken)
 
     def _adding(self, grid: Grid, terms: SumTerms) -> Adding:
         return Adding(
@@ -239,7 +243,7 @@ class Federation:
         """The global model, with what of each site arrived last."""
 
         def content(site: str) -> bytes:
-            return messages.Task(state.model, state.acknowledged.get(site, "")).to_bytes()
+            return messages.Task(state.model, state.acknowledged.get(site, ""), state.taken).to_bytes()
 
         return Ask(kind, answer, content, patience=None)
 
@@ -288,15 +292,47 @@ class Federation:
         A site that is away longer than ``pace.absence`` or silent longer than ``pace.answer`` is lost;
         a connected but silent site is sent the same task again, because Flower delivers at most once.
         """
-        post = _Post(self, grid, current, ask)
+        post = Post(
+            self._carrier(grid, ask.kind),
+            current,
+            lambda site: self.envelope(current, site, ask),
+            self.pace,
+            self.pace.answer if ask.patience is None else ask.patience,
+            self.present,
+            self.away,
+            lambda site, reason: self._lose(current, site, reason),
+        )
         while current.of(WAITING):
             self._check_stop()
-            post.send()
-            waiting = current.of(WAITING)
-            yield from post.receive()
+            for site, size in post.send():
+                self.down[site] += size
+            for answer in post.receive():
+                try:
+                    yield answer.site, self._opened(current, answer, (ask.answer, messages.REFUSAL))
+                except CloisterError as error:
+                    current.refuse(answer.site, error.id)
+                    self._refused(current, answer.site, error.id)
+                    self.progress(current)
+                del answer  # before the next one is fetched: one update in memory at a time
             post.drop_absent()
-            if current.of(WAITING) == waiting:  # nothing was heard
-                time.sleep(self.pace.poll)
+
+    def _carrier(self, grid: Grid, kind: str) -> Carrier:
+        """Updates and the end go by Flower; steps of secure sums, and joint steps, by the service."""
+        if self.exchange is not None and (kind in sums.ASKED or (self.plan.joint and kind == messages.TASK)):
+            return self.exchange
+        return FlowerCarrier(grid, self.pace.answer + self.pace.resend)
+
+    def _lose(self, current: Round, site: str, reason: str) -> None:
+        current.lose(site, reason)
+        self.log.append("site.lost", job=self.plan.digest, round=current.number, site=site, reason=reason)
+        self.progress(current)
+
+    def _opened(self, current: Round, answer: Answer, kinds: tuple[str, ...]) -> Opened:
+        if answer.refused:
+            reason = answer.refused if messages.known(answer.refused) else "internal"
+            raise RoundError("site_failed", f"{answer.site} answered with an error: {reason}.")
+        self.up[answer.site] += len(answer.data)
+        return self.opened(current, answer.site, kinds, answer.data)
 
     def envelope(self, current: Round, site: str, ask: Ask) -> bytes:
         """The sealed and signed message for one site."""
@@ -313,8 +349,7 @@ class Federation:
         Raises:
             ChannelError: not signed by the site, or for another plan, round, attempt or model.
         """
-        secure = self.plan.aggregation.secure
-        limit = messages.largest(self.plan.adapter.parameters, len(self.plan.sites) if secure else 0)
+        limit = messages.largest_of(self.plan)
         kind = peek(data, limit).kind
         return open_envelope(
             data,
@@ -365,102 +400,6 @@ def _outcome(current: Round) -> dict[str, list[str]]:
         "refused": list(current.of(REFUSED)),
         "lost": list(current.of(LOST)),
     }
-
-
-class _Post:
-    """The messages of one exchange: which were sent to whom, and since when a site is away."""
-
-    def __init__(self, federation: Federation, grid: Grid, current: Round, ask: Ask) -> None:
-        self.federation, self.grid = federation, grid
-        self.current, self.ask = current, ask
-        self.patience = federation.pace.answer if ask.patience is None else ask.patience
-        self.sent: dict[str, tuple[str, float]] = {}  # site -> (message id, when)
-        self.started = time.monotonic()
-        self.looked = 0.0
-
-    def send(self) -> None:
-        """Sends to every waiting site that is connected and has no message, or has been silent too long."""
-        now, pace = time.monotonic(), self.federation.pace
-        recent = {site for site, (_, when) in self.sent.items() if now - when <= pace.resend}
-        due = [site for site in self.current.of(WAITING) if site not in recent]
-        if not due or now - self.looked < pace.look:
-            return
-        self.looked = now
-        nodes = {node.name: node.node_id for node in self.grid.get_nodes()}
-        for site in due:
-            if site not in nodes:
-                continue
-            data = self.federation.envelope(self.current, site, self.ask)
-            content = RecordDict({"envelope": ConfigRecord({"b": data})})
-            message = Message(
-                content=content,
-                message_type="train",
-                dst_node_id=nodes[site],
-                group_id=str(self.current.number),
-                ttl=pace.answer + pace.resend,
-            )
-            (message_id,) = self.grid.push_messages([message])
-            self.sent[site] = (message_id, now)
-            self.federation.down[site] += len(data)
-
-    def receive(self) -> Iterable[tuple[str, Opened]]:
-        """The answers that are there, opened; one that does not open marks its site as refused."""
-        waiting = {self.sent[s][0]: s for s in self.current.of(WAITING) if s in self.sent}
-        if not waiting:
-            return
-        for reply in self._pulled(waiting):
-            site = waiting[reply.metadata.reply_to_message_id]
-            try:
-                yield site, self._open(site, reply)
-            except CloisterError as error:
-                self.current.refuse(site, error.id)
-                self.federation.log.append(
-                    "update.refused",
-                    job=self.federation.plan.digest,
-                    round=self.current.number,
-                    site=site,
-                    reason=error.id,
-                )
-                self.federation.progress(self.current)
-            del reply
-
-    def _pulled(self, waiting: Mapping[str, str]) -> Iterable[Message]:
-        yield from self.grid.pull_messages(list(waiting))
-        for message_id in getattr(self.grid, "lost", ()):  # what Flower has given up on is sent again
-            if message_id in waiting:
-                self.sent.pop(waiting[message_id], None)
-
-    def _open(self, site: str, reply: Message) -> Opened:
-        if reply.has_error():
-            told = reply.error.reason or ""
-            reason = told if messages.known(told) else "internal"
-            raise RoundError("site_failed", f"{site} answered with an error: {reason}.")
-        try:
-            data = reply.content["envelope"]["b"]
-        except KeyError as error:
-            raise RoundError("site_failed", f"{site} answered something that holds no envelope.") from error
-        if not isinstance(data, bytes):
-            raise RoundError("site_failed", f"{site} answered something that holds no envelope.")
-        self.federation.up[site] += len(data)
-        return self.federation.opened(self.current, site, (self.ask.answer, messages.REFUSAL), data)
-
-    def drop_absent(self) -> None:
-        """Gives up on sites that are away or silent for too long; their message may still be worked on."""
-        now, pace = time.monotonic(), self.federation.pace
-        away, present = self.federation.away, set(self.federation.present())
-        for site in present:
-            away.pop(site, None)
-        for site in self.current.of(WAITING):
-            if site not in present and now - away.setdefault(site, now) > pace.absence:
-                self._lose(site, "site_lost")
-            elif now - self.started > self.patience:
-                self._lose(site, "deadline")
-
-    def _lose(self, site: str, reason: str) -> None:
-        self.current.lose(site, reason)
-        federation, number = self.federation, self.current.number
-        federation.log.append("site.lost", job=federation.plan.digest, round=number, site=site, reason=reason)
-        federation.progress(self.current)
 
 
 def server_app(federation: Federation, done: Callable[[Checkpoint], None] = lambda _: None) -> ServerApp:

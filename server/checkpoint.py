@@ -7,7 +7,7 @@ stored reply again, byte for byte, so nothing is trained, charged or counted twi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import StateError
 from cloister.privacy.update import Vector
+from cloister.privacy.wire.messages import Taken
 
 _WIRE = np.dtype("<f4")
 
@@ -31,6 +32,8 @@ class Checkpoint:
         excluded: site name -> id of the reason why it is not asked again.
         survivors: whose masked updates of the next round are to be added up, once that was fixed.
         agreed: whether all sites have agreed on keys for secure aggregation.
+        change: in joint mode, what the last step changed; None before the first.
+        taken: the step that the last round took; None if it took none, or there are no joint steps.
     """
 
     plan: str
@@ -40,14 +43,31 @@ class Checkpoint:
     excluded: dict[str, str]
     survivors: tuple[str, ...] = ()
     agreed: bool = False
+    change: Vector | None = None
+    taken: Taken | None = None
+
+    def change_before(self) -> Vector:
+        """The change of the step before, zeros at the start."""
+        return np.zeros_like(self.model) if self.change is None else self.change
+
+    def stepped(self, change: Vector, taken: Taken) -> Checkpoint:
+        """The state after a joint step."""
+        return replace(self, model=self.model + change, change=change, taken=taken)
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint: one line of canonical JSON, then the model's bytes."""
-        body = self.model.astype(_WIRE).tobytes()
+        """Writes the checkpoint: one line of canonical JSON, then the bytes of its vectors."""
+        vectors = [self.model.astype(_WIRE)]
+        if self.change is not None:
+            vectors.append(self.change.astype(_WIRE))
+        if self.taken is not None:
+            vectors.append(self.taken.words.view(_WIRE))
+        body = b"".join(vector.tobytes() for vector in vectors)
         head: dict[str, canonical.Json] = {
             "plan": self.plan,
             "round": self.round,
-            "model": canonical.digest(body),
+            "body": canonical.digest(body),
+            "change": self.change is not None,
+            "taken": None if self.taken is None else list(self.taken.survivors),
             "acknowledged": self.acknowledged,
             "excluded": self.excluded,
             "survivors": list(self.survivors),
@@ -72,9 +92,15 @@ class Checkpoint:
         if (
             not isinstance(head, dict)
             or head.get("plan") != plan
-            or head.get("model") != canonical.digest(body)
+            or head.get("body") != canonical.digest(body)
         ):
             raise damaged
-        model = np.frombuffer(body, dtype=_WIRE).astype(np.float32)
+        parts = 1 + bool(head["change"]) + (head["taken"] is not None)
+        model, *rest = np.split(np.frombuffer(body, dtype=_WIRE), parts)
+        change = rest[0].astype(np.float32) if head["change"] else None
+        taken = None
+        if head["taken"] is not None:
+            taken = Taken(rest[-1].view(np.uint32).copy(), tuple(head["taken"]))
         told = (dict(head["acknowledged"]), dict(head["excluded"]), tuple(head["survivors"]))
-        return cls(plan, int(head["round"]), model, *told, bool(head["agreed"]))
+        agreed = bool(head["agreed"])
+        return cls(plan, int(head["round"]), model.astype(np.float32), *told, agreed, change, taken)

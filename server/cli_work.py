@@ -12,7 +12,7 @@ import typer
 
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import UsageError
-from cloister.privacy.model import DEFAULT, describe
+from cloister.privacy.model import DEFAULT, agreed_layout, describe
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
@@ -56,10 +56,15 @@ def propose(
     purpose: Annotated[str, typer.Option(help="What the model is for; every site reads it.")],
     labels: Annotated[str, typer.Option(help="The classes, with commas between.")],
     directory: Directory = HERE,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds; with --privacy joint each is one step.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Local steps a round.")] = None,
     rate: Annotated[float | None, typer.Option(help="Sampling rate of a step.")] = None,
-    privacy: Annotated[Literal["local", "off"], typer.Option(help="Where noise is added.")] = "local",
+    privacy: Annotated[
+        Literal["local", "joint", "off"],
+        typer.Option(help="Where noise is added: at each site for itself, in shares for all, or nowhere."),
+    ] = "local",
     unit: Annotated[
         Literal["person", "record"] | None,
         typer.Option(help="Unit of privacy, if it must be this one; else the one that the sites offer."),
@@ -96,8 +101,9 @@ def propose(
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
     if len(terms.labels) < 2:
         raise UsageError("option_invalid", "At least two labels are needed.", "--labels a,b,c")
-    plan, start = draft(terms, folder.enrolment.roster, desk.offers(), describe(model), code.installed())
-    job = desk.jobs.propose(plan, start, folder.identity)
+    base = describe(model)
+    plan, start = draft(terms, folder.enrolment.roster, desk.offers(), base, code.installed())
+    job = desk.jobs.propose(plan, start, folder.identity, agreed_layout(plan, base))
     folder.log.append(
         "job.proposed",
         job=plan.digest,

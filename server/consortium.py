@@ -7,8 +7,10 @@ the roster here; what the lead says was signed where it was made.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
@@ -23,6 +25,7 @@ from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
 from cloister.privacy.wire.signed import Signed
+from cloister.server.exchange import Exchange, Line
 from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
 from cloister.server.gate import LIMITS, Gate, Limits
 from cloister.server.listener import bind
@@ -64,14 +67,18 @@ class ConsortiumService(rpc.ConsortiumServicer):
         desk: keeps the jobs.
         gate: knows the caller of each call.
         presence: who is connected.
+        exchange: asks sites.
     """
 
-    def __init__(self, folder: LeadFolder, desk: Desk, gate: Gate, presence: Presence) -> None:
+    def __init__(
+        self, folder: LeadFolder, desk: Desk, gate: Gate, presence: Presence, exchange: Exchange
+    ) -> None:
         self._enrolment = folder.enrolment
         self._identity = folder.identity
         self._desk = desk
         self._gate = gate
         self._presence = presence
+        self._exchange = exchange
 
     def Open(self, request: pb.Challenge, context: Any) -> pb.Signed:  # noqa: N802  # names of the proto
         """States what this end saw of the connection."""
@@ -124,6 +131,27 @@ class ConsortiumService(rpc.ConsortiumServicer):
         for notice in line:
             yield pb.Notice(content=notice)
 
+    def Exchange(self, request_iterator: Iterator[pb.Piece], context: Any) -> Iterator[pb.Piece]:  # noqa: N802
+        """Hands questions to the calling site; its answers are read on a thread of the call's own."""
+        line = self._exchange.enter(self._site(context).name)
+        if not context.add_callback(lambda: self._exchange.leave(line)):
+            self._exchange.leave(line)  # the call ended before the callback could be set
+        with suppress(grpc.RpcError):  # it may end at any moment; then the line is over
+            context.send_initial_metadata(())
+        reader = threading.Thread(
+            target=self._read, args=(request_iterator, line), name="exchange-answers", daemon=True
+        )
+        reader.start()
+        yield from line
+
+    def _read(self, pieces: Iterator[pb.Piece], line: Line) -> None:
+        """Reads a site's answers until the call ends or the site says that it has no more."""
+        with suppress(grpc.RpcError):  # the call was cut
+            for piece in pieces:
+                if not self._exchange.take(line, piece):
+                    break
+        self._exchange.leave(line)
+
     def _site(self, context: Any) -> PublicIdentity:
         caller = self._gate.caller(context)
         if caller.identity is None:
@@ -151,6 +179,7 @@ class ConsortiumServer:
     Attributes:
         port: the port that it listens on.
         presence: who is connected; ``announce`` tells them something.
+        exchange: asks connected sites and collects their answers.
 
     Raises:
         InputError: ``port_in_use``.
@@ -158,7 +187,7 @@ class ConsortiumServer:
 
     def __init__(self, folder: LeadFolder, desk: Desk, address: str = "", limits: Limits = LIMITS) -> None:
         pair = folder.tls(SERVER)
-        self.presence = Presence()
+        self.presence, self.exchange = Presence(), Exchange()
         gate = Gate(folder.enrolment, folder.log, fingerprint(pair.certificate), limits)
         self._server = grpc.server(
             futures.ThreadPoolExecutor(limits.calls, thread_name_prefix="consortium"),
@@ -166,7 +195,7 @@ class ConsortiumServer:
             options=_options(limits),
             maximum_concurrent_rpcs=limits.calls,
         )
-        service = ConsortiumService(folder, desk, gate, self.presence)
+        service = ConsortiumService(folder, desk, gate, self.presence, self.exchange)
         rpc.add_ConsortiumServicer_to_server(service, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -188,6 +217,7 @@ class ConsortiumServer:
         """Ends the sites' calls and the service."""
         self._health.enter_graceful_shutdown()
         self.presence.close()
+        self.exchange.close()
         self._server.stop(grace).wait()
 
     def present(self) -> frozenset[str]:

@@ -29,7 +29,7 @@ _METHODS = {
     "/grpc.health.v1.Health/Check",
     *(
         f"/cloister.Consortium/{name}"
-        for name in ("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch")
+        for name in ("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch", "Exchange")
     ),
 }
 _CODES = {"rate_limited": grpc.StatusCode.RESOURCE_EXHAUSTED}
@@ -46,14 +46,15 @@ class Limits:
         burst: calls that one certificate may make at once.
         message: bytes of the largest message that is taken.
         streams: calls at the same time on one connection.
-        calls: calls at the same time, all callers together; each connected site needs one.
+        calls: calls at the same time, all callers together; each connected site needs two that stay open
+            (``Watch`` and ``Exchange``), and one more for a moment whenever it asks for something.
     """
 
     rate: float = 20.0
     burst: int = 60
     message: int = 256 << 10
     streams: int = 16
-    calls: int = 256
+    calls: int = 512
 
 
 LIMITS = Limits()
@@ -111,7 +112,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         if handler is not None and handler.unary_unary:
             make, guarded = grpc.unary_unary_rpc_method_handler, self._unary(handler, details.method)
         elif handler is not None and handler.unary_stream:
-            make, guarded = grpc.unary_stream_rpc_method_handler, self._stream(handler, details.method)
+            call = handler.unary_stream
+            make, guarded = grpc.unary_stream_rpc_method_handler, self._stream(call, details.method)
+        elif handler is not None and handler.stream_stream:
+            call = handler.stream_stream
+            make, guarded = grpc.stream_stream_rpc_method_handler, self._stream(call, details.method)
         else:
             return None
         return make(guarded, handler.request_deserializer, handler.response_serializer)
@@ -124,11 +129,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
 
         return guarded
 
-    def _stream(self, handler: Any, method: str) -> Callable[[Any, Any], Iterator[Any]]:
+    def _stream(self, call: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Iterator[Any]]:
         def guarded(request: Any, context: Any) -> Iterator[Any]:
             with _fence(context):
                 self._admit(method, context)
-                yield from handler.unary_stream(request, context)
+                yield from call(request, context)
 
         return guarded
 

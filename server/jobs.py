@@ -22,12 +22,16 @@ from typing import Any
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.consent import PLAN_CONTEXT, Decision
+from cloister.privacy.descent import Descent
 from cloister.privacy.errors import PlanError, StateError
 from cloister.privacy.identity import PrivateIdentity, Signature
+from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.privacy.wire.signed import Signed
 from cloister.server.checkpoint import Checkpoint
+
+_LAYOUT = "layout.json"
 
 PROPOSED, APPROVED, RUNNING = "proposed", "approved", "running"
 FINISHED, FAILED, REFUSED, STOPPED = "finished", "failed", "refused", "stopped"
@@ -68,6 +72,19 @@ class Job:
     def signed(self) -> Signed:
         """The plan under the lead's signatures."""
         return Signed.from_json(self._read("plan.signed"))
+
+    @property
+    def descent(self) -> Descent | None:
+        """The steps of a joint job; None in any other.
+
+        Raises:
+            ModelError: ``adapter_invalid``, the order of its parameters is not here.
+        """
+        if not self.plan.joint:
+            return None
+        path = self.folder / _LAYOUT
+        data = path.read_bytes() if path.exists() else b""
+        return Descent.of(self.plan, Layout.from_bytes(data, self.plan.adapter.layout))
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -142,13 +159,14 @@ class Jobs:
 
     folder: Path
 
-    def propose(self, plan: Plan, start: Vector, lead: PrivateIdentity) -> Job:
+    def propose(self, plan: Plan, start: Vector, lead: PrivateIdentity, order: Layout | None = None) -> Job:
         """Signs a plan and lays it out for the sites; proposing the same plan again changes nothing.
 
         Args:
             plan: what is proposed.
             start: the global model before round 1, float32, shape (d,).
             lead: whose signature sites expect.
+            order: of the trained parameters; the server needs it for the steps of a joint job.
         """
         folder = self.folder / plan.digest.removeprefix("sha256:")[:16]
         job = Job(folder, plan)
@@ -158,6 +176,8 @@ class Jobs:
         signed = Signed.make(plan.to_bytes(), lead, PLAN_CONTEXT)
         durable.write(folder / "plan.signed", canonical.encode(signed.to_json()))
         Checkpoint(plan.digest, 0, start, {}, {}).save(folder / "checkpoint")
+        if order is not None:
+            durable.write(folder / _LAYOUT, order.to_bytes())
         job.move(PROPOSED)
         durable.write(folder / "plan.json", plan.to_bytes())
         return job

@@ -27,12 +27,13 @@ from cloister.privacy.errors import (
     areas,
 )
 from cloister.privacy.wire import bundle, messages
-from cloister.server.app import Federation, Pace, Progress, server_app
+from cloister.server.app import Federation, Progress, server_app
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job
+from cloister.server.post import Pace
 from cloister.server.runtime import Runtime, RuntimeSettings
 
 _LOOK_S = 0.3
@@ -236,6 +237,8 @@ class Lead:
             present=service.present,
             stopping=lambda: stop.is_set() or job.stopping(),
             report=lambda progress: job.note(_shown(progress)),
+            exchange=service.exchange,
+            descent=job.descent,
             pace=self._pace,
         )
         flower.runtime.start_run(bundle.build(), plan.digest)

@@ -39,8 +39,15 @@ class Rates:
     adapter: float
 
 
-RATES = {"local": Rates("sgd", 1.0, 0.1), "off": Rates("adam", 0.03, 0.01)}
+RATES = {
+    "local": Rates("sgd", 1.0, 0.1),
+    "joint": Rates("sgd", 1.0, 0.1),
+    "off": Rates("adam", 0.03, 0.01),
+}
 """Chosen on synthetic notes (docs/benchmarks.md): clipped and noised sums bear a far larger step."""
+
+PACES = {"local": (4, 3), "joint": (12, 1), "off": (4, 3)}
+"""Rounds, and steps in each. In joint mode every step is a round: one secure sum."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,12 @@ class Terms:
     Attributes:
         purpose: what the model is for, in words that every site reads before it approves.
         labels: the classes, agreed beforehand.
-        mode: ``local`` (every site adds all the noise that its own guarantee needs) or ``off``.
+        mode: ``local`` (every site adds all the noise that its own guarantee needs), ``joint`` (each adds a
+            share of the noise of a common descent; needs ``secure``) or ``off``.
         unit: the unit of privacy; None for the one that the sites offer, which then must be the same.
         epsilon, delta: the target of the whole plan, per person or per record of one site.
         bound: clipping bound C of one unit's gradient.
-        rounds, steps: rounds, and local steps in each.
+        rounds, steps: rounds, and local steps in each; None for those of ``PACES``.
         rate: Poisson sampling rate of a step.
         rates: optimizer and learning rates; None for those of ``RATES``.
         top_layers: layers that carry LoRA; those below are run once and cached.
@@ -65,13 +73,13 @@ class Terms:
 
     purpose: str
     labels: tuple[str, ...]
-    mode: Literal["local", "off"] = "local"
+    mode: Literal["local", "joint", "off"] = "local"
     unit: Unit | None = None
     epsilon: float = 8.0
     delta: float = 1e-5
     bound: float = 1.0
-    rounds: int = 4
-    steps: int = 3
+    rounds: int | None = None
+    steps: int | None = None
     rate: float = 0.2
     rates: Rates | None = None
     momentum: float = 0.9
@@ -84,6 +92,12 @@ class Terms:
     range: float = 4.0
     secure: bool = False
     colluding: int = 1
+
+    @property
+    def pace(self) -> tuple[int, int]:
+        """Rounds, and steps in each."""
+        rounds, steps = PACES[self.mode]
+        return self.rounds or rounds, self.steps or steps
 
 
 def draft(
@@ -103,6 +117,12 @@ def draft(
             privacy, or there are too few sites for secure aggregation.
         BudgetError: no noise reaches the target.
     """
+    if terms.mode == "joint" and (not terms.secure or terms.steps not in (None, 1)):
+        raise PlanError(
+            "plan_conflict",
+            "Joint privacy needs secure aggregation, and each of its rounds is one step.",
+            "Leave out --no-secure and --steps; --rounds says how many steps there are.",
+        )
     missing = [site.name for site in roster.sites if site.name not in offers]
     if missing or not roster.sites:
         raise PlanError(
@@ -113,7 +133,7 @@ def draft(
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     unit = _unit(terms, sites)
     order = layout(base.tensors, base.hidden, _placement(terms))
-    rates = terms.rates or RATES[terms.mode]
+    rates, (rounds, steps) = terms.rates or RATES[terms.mode], terms.pace
     plan = Plan(
         consortium=roster.consortium,
         purpose=terms.purpose,
@@ -125,8 +145,8 @@ def draft(
         task=Task(labels=terms.labels),
         adapter=_adapter(terms, order),
         training=Training(
-            rounds=terms.rounds,
-            steps=terms.steps,
+            rounds=rounds,
+            steps=steps,
             rate=terms.rate,
             optimizer=rates.optimizer,
             head_rate=rates.head,
@@ -202,9 +222,10 @@ def _adapter(terms: Terms, order: Layout) -> Adapter:
 def _privacy(terms: Terms, unit: Unit) -> Privacy:
     if terms.mode == "off":
         return Privacy(mode="off", unit=unit, bound=terms.bound, noise_multiplier=0.0, epsilon=0.0, delta=0.0)
-    sigma = noise_multiplier(terms.epsilon, terms.delta, terms.rate, terms.rounds * terms.steps)
+    rounds, steps = terms.pace
+    sigma = noise_multiplier(terms.epsilon, terms.delta, terms.rate, rounds * steps)
     return Privacy(
-        mode="local",
+        mode=terms.mode,
         unit=unit,
         bound=terms.bound,
         noise_multiplier=sigma,

@@ -27,7 +27,6 @@ from torch import Tensor
 from cloister.client.learn.adapters import Classifier, place
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, Indices, prepare
-from cloister.client.learn.learner import agreed_layout
 from cloister.client.learn.model import load_encoder, tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site import persons
@@ -35,7 +34,7 @@ from cloister.client.site.records import Records
 from cloister.privacy import canonical
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.layout import initial
-from cloister.privacy.model import BaseModel
+from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.server.proposal import RATES
@@ -163,16 +162,25 @@ class Ground:
 
     def alone(self, site: str) -> Pair:
         """One site by itself."""
-        return self._pair(site, self.train[site], Settings.of(self.plan, site))
+        return self._pair(site, self.train[site], self._settings(site))
 
     def together(self) -> Pair:
         """All records in one place; the public number of units is the sum over the sites."""
-        settings = Settings.of(self.plan, self.plan.sites[0].name)
+        return self._pair("", self.pooled, self._together())
+
+    def _together(self) -> Settings:
         units = sum(site.units.low for site in self.plan.sites)
-        return self._pair("", self.pooled, replace(settings, expected_units=units))
+        return replace(self._settings(self.plan.sites[0].name), expected_units=units)
+
+    def _settings(self, site: str) -> Settings:
+        """What the plan asks of a site; the steps of a joint job follow each other without a break."""
+        settings = Settings.of(self.plan, site)
+        return replace(settings, steps=self.plan.training.rounds) if self.plan.joint else settings
 
     def federated(self) -> float | None:
         """The plan's rounds, weights and training over all sites without privacy; None if it has none."""
+        if self.plan.joint:  # without noise, steps that are taken together are steps on all records
+            return self._accuracy(" federated", self.pooled, _open(self._together()))
         names = [site.name for site in self.plan.sites]
         settings = {name: Settings.of(self.plan, name) for name in names}
         if settings[names[0]].guard is None:
@@ -201,7 +209,7 @@ class Ground:
         trainer = _trainer(self.classifier, documents)
         entropy = FixedEntropy(self.seed, job=name)
         model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
-        for number in range(1, self.plan.training.rounds + 1):
+        for number in range(1, 2 if self.plan.joint else self.plan.training.rounds + 1):
             entropy.advance(number)
             moment = Moment(number, 1, canonical.digest(model.tobytes()))
             model = model + trainer.train(model, settings, entropy, moment).values

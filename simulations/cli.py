@@ -29,7 +29,6 @@ from cloister.simulations.stage import Source, Stage
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _SECURE_SITES = 3  # with one that may collude, two others stand behind every sum
-_NOT_YET = "It is planned; see CHANGELOG.md for what this release holds."
 
 
 @app.command()
@@ -52,7 +51,8 @@ def demo(
     ] = "dirichlet:0.5",
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.")] = None,
     privacy: Annotated[
-        Literal["local", "joint", "off"], typer.Option(help="Where noise is added.")
+        Literal["local", "joint", "off"],
+        typer.Option(help="Where noise is added: at each site for itself, in shares for all, or nowhere."),
     ] = "local",
     epsilon: Annotated[
         float, typer.Option(help="Privacy target of the whole run, per person or per record.")
@@ -75,7 +75,6 @@ def demo(
 
     Example: cloister demo --data intents.csv --text text --label label --split dirichlet:0.5
     """
-    _refuse_what_is_not_there(privacy)
     _check_target(epsilon, delta)
     column = PersonColumn(person, rows_per_person, missing_persons) if person else None
     if data is None:
@@ -83,9 +82,9 @@ def demo(
     else:
         spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
         play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
-    terms = Terms(purpose=play.purpose, labels=play.labels, mode="off" if privacy == "off" else "local")
+    terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
     terms = replace(terms, unit="person" if person else "record", secure=secure)
-    _check_sites(len(play.train), secure=secure)
+    _check_sites(len(play.train), privacy, secure=secure)
     if privacy != "off":
         terms = replace(terms, epsilon=epsilon, delta=delta)
     if rounds:
@@ -97,14 +96,13 @@ def demo(
     _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)
 
 
-def _refuse_what_is_not_there(privacy: str) -> None:
-    if privacy == "joint":
+def _check_sites(sites: int, privacy: str, *, secure: bool) -> None:
+    if privacy == "joint" and not secure:
         raise UsageError(
-            "not_available_yet", "Joint privacy is not in this release; nothing was run.", _NOT_YET
+            "option_invalid",
+            "Joint privacy needs secure aggregation: a share of the noise protects nobody by itself.",
+            "Leave out --no-secure.",
         )
-
-
-def _check_sites(sites: int, *, secure: bool) -> None:
     if secure and sites < _SECURE_SITES:
         raise UsageError(
             "option_invalid",

@@ -20,7 +20,7 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import RoundError, TransportError
-from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.model import BaseModel, agreed_layout, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.privacy.wire.joining import Invite
@@ -169,7 +169,7 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
     desk = FolderDesk(cast.lead.path, cast.lead.log)
     _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
     plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
-    job = desk.jobs.propose(plan, start, cast.lead.identity)
+    job = desk.jobs.propose(plan, start, cast.lead.identity, agreed_layout(plan, base))
     watcher.say(f"Proposed plan {plan.digest[7:19]}; every site checks and approves it")
     for site in cast.sites.values():
         _approve(site, plan, cast.troupe)

@@ -123,6 +123,7 @@ def _guarantee(outcome: Outcome, name: str) -> dict[str, Any]:
         "noise_multiplier": f"{privacy.noise_multiplier:g}",
         "rate": f"{training.rate:g}",
         "bound": f"{privacy.bound:g}",
+        "outside": rounded_up(found["outside"]) if "outside" in found else None,
         "audit": audit(run, name),
     }
 

@@ -19,6 +19,10 @@ from cloister.privacy.step.prv import prv_epsilon
 from cloister.simulations.baselines import Baselines
 from cloister.simulations.demo import DATASET, Run
 
+_SHARED = (
+    "The noise is shared: it protects against the server, outsiders and up to {t} of the other sites acting "
+    "together, as long as secure aggregation holds; what one site sends would be protected less by itself."
+)
 _AUDIT = {"audit.committed", "audit.result"}
 
 
@@ -105,7 +109,27 @@ def epsilon(run: Run, name: str) -> dict[str, Any]:
         "rounds_charged": len(spent),
         "audit": audit(run, name),
         "plan_target": plan.privacy.epsilon,
+        **({"outside": outside(run, name)} if plan.joint else {}),
     }
+
+
+def outside(run: Run, name: str) -> float:
+    """Epsilon of a joint job against whoever knows no site's share: all shares of each sum count.
+
+    A step whose sum this site did not see opened counts as it was reserved.
+    """
+    plan, ledger = run.plan, Datasets(run.sites[name]).ledger
+    rows = [row for row in ledger.rows(DATASET) if row.reservation.job == plan.digest]
+    charged = {row.reservation.round: row.reservation.mechanism for row in rows if row.kind == "reserved"}
+    survivors = {
+        e.round: len(cast(list[str], e.body["survivors"]))
+        for e in run.sites[name].log.entries()
+        if (e.type, e.job) == ("sum.signed", plan.digest)
+    }
+    settled = {row.reservation.round for row in rows if row.kind == "spent"}
+    for number in settled & survivors.keys():
+        charged[number] = plan.grid.event(plan.training.rate, 1, survivors[number])
+    return accounting.epsilon(charged.values(), plan.privacy.delta)
 
 
 def audit(run: Run, name: str) -> dict[str, Any] | None:
@@ -221,14 +245,16 @@ def _promise(plan: Plan) -> str:
             "inferred from the updates and from the model."
         )
     if privacy.unit == "person":
-        return (
+        promise = (
             "Epsilon is per person: it bounds what adding or removing one person with all rows, at most "
             f"{plan.most_rows} of which count, can change at one site."
         )
-    return (
-        "Epsilon is per record, not per person: it bounds what adding or removing one row can change at one "
-        "site. Somebody with several rows is protected less."
-    )
+    else:
+        promise = (
+            "Epsilon is per record, not per person: it bounds what adding or removing one row can change at "
+            "one site. Somebody with several rows is protected less."
+        )
+    return f"{promise} {_SHARED.format(t=plan.aggregation.colluding)}" if plan.joint else promise
 
 
 def _percent(value: float | None) -> str:

@@ -9,20 +9,24 @@ from typing import Any
 import numpy as np
 
 from cloister.client.app import client_app
+from cloister.client.following import Following
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical
+from cloister.privacy.descent import Descent
+from cloister.privacy.dp import joint
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.noise import gaussian
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Clipped, Delta, Vector
+from cloister.privacy.update import Clipped, Delta, Share, Vector
 from cloister.privacy.wire.envelope import Header
-from cloister.server.app import Federation, Pace
+from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
+from cloister.server.post import Pace
 from cloister.simulations.transport import LocalGrid
 from tests.plans import plan_json
 
@@ -53,6 +57,17 @@ class MeanLearner:
         )
         noised = gaussian(Clipped(step, 1e-6), mechanism.noise_multiplier, stream)
         return Delta(noised.values, (mechanism,))
+
+    def share(self, model: Vector, header: Header) -> Share:
+        self.trained += 1
+        at = {"round": header.round, "step": 1, "attempt": header.attempt, "model": header.model}
+        self.entropy.stream("sampling", **at)
+        gradient = np.asarray(model - self.point, dtype=np.float64)
+        gradient *= min(1.0, self.plan.privacy.bound / max(1e-9, float(np.linalg.norm(gradient))))
+        clipped = Clipped(gradient, self.plan.privacy.bound)
+        return joint.share(
+            clipped, self.plan.grid, self.plan.training.rate, self.entropy.stream("noise", **at)
+        )
 
     def keep(self, model: Vector, round: int) -> None:
         self.kept.append((round, model))
@@ -102,7 +117,13 @@ class Consortium:
             log=log,
             replies=Replies(folder / "replies"),
             secure=self.secure(name),
+            following=Following(self.descent) if self.descent else None,
         )
+
+    @property
+    def descent(self) -> Descent | None:
+        rates = np.full(self.plan.adapter.parameters, 0.5, dtype=np.float32)
+        return Descent(self.plan, rates) if self.plan.joint else None
 
     def secure(self, name: str) -> SecureSums | None:
         terms = self.plan.sum_terms
@@ -122,6 +143,7 @@ class Consortium:
             ),
             "save": self.saved.append,
             "present": lambda: tuple(self.keys),
+            "descent": self.descent,
             "pace": QUICK,
         }
         return Federation(**(settings | changes))

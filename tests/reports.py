@@ -37,6 +37,18 @@ def per_person(most_rows: int = 8) -> dict[str, Any]:
     return value
 
 
+def jointly() -> dict[str, Any]:
+    """The evidence of a run whose sites took every step together, each with a share of the noise."""
+    plan = evidence()["plan"]
+    value = replanned(
+        privacy=plan["privacy"] | {"mode": "joint"},
+        training=plan["training"] | {"rounds": 120, "steps": 1, "optimizer": "sgd"},
+        aggregation={"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1},
+    )
+    value["privacy"] = [stated | {"mode": "joint", "outside": "5.120"} for stated in value["privacy"]]
+    return value
+
+
 def without_privacy() -> dict[str, Any]:
     """The evidence of a run whose plan has privacy off."""
     terms = evidence()["plan"]["privacy"]

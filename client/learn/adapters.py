@@ -58,7 +58,8 @@ def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
     """Puts LoRA and a head on a frozen encoder, which is changed in place.
 
     Args:
-        encoder: a base model as ``model.load_encoder`` gives it.
+        encoder: a base model as ``model.load_encoder`` gives it; LoRA and head are put where it is. It may
+            be in half precision: what is trained is float32 all the same.
         layout: what is trained; ranks, targets and classes follow from its names and shapes.
         alpha: LoRA's alpha: an adapter's output is multiplied with alpha / rank.
 
@@ -74,7 +75,10 @@ def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
     modules = [name.removesuffix(LORA_A) for name in shapes if name.endswith(LORA_A)]
     if modules:
         _inject(encoder, modules, shapes[modules[0] + LORA_A][0], alpha)
-    classifier = Classifier(encoder, nn.Linear(hidden, classes), layout)
+    head = nn.Linear(hidden, classes, dtype=torch.float32, device=next(encoder.parameters()).device)
+    classifier = Classifier(encoder, head, layout)
+    for parameter in classifier.trained.values():
+        parameter.data = parameter.data.float()  # PEFT makes LoRA in the type of its base
     placed = {name: tuple(parameter.shape) for name, parameter in classifier.trained.items()}
     if placed != shapes:
         odd = sorted(set(placed.items()) ^ set(shapes.items()))
@@ -106,6 +110,7 @@ def set_flat(classifier: Classifier, vector: Vector) -> None:
 
 def pool(states: Tensor, mask: Tensor) -> Tensor:
     """The mean over real tokens, scaled to length 1: (n, tokens, hidden) and (n, tokens) to (n, hidden)."""
+    states = states.float()  # bfloat16 cannot count more than 256 tokens
     weights = mask.unsqueeze(-1).to(states.dtype)
     mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
     return nn.functional.normalize(mean, dim=1)

@@ -87,12 +87,13 @@ def save(folder: Path, layout: Layout, plan: Plan, vector: Vector) -> None:
         _write_json(folder / "adapter_config.json", _adapter_config(layout, plan))
 
 
-def load(folder: Path, base: BaseModel) -> TextClassifier:
+def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
     """The classifier that ``save`` wrote.
 
     Args:
         folder: the exported folder.
         base: the base model on this machine.
+        device: where the classifier is put, as torch names it.
 
     Raises:
         ModelError: ``model_mismatch``, it was trained on another base model; ``adapter_invalid``, the
@@ -113,7 +114,7 @@ def load(folder: Path, base: BaseModel) -> TextClassifier:
         raise ModelError("adapter_invalid", f"{folder} is not an exported classifier.") from error
     base.require(digest)
     layout = Layout(tuple(sorted((name, tensor.shape) for name, tensor in found.items())))
-    classifier = place(load_encoder(base), layout, alpha)
+    classifier = place(load_encoder(base, device), layout, alpha)
     if classifier.head.out_features != len(labels):
         raise ModelError("adapter_invalid", f"{folder} has another number of labels than its head.")
     set_flat(classifier, np.concatenate([found[name].ravel() for name, _ in layout.tensors]))

@@ -66,7 +66,9 @@ class Tokens:
         chosen = [torch.from_numpy(self.ids[row]) for row in rows]
         padding = getattr(classifier.encoder.config, "pad_token_id", None) or 0
         ids = pad_sequence(chosen, batch_first=True, padding_value=padding)
-        return ids.to(classifier.device), _mask([len(row) for row in chosen]).to(classifier.device)
+        mask = _mask([len(row) for row in chosen])
+        # Not waited for: a GPU gets the next micro-batch while it is at work on the last one.
+        return ids.to(classifier.device, non_blocking=True), mask.to(classifier.device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ class Hidden:
     def logits(self, classifier: Classifier, rows: Indices) -> Tensor:
         """Logits through the layers from ``first`` on."""
         chosen = [self.states[row] for row in rows]
-        mask = _mask([len(states) for states in chosen]).to(classifier.device)
+        mask = _mask([len(states) for states in chosen]).to(classifier.device, non_blocking=True)
         states = pad_sequence(chosen, batch_first=True).to(classifier.device, torch.float32)
         layers = classifier.encoder.encoder.layer[self.first :]
         return classifier.classify(pool(_through(classifier.encoder, layers, states, mask), mask))

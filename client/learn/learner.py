@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,30 +21,14 @@ from cloister.client.site.records import Records
 from cloister.privacy import canonical, durable
 from cloister.privacy.dp.audit import Audit, Pipeline
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.errors import ModelError, PlanError
+from cloister.privacy.errors import PlanError
 from cloister.privacy.folder import read
-from cloister.privacy.layout import Layout, Placement, layout
-from cloister.privacy.model import BaseModel
+from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Delta, Vector
+from cloister.privacy.update import Delta, Share, Vector
 from cloister.privacy.wire.envelope import Header
 
 _AUDIT = "audit.json"
-
-
-def agreed_layout(plan: Plan, base: BaseModel) -> Layout:
-    """The layout that the plan means, worked out again from the model on this machine.
-
-    Raises:
-        ModelError: ``model_mismatch`` or ``adapter_invalid``, this release would order it differently.
-    """
-    base.require(plan.base.digest)
-    adapter = plan.adapter
-    placement = Placement(adapter.rank, adapter.targets, adapter.top_layers, len(plan.task.labels))
-    found = layout(base.tensors, base.hidden, placement)
-    if (found.size, found.digest()) != (adapter.parameters, adapter.layout):
-        raise ModelError("adapter_invalid", "The plan orders the trained parameters in another way.")
-    return found
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ def audit_of(plan: Plan, path: Path) -> Audit | None:
     Raises:
         StateError: ``state_damaged``, ``permissions``, ``state_unwritable`` or ``disk_full``.
     """
-    if (mechanism := plan.round_mechanism) is None:
+    if (mechanism := plan.site_mechanism) is None:
         return None
     pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
     if path.exists():
@@ -88,6 +74,19 @@ def audit_of(plan: Plan, path: Path) -> Audit | None:
     audit = Audit.begin(plan.digest, pipeline)
     durable.write(path, audit.to_bytes())
     return audit
+
+
+_SCORED = 4
+"""Models that are scored in a joint job, beside the first."""
+
+
+def _scored(round: int, rounds: int) -> bool:
+    """Whether the model after a round of a joint job is scored: the first, the last and some between."""
+    return round == 0 or round * _SCORED // rounds > (round - 1) * _SCORED // rounds
+
+
+def _moment(header: Header) -> Moment:
+    return Moment(header.round, header.attempt, header.model)
 
 
 class SiteLearner:
@@ -100,6 +99,11 @@ class SiteLearner:
         records: those that are trained on, and those kept back for evaluation at the site.
         entropy: the job's source of randomness.
         folder: where the audit, progress and the final model are kept.
+        device: where the model trains, as torch names it; what leaves the site is drawn and rounded on the
+            CPU in any case.
+
+    Attributes:
+        layout: the order of the trained parameters.
 
     Raises:
         PlanError: ``plan_conflict``, the records are of another unit of privacy than the plan.
@@ -115,13 +119,14 @@ class SiteLearner:
         records: tuple[Records, Records],
         entropy: Entropy,
         folder: Path,
+        device: str = "cpu",
     ) -> None:
         train, held = records
         require_unit(plan, site, train)
         self._plan, self._base, self._entropy, self._folder = plan, base, entropy, folder
         self._settings = Settings.of(plan, site)
-        self._layout = agreed_layout(plan, base)
-        self.classifier: Classifier = place(load_encoder(base), self._layout, plan.adapter.alpha)
+        self.layout = agreed_layout(plan, base)
+        self.classifier: Classifier = place(load_encoder(base, device), self.layout, plan.adapter.alpha)
         self.audit = audit_of(plan, folder / _AUDIT)
         labels = plan.task.labels
         self._trainer = LocalTrainer(
@@ -141,15 +146,31 @@ class SiteLearner:
 
         What the audit saw is on disk when this returns, also where it failed.
         """
-        moment = Moment(header.round, header.attempt, header.model)
+        with self._audited():
+            return self._trainer.train(model, self._settings, self._entropy, _moment(header))
+
+    def share(self, model: Vector, header: Header) -> Share:
+        """This site's part of one joint step from ``model``; see ``LocalTrainer.share`` and ``train``."""
+        plan = self._plan
+        with self._audited():
+            return self._trainer.share(model, plan.grid, plan.training.rate, self._entropy, _moment(header))
+
+    @contextmanager
+    def _audited(self) -> Iterator[None]:
+        """What the audit saw is on disk at the end, also where it failed."""
         try:
-            return self._trainer.train(model, self._settings, self._entropy, moment)
+            yield
         finally:
             if self.audit:
                 durable.write(self._folder / _AUDIT, self.audit.to_bytes())
 
     def keep(self, model: Vector, round: int) -> None:
-        """Scores a global model on the held-out records and adds a line to the site's own progress."""
+        """Scores a global model on the held-out records and adds a line to the site's own progress.
+
+        In joint mode, where a round is one short step, a few models on the way are scored.
+        """
+        if self._plan.joint and not _scored(round, self._plan.training.rounds):
+            return
         accuracy = None
         if self._held is not None:
             accuracy = score(predict(self.classifier, self._held.features, model), self._held.labels).accuracy
@@ -161,4 +182,4 @@ class SiteLearner:
 
     def release(self, model: Vector) -> None:
         """Keeps the final model in PEFT format."""
-        export.save(self._folder / "model", self._layout, self._plan, model)
+        export.save(self._folder / "model", self.layout, self._plan, model)

@@ -26,8 +26,12 @@ would never get there.
 """
 
 
-def load_encoder(base: BaseModel) -> nn.Module:
-    """The encoder in float32 on the CPU, frozen, without dropout.
+def load_encoder(base: BaseModel, device: str = "cpu") -> nn.Module:
+    """The encoder in float32, frozen, without dropout.
+
+    Args:
+        base: the base model on this machine.
+        device: where it is put, as torch names it; all that is placed on it or computed with it follows.
 
     Raises:
         ModelError: ``model_unsafe``, transformers cannot read the folder as it is.
@@ -50,7 +54,7 @@ def load_encoder(base: BaseModel) -> nn.Module:
         raise ModelError("model_unsafe", f"{base.name} cannot be loaded: {error}", USE_SAFETENSORS) from error
     encoder.requires_grad_(False)
     encoder.eval()
-    return encoder  # type: ignore[no-any-return]
+    return encoder.to(device)  # type: ignore[no-any-return]
 
 
 def tokenize(base: BaseModel, texts: Sequence[str], max_tokens: int) -> tuple[NDArray[np.int64], ...]:

@@ -20,16 +20,18 @@ from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.features import Features, Indices, Units
-from cloister.privacy.dp import accounting, noise, sampling
+from cloister.privacy import descent
+from cloister.privacy.dp import accounting, joint, noise, sampling
 from cloister.privacy.dp.audit import Audit, Watch
 from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.dp.grid import Grid
 from cloister.privacy.entropy import Entropy, KeyStream
 from cloister.privacy.errors import UpdateError
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.coverage import engine_for
 from cloister.privacy.step.interface import NO_PHANTOMS, MicroBatch
-from cloister.privacy.update import Delta, Noised, Vector
+from cloister.privacy.update import Delta, Noised, Share, Vector
 
 _ADAM_DECAYS, _ADAM_FLOOR = (0.9, 0.999), 1e-8
 
@@ -182,6 +184,37 @@ class LocalTrainer:
             )
         return Delta(parameters - start, accounting.merged(mechanisms))
 
+    def share(self, start: Vector, grid: Grid, rate: float, entropy: Entropy, moment: Moment) -> Share:
+        """This site's part of one joint step from ``start``: its clipped sum with its share of the noise.
+
+        Formal guarantees:
+            Those of ``dp.joint.share``: units are drawn by Poisson sampling at ``rate``, empty samples
+            included; a unit's gradient is the sum over all its documents, cut as one vector.
+
+        Args:
+            start: the global parameters, float32, shape (d,).
+            grid: of the plan.
+            rate: the sampling rate of the step.
+            entropy: where sampling and noise come from.
+            moment: round, attempt and model that the key streams are bound to.
+
+        Raises:
+            UpdateError: ``update_not_finite``, ``audit_failed``.
+            ModelError: ``layer_unsupported``.
+        """
+        watch = self._audit.watch(moment.round, moment.attempt) if self._audit else None
+        set_flat(self._classifier, np.array(start, dtype=np.float32))
+        streams = _Streams(entropy, moment, 1)
+        units, phantoms = self._sample(rate, streams.of("sampling"))
+        active = watch.taking_part(phantoms) if watch else NO_PHANTOMS
+        clipped = self._engine.clipped(self._batches(units), grid.bound, active)
+        found = joint.share(clipped, grid, rate, streams.of("noise"))
+        size = self._classifier.layout.size
+        if self._audit and watch:
+            watch.observe((found.values[size:] * grid.step).astype(np.float32), grid.bound)
+            self._audit.keep(watch)
+        return replace(found, values=found.values[:size])
+
     def _sample(self, rate: float, stream: KeyStream) -> tuple[Indices, Indices]:
         """The units of a step and the phantoms, from one call: whatever is wrong with it shows in both."""
         real = len(self._units)
@@ -220,7 +253,7 @@ class LocalTrainer:
 
     def _cross_entropy(self, rows: Indices) -> Tensor:
         logits = self._features.logits(self._classifier, rows)
-        labels = self._labels[torch.from_numpy(rows).to(self._labels.device)]
+        labels = self._labels[torch.from_numpy(rows).to(self._labels.device, non_blocking=True)]
         return cross_entropy(logits, labels, reduction="none")
 
 
@@ -240,20 +273,18 @@ class _Streams:
 
 
 def _rule(settings: Settings, layout: Layout) -> Rule:
-    rates = np.empty(layout.size, dtype=np.float32)
-    for name, _, place in layout.slices():
-        rates[place] = settings.head_rate if name.startswith("head.") else settings.adapter_rate
+    rates = descent.learning_rates(layout, settings.head_rate, settings.adapter_rate)
     return _sgd(rates, settings.momentum) if settings.optimizer == "sgd" else _adam(rates)
 
 
 def _sgd(rates: Vector, momentum: float) -> Rule:
-    """Stochastic gradient descent: v = momentum v + g; change = -rate v."""
-    velocity = np.zeros_like(rates)
+    """Stochastic gradient descent with momentum (``privacy.descent``)."""
+    before = np.zeros_like(rates)
 
     def change(gradient: Vector) -> Vector:
-        np.multiply(velocity, np.float32(momentum), out=velocity)
-        np.add(velocity, gradient, out=velocity)
-        return -rates * velocity
+        nonlocal before
+        before = descent.change(before, gradient, rates, momentum)
+        return before
 
     return change
 

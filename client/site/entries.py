@@ -88,7 +88,7 @@ class Row:
 
     Attributes:
         kind: ``reserved``, ``spent`` or ``released``.
-        reservation: the attempt, and its mechanism.
+        reservation: the attempt, and its mechanism; where ``spent``, what it came to.
         total: the ruling epsilon of the dataset after this row.
         result: digest of what left the site, for ``released``; else None.
         event: hash of the event in the site's log, None if there was no log.

@@ -9,7 +9,8 @@ Rules:
 - A reserve that would take the dataset over its budget is refused, with the sum that it would reach.
 - The total is that of all reserves ever made, composed by ``privacy.dp.accounting``. It never goes
   down: an unknown outcome keeps its reserve, and nothing is refunded.
-- What is spent must be exactly what was reserved.
+- What is spent must be exactly what was reserved; where the noise is shared with other sites, no more than
+  that: how many shares there were is known only once the sum is opened. Nothing is given back for it.
 - One attempt releases one result: the same bytes may be sent again, others never.
 - Rows are added, never changed or deleted, which the database itself enforces.
 - Two processes cannot spend the same budget twice: each decides and writes under SQLite's write lock.
@@ -20,6 +21,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,7 +141,7 @@ class Ledger:
         return wanted
 
     def spend(self, reservation: Reservation, mechanisms: Iterable[GaussianSteps]) -> None:
-        """Record that a reserved mechanism was carried out; again for the same has no effect.
+        """Record that a reserved mechanism was carried out; again for the same attempt has no effect.
 
         Args:
             reservation: from ``reserve``.
@@ -152,18 +154,39 @@ class Ledger:
             raise BudgetError(
                 "reservation_conflict", "The mechanism that was carried out is not the one that was reserved."
             )
+        self._spend(reservation, reservation.mechanism)
+
+    def settle(self, reservation: Reservation, mechanism: GaussianSteps) -> None:
+        """Record what a mechanism with shared noise came to; again for the same attempt has no effect.
+
+        Args:
+            reservation: from ``reserve``.
+            mechanism: the same steps at the same rate, with as much noise or more.
+
+        Raises:
+            BudgetError: ``reservation_unknown``, or ``reservation_conflict`` if it is more than was reserved.
+        """
+        reserved = reservation.mechanism
+        same = (mechanism.rate, mechanism.steps) == (reserved.rate, reserved.steps)
+        if not same or mechanism.noise_multiplier < reserved.noise_multiplier:
+            raise BudgetError("reservation_conflict", "A sum came to more than what was reserved for it.")
+        self._spend(reservation, mechanism)
+
+    def _spend(self, reservation: Reservation, mechanism: GaussianSteps) -> None:
         with writing(self._path) as database:
             entries = Entries(database)
             budget = _budget_of(entries, reservation)
             if entries.find("spent", reservation) is None:
-                self._add(entries, budget, Row("spent", reservation, _total(entries, budget)))
+                row = Row("spent", replace(reservation, mechanism=mechanism), _total(entries, budget))
+                self._add(entries, budget, row, reservation)
 
-    def release(self, reservation: Reservation, result: str) -> None:
+    def release(self, reservation: Reservation, result: str, *, shared: bool = False) -> None:
         """Record which result leaves the site, before its first byte does; again has no effect.
 
         Args:
             reservation: from ``reserve``; it must be spent.
             result: digest of the sealed bytes.
+            shared: the noise is shared with other sites, so what is spent shows later (``settle``).
 
         Raises:
             BudgetError: ``reservation_unknown``, or ``reservation_conflict`` if it is not spent or
@@ -172,7 +195,7 @@ class Ledger:
         with writing(self._path) as database:
             entries = Entries(database)
             budget = _budget_of(entries, reservation)
-            if entries.find("spent", reservation) is None:
+            if not shared and entries.find("spent", reservation) is None:
                 raise BudgetError("reservation_conflict", "A result cannot be released before it is spent.")
             standing = entries.find("released", reservation)
             if standing is None:
@@ -204,11 +227,12 @@ class Ledger:
         with reading(self._path) as database:
             return Entries(database).rows(dataset)
 
-    def _add(self, entries: Entries, budget: Budget, row: Row) -> None:
+    def _add(self, entries: Entries, budget: Budget, row: Row, reserved: Reservation | None = None) -> None:
+        """Adds a row, of an attempt that may have been reserved with another mechanism than the row's."""
         charged = row.reservation
         ledger = {
             "epsilon": accounting.epsilon([charged.mechanism], budget.delta),
-            "reservation": charged.digest,
+            "reservation": (reserved or charged).digest,
             "accountant": "rdp",
             "total": row.total,
         }

@@ -99,7 +99,7 @@ def _header(evidence: Evidence) -> str:
 
 
 def _private(evidence: Evidence) -> bool:
-    return evidence.plan.privacy.mode == "local"
+    return evidence.plan.privacy.mode != "off"
 
 
 def _introduction(evidence: Evidence) -> str:

@@ -126,11 +126,12 @@ class Guarantee(Part):
         budget: the limit of the site's ledger for the dataset.
         steps: noised steps that were charged.
         noise_multiplier, rate, bound: of one step.
+        outside: in joint mode, epsilon against whoever knows no site's share of the noise; else None.
         audit: of the pipeline; None where there was none or the site did not finish the job.
     """
 
     site: Name
-    mode: Literal["local", "off"]
+    mode: Literal["local", "joint", "off"]
     unit: Unit
     epsilon: Number | None
     delta: Number | None
@@ -140,6 +141,7 @@ class Guarantee(Part):
     noise_multiplier: Number | None
     rate: Number | None
     bound: Number | None
+    outside: Number | None = None
     audit: Audited | None = None
 
     @model_validator(mode="after")
@@ -159,8 +161,10 @@ class Guarantee(Part):
         promised = (self.epsilon, self.delta, self.budget, self.accountants, self.noise_multiplier)
         if self.mode == "off" and any(value is not None for value in promised):
             raise ValueError("without privacy, epsilon, delta, budget, accountants and noise are null")
-        if self.mode == "local" and None in (*promised, self.steps, self.rate, self.bound):
+        if self.mode != "off" and None in (*promised, self.steps, self.rate, self.bound):
             raise ValueError("with privacy, every field has a value")
+        if (self.outside is not None) != (self.mode == "joint"):
+            raise ValueError("an epsilon against outsiders belongs to joint mode, and to it alone")
         return self
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from cloister.privacy.dp import persons
 from cloister.privacy.dp.events import GaussianSteps
@@ -82,7 +83,8 @@ def several(evidence: Evidence) -> list[Several]:
     rows = (2, 4, 8) if weakest.unit == "record" else ()
     found = [Several("rows", k, _up(persons.epsilon(steps, k, delta))) for k in rows]
     sites = [k for k in (2, 3) if k <= len(evidence.plan.sites)]
-    return found + [Several("sites", k, _up(persons.at_sites(steps, k, "local", delta))) for k in sites]
+    mode: Literal["local", "joint"] = "joint" if evidence.plan.joint else "local"
+    return found + [Several("sites", k, _up(persons.at_sites(steps, k, mode, delta))) for k in sites]
 
 
 def _up(epsilon: float) -> str | None:
@@ -112,6 +114,7 @@ def statement_of(plan: Plan) -> Statement:
         steps=training.rounds * training.steps,
         delta=privacy.delta,
         rows_per_person=rows,
+        colluders=plan.aggregation.colluding or 0 if plan.joint else 0,
     )
     return statement(terms, CHECKED)
 

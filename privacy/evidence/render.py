@@ -68,7 +68,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
     return {
         "e": evidence,
         "plan": evidence.plan,
-        "private": evidence.plan.privacy.mode == "local",
+        "private": evidence.plan.privacy.mode != "off",
         "secure": evidence.plan.aggregation.secure,
         "unit": evidence.plan.privacy.unit,
         "level": LEVELS[evidence.plan.privacy.unit],

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.privacy.errors import UpdateError
-from cloister.privacy.update import Delta, Encoded, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Vector
 
 _WIRE = np.dtype("<i4")
 
@@ -87,6 +87,15 @@ def encode(delta: Delta, weight: float, ring: Ring) -> Encoded:
             "Lower the learning rate, or raise the range in the next plan.",
         )
     return Encoded(scaled.astype(_WIRE).tobytes(), delta.mechanisms)
+
+
+def residues(share: Share) -> Encoded:
+    """A share modulo 2^32; ``dp.grid`` states how seldom a sum of shares wraps around.
+
+    Formal guarantees:
+        Reducing modulo 2^32 is post-processing of the sum, whatever it wraps.
+    """
+    return Encoded(share.values.astype(np.uint32).astype(np.dtype("<u4")).tobytes(), share.mechanisms)
 
 
 class Pieces(Protocol):

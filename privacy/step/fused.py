@@ -63,7 +63,8 @@ class FusedEngine:
         self._book: Book | None = None
         self._written: set[str] = set()
         self._rows = 0
-        for layer in owners(module):
+        self._owners = tuple(owners(module))
+        for layer in self._owners:
             forward_of(layer, self._write)
 
     def clipped(self, batch: Iterable[MicroBatch], bound: float, phantoms: Indices = NO_PHANTOMS) -> Clipped:
@@ -84,7 +85,7 @@ class FusedEngine:
                 rows, or a tensor is used outside its layer, too; ``unit_split``.
         """
         refuse_mixing(self._module)
-        total = ClippedSum(self._layout.size + self._phantoms, bound)
+        total = ClippedSum(self._layout.size + self._phantoms, bound, self._device)
         with self._writing():
             for part in batch:
                 if len(part.units):
@@ -92,6 +93,11 @@ class FusedEngine:
                     self._add(total, part.units)
         total.add_phantoms(phantoms, self._layout.size)
         return total.result()
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(self._trained.values())).device
 
     def _pass(self, part: MicroBatch) -> None:
         """Forward and backward: the gradient of each row is in the buffer after it, or in the book."""
@@ -158,14 +164,17 @@ class FusedEngine:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """The covered layers write while this is open; nothing of it stays behind."""
-        layers = list(owners(self._module))
+        """The covered layers write while this is open; nothing of it stays behind.
+
+        They are those that owned trained tensors when the engine was made: to look for them anew takes some
+        milliseconds. One that was exchanged since then writes nothing, and the pass is refused.
+        """
         self._used_outside()  # what training without privacy may have left is not of this pass
         try:
-            for layer in layers:
+            for layer in self._owners:
                 layer.__dict__["forward"] = forward_of(layer, self._write)
             yield
         finally:
             self._book = None
-            for layer in layers:
+            for layer in self._owners:
                 layer.__dict__.pop("forward", None)

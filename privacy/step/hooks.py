@@ -81,7 +81,8 @@ class HooksEngine:
                 mixes rows; ``unit_split``.
         """
         refuse_mixing(self._module)
-        total = ClippedSum(self._layout.size + self._phantoms, bound)
+        device = next(iter(self._trained.values())).device
+        total = ClippedSum(self._layout.size + self._phantoms, bound, device)
         with self._hooks():
             for part in batch:
                 if len(part.units):

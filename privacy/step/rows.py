@@ -29,8 +29,10 @@ Blocks: TypeAlias = Callable[[], Iterable[tuple[slice, Tensor]]]
 # of the bound, not that and a rounding more. (Opacus adds 1e-6 to any norm.)
 _SLACK = 2.0**-22
 
-_CONVERTED = 1 << 16
-"""Values that are converted to float64 at once: half a MiB."""
+_CPU = torch.device("cpu")
+
+_CONVERTED, _CONVERTED_ON_GPU = 1 << 16, 1 << 24
+"""Values that are converted to float64 at once: half a MiB; on a GPU, where each turn costs, 128 MiB."""
 
 
 class ClippedSum:
@@ -44,11 +46,12 @@ class ClippedSum:
     Args:
         width: d, with the coordinates of phantoms.
         bound: the clipping bound C > 0.
+        device: where the sum is kept. On that of the rows, nobody waits for it before ``result``.
     """
 
-    def __init__(self, width: int, bound: float) -> None:
+    def __init__(self, width: int, bound: float, device: torch.device = _CPU) -> None:
         self._bound = bound
-        self._total = torch.zeros(width, dtype=torch.float64)
+        self._total = torch.zeros(width, dtype=torch.float64, device=device)
         self._seen: set[int] = set()
 
     def add(self, rows: Tensor, units: Indices, first: int = 0) -> None:
@@ -106,14 +109,14 @@ class ClippedSum:
         (``dp.grid``). Some columns at a time, so that the copy in float64 stays small.
         """
         added = torch.empty(whole.shape[1], dtype=torch.float64, device=whole.device)
-        width = max(1, _CONVERTED // len(whole))
+        width = max(1, (_CONVERTED_ON_GPU if whole.is_cuda else _CONVERTED) // len(whole))
         weights = cut.unsqueeze(0)
         with torch.autocast(whole.device.type, enabled=False):
             for start in range(0, whole.shape[1], width):
                 some = slice(start, start + width)
                 # As a product of matrices, which operation counters see.
                 added[some] = (weights @ whole[:, some].double())[0]
-        self._total[columns] += added.cpu()
+        self._total[columns] += added.to(self._total.device)
 
     def add_phantoms(self, phantoms: Indices, first: int) -> None:
         """Adds phantom units: each has one coordinate of its own, ``first`` plus its index."""
@@ -123,7 +126,7 @@ class ClippedSum:
 
     def result(self) -> Clipped:
         """The sum of all units, float64, shape (width,); nothing is added after it."""
-        return Clipped(self._total.numpy(), self._bound)
+        return Clipped(self._total.cpu().numpy(), self._bound)
 
 
 def factors(rows: Tensor, bound: float) -> Tensor:
@@ -137,10 +140,13 @@ def factors(rows: Tensor, bound: float) -> Tensor:
 
 
 def _without_lost(rows: Tensor, cut: Tensor) -> Tensor:
-    """Rows of factor 0 become zero, in place: 0 times infinity is not a number."""
+    """Rows of factor 0 become zero, in place: 0 times infinity is not a number.
+
+    On a GPU without looking whether there are any: to look is to wait for all that was asked before.
+    """
     lost = cut == 0
-    if lost.any():
-        rows[lost] = 0
+    if lost.is_cuda or lost.any():
+        rows.masked_fill_(lost.unsqueeze(1), 0)
     return rows
 
 
@@ -179,8 +185,10 @@ class _Groups:
             return rows
         sums = torch.zeros((self.units, rows.shape[1]), dtype=rows.dtype, device=rows.device)
         for wave in self._waves:
-            at = torch.from_numpy(wave).to(rows.device)
-            sums.index_add_(0, torch.from_numpy(self.place[wave]).to(rows.device), rows[at])
+            at, of = (
+                torch.from_numpy(some).to(rows.device, non_blocking=True) for some in (wave, self.place[wave])
+            )
+            sums.index_add_(0, of, rows[at])
         return sums
 
     @cached_property

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63onsortium.proto\x12\x08\x63loister\";\n\x06Signed\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65\x64\x32\x35\x35\x31\x39\x18\x02 \x01(\x0c\x12\x0f\n\x07mldsa65\x18\x03 \x01(\x0c\"\x07\n\x05\x45mpty\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x19\n\x06Notice\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32\xfb\x02\n\nConsortium\x12-\n\x04Open\x12\x13.cloister.Challenge\x1a\x10.cloister.Signed\x12+\n\x05\x45nrol\x12\x10.cloister.Signed\x1a\x10.cloister.Signed\x12+\n\x06Roster\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed\x12*\n\x05Offer\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12\x30\n\tProposals\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed0\x01\x12+\n\x06\x44\x65\x63ide\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12+\n\x06Status\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice\x12,\n\x05Watch\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10\x63onsortium.proto\x12\x08\x63loister\";\n\x06Signed\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0f\n\x07\x65\x64\x32\x35\x35\x31\x39\x18\x02 \x01(\x0c\x12\x0f\n\x07mldsa65\x18\x03 \x01(\x0c\"\x07\n\x05\x45mpty\"\x1a\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\"\x19\n\x06Notice\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"D\n\x05Piece\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x0f\n\x07refused\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x04\x32\xad\x03\n\nConsortium\x12-\n\x04Open\x12\x13.cloister.Challenge\x1a\x10.cloister.Signed\x12+\n\x05\x45nrol\x12\x10.cloister.Signed\x1a\x10.cloister.Signed\x12+\n\x06Roster\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed\x12*\n\x05Offer\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12\x30\n\tProposals\x12\x0f.cloister.Empty\x1a\x10.cloister.Signed0\x01\x12+\n\x06\x44\x65\x63ide\x12\x10.cloister.Signed\x1a\x0f.cloister.Empty\x12+\n\x06Status\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice\x12,\n\x05Watch\x12\x0f.cloister.Empty\x1a\x10.cloister.Notice0\x01\x12\x30\n\x08\x45xchange\x12\x0f.cloister.Piece\x1a\x0f.cloister.Piece(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHALLENGE']._serialized_end=126
   _globals['_NOTICE']._serialized_start=128
   _globals['_NOTICE']._serialized_end=153
-  _globals['_CONSORTIUM']._serialized_start=156
-  _globals['_CONSORTIUM']._serialized_end=535
+  _globals['_PIECE']._serialized_start=155
+  _globals['_PIECE']._serialized_end=223
+  _globals['_CONSORTIUM']._serialized_start=226
+  _globals['_CONSORTIUM']._serialized_end=655
 # @@protoc_insertion_point(module_scope)

@@ -29,3 +29,15 @@ class Notice(_message.Message):
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     content: bytes
     def __init__(self, content: _Optional[bytes] = ...) -> None: ...
+
+class Piece(_message.Message):
+    __slots__ = ("data", "last", "refused", "number")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    last: bool
+    refused: str
+    number: int
+    def __init__(self, data: _Optional[bytes] = ..., last: _Optional[bool] = ..., refused: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...

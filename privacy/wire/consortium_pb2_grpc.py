@@ -74,6 +74,11 @@ class ConsortiumStub:
                 request_serializer=consortium__pb2.Empty.SerializeToString,
                 response_deserializer=consortium__pb2.Notice.FromString,
                 _registered_method=True)
+        self.Exchange = channel.stream_stream(
+                '/cloister.Consortium/Exchange',
+                request_serializer=consortium__pb2.Piece.SerializeToString,
+                response_deserializer=consortium__pb2.Piece.FromString,
+                _registered_method=True)
 
 
 class ConsortiumServicer:
@@ -136,6 +141,14 @@ class ConsortiumServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exchange(self, request_iterator, context):
+        """Open for as long as the site is connected; the lead's questions come, and the site's answers go. The
+        lead's initial metadata, which is empty, says that the site may be asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConsortiumServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -178,6 +191,11 @@ def add_ConsortiumServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=consortium__pb2.Empty.FromString,
                     response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Exchange': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=consortium__pb2.Piece.FromString,
+                    response_serializer=consortium__pb2.Piece.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -396,6 +414,33 @@ class Consortium:
             '/cloister.Consortium/Watch',
             consortium__pb2.Empty.SerializeToString,
             consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cloister.Consortium/Exchange',
+            consortium__pb2.Piece.SerializeToString,
+            consortium__pb2.Piece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,5 +21,6 @@ class ConsortiumServicer:
     def Decide(self, request: pb.Signed, context: Any) -> pb.Empty: ...  # noqa: N802
     def Status(self, request: pb.Empty, context: Any) -> pb.Notice: ...  # noqa: N802
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]: ...  # noqa: N802
+    def Exchange(self, request_iterator: Iterator[pb.Piece], context: Any) -> Iterator[pb.Piece]: ...  # noqa: N802
 
 def add_ConsortiumServicer_to_server(servicer: ConsortiumServicer, server: Any) -> None: ...  # noqa: N802

@@ -10,36 +10,61 @@ kind        from -> to          content
 ``closed``  site -> lead        empty: the site keeps the final model
 ==========  ==================  ==============================================================
 
-With secure aggregation an update goes as ``masked``, and there are more kinds (``sums``).
+With secure aggregation an update goes as ``masked``, and there are more kinds (``sums``). In joint mode a
+task and the end also hold the opened sum that led to their model (``Taken``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.privacy import canonical
 from cloister.privacy.channel import stream
 from cloister.privacy.errors import ChannelError, UpdateError, areas
+from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 
 TASK, UPDATE, REFUSAL, FINISH, CLOSED = "task", "update", "refusal", "finish", "closed"
 
 _WIRE = np.dtype("<f4")
+_WORD = np.dtype("<u4")
 _DIGEST = 71  # "sha256:" and 64 digits
 _OVERHEAD = 64 << 10
 _OVERHEAD_SITE = 24 << 10  # keys, signatures and shares of one site
 
 
-def largest(parameters: int, sites: int = 0) -> int:
+def largest(parameters: int, sites: int = 0, vectors: int = 1) -> int:
     """The size in bytes that no envelope of a plan passes, known before one is read.
 
     Args:
         parameters: d.
         sites: how many add up in secret; 0 without secure aggregation.
+        vectors: how many vectors of d words an envelope holds at most.
     """
-    return stream.sealed_size(_DIGEST + 4 * parameters) + _OVERHEAD + sites * _OVERHEAD_SITE
+    return stream.sealed_size(_DIGEST + 4 * vectors * parameters) + _OVERHEAD + sites * _OVERHEAD_SITE
+
+
+def largest_of(plan: Plan) -> int:
+    """The same for a plan."""
+    sites = len(plan.sites) if plan.aggregation.secure else 0
+    return largest(plan.adapter.parameters, sites, 2 if plan.joint else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """The step that led to a global model, for everybody to take again.
+
+    Attributes:
+        words: the opened sum modulo 2^32, uint32, shape (d,).
+        survivors: over whom it is, in the plan's order.
+    """
+
+    words: NDArray[np.uint32]
+    survivors: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,32 +74,60 @@ class Task:
     Attributes:
         model: float32, shape (d,).
         acknowledged: digest of this site's last envelope that the lead accepted, or "".
+        taken: in joint mode, the step that led to the model; None where none was taken since the last task.
     """
 
     model: Vector
     acknowledged: str = ""
+    taken: Taken | None = None
 
     def to_bytes(self) -> bytes:
-        """71 bytes of digest (or spaces), then little-endian float32."""
-        return self.acknowledged.ljust(_DIGEST).encode() + self.model.astype(_WIRE).tobytes()
+        """71 bytes of digest (or spaces), then little-endian float32; then the opened sum as little-endian
+        uint32, and the survivors as canonical JSON."""
+        parts = [self.acknowledged.ljust(_DIGEST).encode(), self.model.astype(_WIRE).tobytes()]
+        if self.taken is not None:
+            parts += [
+                self.taken.words.astype(_WORD).tobytes(),
+                canonical.encode(list(self.taken.survivors)),
+            ]
+        return b"".join(parts)
 
     @classmethod
-    def from_bytes(cls, content: bytes | bytearray, parameters: int) -> Task:
+    def from_bytes(cls, content: bytes | bytearray, parameters: int, sites: Sequence[str] = ()) -> Task:
         """The task of a content of the plan's size.
+
+        Args:
+            content: of an envelope.
+            parameters: d.
+            sites: the plan's sites in joint mode; none where a task holds no step.
 
         Raises:
             UpdateError: ``update_shape``, ``update_not_finite``.
             ChannelError: ``envelope_malformed``.
         """
-        if len(content) != _DIGEST + parameters * _WIRE.itemsize:
+        size = parameters * _WIRE.itemsize
+        end = _DIGEST + size
+        if len(content) != end and not (sites and len(content) > end + size):
             raise UpdateError("update_shape", "The global model does not have the size that the plan names.")
         acknowledged = bytes(content[:_DIGEST]).decode("ascii", "replace").removesuffix(" " * _DIGEST)
         if acknowledged and not canonical.is_digest(acknowledged):
             raise ChannelError("envelope_malformed", "A task holds something else than a digest.")
-        model = np.frombuffer(content, dtype=_WIRE, offset=_DIGEST).astype(np.float32)
+        model = np.frombuffer(content, _WIRE, parameters, _DIGEST).astype(np.float32)
         if not np.isfinite(model).all():
             raise UpdateError("update_not_finite", "The global model holds NaN or infinity.")
-        return cls(model, acknowledged)
+        if len(content) == end:
+            return cls(model, acknowledged)
+        words = np.frombuffer(content, _WORD, parameters, end).astype(np.uint32)
+        return cls(model, acknowledged, Taken(words, _survivors(content[end + size :], sites)))
+
+
+def _survivors(content: bytes | bytearray, sites: Sequence[str]) -> tuple[str, ...]:
+    """The survivors of a step, some of the plan's sites in their order."""
+    refusal = ChannelError("envelope_malformed", "A task names a step over other sites than the plan's.")
+    names = canonical.decode(bytes(content), otherwise=refusal)
+    if not isinstance(names, list) or not names or names != [name for name in sites if name in names]:
+        raise refusal
+    return tuple(names)
 
 
 def model_digest(model: Vector) -> str:

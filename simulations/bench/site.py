@@ -13,6 +13,8 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from cloister.client.jobs import Job
 from cloister.client.participation import Learner, Participant
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy.dp.audit import Audit
-from cloister.privacy.update import Delta, Vector
+from cloister.privacy.update import Delta, Share, Vector
 from cloister.privacy.wire.envelope import Header
 
 TIMES = "times.jsonl"
@@ -65,12 +67,21 @@ class TimedLearner:
 
     def train(self, model: Vector, header: Header) -> Delta:
         """See ``Learner``."""
+        with self._timed(header.round):
+            return self._learner.train(model, header)
+
+    def share(self, model: Vector, header: Header) -> Share:
+        """See ``Learner``."""
+        with self._timed(header.round):
+            return self._learner.share(model, header)
+
+    @contextmanager
+    def _timed(self, round: int) -> Iterator[None]:
         start = time.monotonic()
-        delta = self._learner.train(model, header)
-        done = Interval(header.round, start, time.monotonic())
+        yield
+        done = Interval(round, start, time.monotonic())
         with self._path.open("a") as file:
             file.write(json.dumps(vars(done)) + "\n")
-        return delta
 
     def keep(self, model: Vector, round: int) -> None:
         """See ``Learner``."""

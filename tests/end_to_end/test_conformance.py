@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cloister.client.app import client_app
-from cloister.client.learn.learner import SiteLearner, agreed_layout
+from cloister.client.learn.learner import SiteLearner
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
@@ -20,6 +20,7 @@ from cloister.client.site.ledger import Ledger
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.layout import initial
+from cloister.privacy.model import agreed_layout
 from cloister.privacy.wire import messages
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint

@@ -153,3 +153,20 @@ def test_without_it_the_plan_says_nothing_of_it(base: BaseModel) -> None:
     plan, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
     assert plan.sum_terms is None
     assert b"threshold" not in plan.to_bytes()
+
+
+def test_a_joint_plan_has_steps_for_rounds_and_noise_for_the_fewest_shares(base: BaseModel) -> None:
+    terms = replace(TERMS, mode="joint", secure=True, rounds=20, epsilon=4.0)
+    plan, _ = draft(terms, *consortium(4), base, CODE)
+    assert (plan.training.rounds, plan.training.steps, plan.training.optimizer) == (20, 1, "sgd")
+    assert plan.grid.multiplier(2) == plan.privacy.noise_multiplier
+    whole = [plan.round_mechanism] * 20
+    assert 3.9 < accounting.epsilon([one for one in whole if one], terms.delta) <= 4.0
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+
+
+@pytest.mark.parametrize("more", [{"secure": False}, {"secure": True, "steps": 3}])
+def test_joint_terms_that_cannot_hold_are_refused(base: BaseModel, more: Any) -> None:
+    with pytest.raises(PlanError, match="each of its rounds is one step") as caught:
+        draft(replace(TERMS, mode="joint", **more), *consortium(4), base, CODE)
+    assert caught.value.id == "plan_conflict"

@@ -61,7 +61,8 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
         (["--person", "nobody"], 1, "column_missing"),
         (["--model", "nowhere"], 1, "model_missing"),
         (["--sites", "2"], 2, "option_invalid"),  # two sites hide nothing from each other
-        (["--person", "patient", "--privacy", "joint"], 2, "not_available_yet"),
+        (["--privacy", "joint", "--no-secure"], 2, "option_invalid"),
+        (["--privacy", "joint", "--sites", "2"], 2, "option_invalid"),
     ],
 )
 def test_what_is_refused(

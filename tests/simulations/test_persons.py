@@ -24,8 +24,9 @@ from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Clipped, Noised, Vector
-from cloister.server.app import Federation, Pace
+from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
+from cloister.server.post import Pace
 from cloister.server.proposal import Terms, draft
 from cloister.simulations.transport import LocalGrid
 from tests import models

@@ -185,6 +185,39 @@ def test_an_attempt_releases_one_result_and_only_when_spent(path):
         ledger.release(reservation, canonical.digest(b"fresh noise on the same round"))
 
 
+def test_shared_noise_is_settled_once_at_no_more_than_was_reserved(path):
+    log = MemoryLog()
+    ledger = opened(path, log)
+    reserved = ledger.reserve("cohort", JOB, 1, 1, STEPS)
+    ledger.release(reserved, RESULT, shared=True)
+    more_noise = replace(STEPS, noise_multiplier=2.5)
+    ledger.settle(reserved, more_noise)
+    ledger.settle(reserved, STEPS)
+    kinds = [(row.kind, row.reservation.mechanism) for row in ledger.rows()]
+    assert kinds == [("reserved", STEPS), ("released", STEPS), ("spent", more_noise)]
+    assert ledger.epsilon("cohort") == accounting.epsilon([STEPS], DELTA), "nothing is given back"
+    charged = [entry for entry in log.entries if entry["type"].startswith("budget.")][1:]
+    assert len({entry["reservation"] for entry in charged}) == 1, "one name ties the three together"
+    assert charged[2]["epsilon"] < charged[0]["epsilon"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        replace(STEPS, noise_multiplier=1.9),
+        replace(STEPS, rate=0.05),
+        replace(STEPS, steps=19),
+    ],
+)
+def test_shared_noise_never_comes_to_more_than_was_reserved(path, more):
+    ledger = opened(path)
+    reserved = ledger.reserve("cohort", JOB, 1, 1, STEPS)
+    with pytest.raises(BudgetError) as caught:
+        ledger.settle(reserved, more)
+    assert caught.value.id == "reservation_conflict"
+    assert len(ledger.rows()) == 1
+
+
 def test_without_a_budget_nothing_is_charged(path):
     ledger = Ledger(path)
     with refused("budget_missing"):

@@ -119,7 +119,7 @@ class TestRefusals:
             ("short.csv", b"text,label\nsecret words\nb,2\n"),
             ("quote.csv", b'text,label\n"secret words,1\nb,2\n'),
             ("latin.csv", "text,label\nnée,1\nb,2\n".encode("latin-1")),
-            ("cut.csv.gz", gzip.compress(b"text,label\n" + b"a,1\nb,2\n" * 999)[:40]),
+            ("cut.csv.gz", gzip.compress(b"text,label\n" + b"a,1\nb,2\n" * 999, mtime=0)[:40]),
             ("plain.csv.gz", b"text,label\na,1\nb,2\n"),
             ("broken.jsonl", b'{"text": "secret words", "label": \n'),
             ("plain.parquet", b"text,label\na,1\nb,2\n"),

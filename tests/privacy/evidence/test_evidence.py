@@ -10,7 +10,7 @@ import pytest
 from cloister.privacy.canonical import digest
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
-from tests.reports import audit, evidence, per_person, replanned, without_privacy
+from tests.reports import audit, evidence, jointly, per_person, replanned, without_privacy
 
 OTHER = digest(b"another")
 
@@ -37,6 +37,14 @@ def test_what_is_read_is_written_again() -> None:
     assert Evidence.from_json(evidence()).to_json()["rounds"] == evidence()["rounds"]
     again = Evidence.from_json(evidence()).to_json()
     assert Evidence.from_json(again) == Evidence.from_json(evidence())
+
+
+def test_a_joint_run_states_an_epsilon_against_outsiders_and_no_other_run_does() -> None:
+    assert {stated.outside for stated in Evidence.from_json(jointly()).privacy} == {"5.120"}
+    for value, outside in ((jointly(), None), (evidence(), "5.120")):
+        value["privacy"][0]["outside"] = outside
+        with pytest.raises(InputError, match="outsiders"):
+            Evidence.from_json(value)
 
 
 def test_a_run_without_privacy_is_evidence_too() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
-from tests.reports import evidence, without_privacy
+from tests.reports import evidence, jointly, without_privacy
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,18 @@ def test_epsilons_are_compared_as_numbers() -> None:
     worst = reading.Worst.of(Evidence.from_json(value))
     assert worst is not None
     assert (worst.epsilon, worst.delta) == ("10.5", "0.0001")
+
+
+def test_at_several_sites_one_noise_covers_less_than_a_noise_at_each() -> None:
+    local, joint = (reading.several(Evidence.from_json(value)) for value in (evidence(), jointly()))
+    sites = [[float(s.epsilon or 0) for s in found if s.what == "sites"] for found in (local, joint)]
+    assert all(b > a for a, b in zip(*sites, strict=True))
+
+
+def test_the_statement_of_a_joint_plan_names_shares_and_colluders() -> None:
+    found = reading.statement_of(Evidence.from_json(jointly()).plan).to_json()
+    assert found["mechanism"]["name"] == "discrete-gaussian-shares"
+    assert found["trust"]["colluders"] == 1
 
 
 def test_without_privacy_there_is_no_worst_case() -> None:

@@ -20,7 +20,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.evidence import render as module
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.render import render
-from tests.reports import VECTOR, audit, evidence, per_person, replanned, with_audit, without_privacy
+from tests.reports import VECTOR, audit, evidence, jointly, per_person, replanned, with_audit, without_privacy
 
 ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "line", "circle", "path", "rect"}
@@ -135,6 +135,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "federation": lambda: evidence(kind="federation"),
     "simulation": lambda: evidence(kind="simulation", channels=[]),
     "without privacy": without_privacy,
+    "joint": jointly,
     "without accuracy": lambda: evidence(accuracy=None),
     "head only": lambda: replanned(adapter=evidence()["plan"]["adapter"] | {"top_layers": 0}),
     "many sites": with_many_sites,
@@ -321,6 +322,27 @@ def test_a_person_is_promised_all_its_rows() -> None:
     assert "per person; what came of it" in whole
     for weaker in ("record-level", "one record", "per record", "a given record"):
         assert weaker not in whole
+
+
+def test_a_joint_run_says_whose_noise_protects_whom() -> None:
+    root = page(jointly())
+    first, third = section(root, 1).text(), section(root, 3).text()
+    for said in (
+        "with the site’s share of the noise",
+        "up to 1 of the other sites acting together with them",
+        "provided that secure aggregation held",
+    ):
+        assert said in first
+    for said in (
+        "adds a share of exact discrete Gaussian noise",
+        "the fewest shares a sum may hold, 3, less 1 for sites that collude",
+        "epsilon is smaller: hill-clinic 5.120",
+        "By itself, a site’s share of the noise is less than the plan promises",
+    ):
+        assert said in third
+    local = page(evidence()).text()
+    for only_joint in ("share of the noise", "acting together"):
+        assert only_joint not in local
 
 
 def test_a_record_is_promised_no_more() -> None:

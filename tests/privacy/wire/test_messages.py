@@ -33,6 +33,40 @@ def test_the_bytes_of_a_task(acknowledged: str, field: bytes) -> None:
     assert read.model.tobytes() == MODEL.tobytes()
 
 
+SITES = ("north", "south", "west")
+
+
+def test_the_bytes_of_a_joint_task() -> None:
+    taken = messages.Taken(np.array([1, 2**32 - 1, 7], dtype=np.uint32), ("north", "west"))
+    content = Task(MODEL, DIGEST, taken).to_bytes()
+    assert content == DIGEST.encode() + FLOATS + struct.pack("<3I", 1, 2**32 - 1, 7) + b'["north","west"]'
+    read = Task.from_bytes(content, 3, SITES)
+    assert read.taken is not None
+    assert (read.taken.words.tolist(), read.taken.survivors) == ([1, 2**32 - 1, 7], ("north", "west"))
+    assert Task.from_bytes(Task(MODEL).to_bytes(), 3, SITES).taken is None
+
+
+@pytest.mark.parametrize(
+    ("tail", "id"),
+    [
+        (b'["west","north"]', "envelope_malformed"),
+        (b'["north","north"]', "envelope_malformed"),
+        (b'["nobody"]', "envelope_malformed"),
+        (b"[]", "envelope_malformed"),
+        (b'{"north":1}', "envelope_malformed"),
+        (b'["north", "west"]', "envelope_malformed"),
+        (b"", "update_shape"),
+    ],
+)
+def test_a_step_over_other_sites_than_the_plan_s_is_refused(tail: bytes, id: str) -> None:
+    content = b" " * 71 + FLOATS + bytes(12) + tail
+    with pytest.raises(CloisterError) as caught:
+        Task.from_bytes(content, 3, SITES)
+    assert caught.value.id == id
+    with pytest.raises(UpdateError):  # where no steps are taken together, a task holds none
+        Task.from_bytes(content, 3)
+
+
 def test_a_task_is_the_callers_own() -> None:
     content = bytearray(Task(MODEL).to_bytes())
     read = Task.from_bytes(content, 3)

@@ -1,0 +1,89 @@
+"""A site follows the steps of a joint job: it takes each one again and refuses a model that is another.
+
+It shows that the server steps as the plan says, from the sum that it claims. That the sum is the true one it
+cannot show: a server can always make the result wrong, though it learns nothing by that. Sites that start a
+round from different models sign different survivor sets, so nothing is opened for such a server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cloister.privacy.descent import Descent, follows
+from cloister.privacy.errors import AggregationError
+from cloister.privacy.update import Vector
+from cloister.privacy.wire.messages import Taken, Task
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The model that a round started from, and the change that led to it; None where that is not known."""
+
+    round: int
+    model: Vector
+    change: Vector | None
+
+
+@dataclass
+class Following:
+    """What a site remembers of the way; it lasts as long as the process.
+
+    Attributes:
+        descent: the steps of the plan.
+    """
+
+    descent: Descent
+    _seen: _Seen | None = field(default=None, init=False)
+
+    def take(self, round: int, task: Task, signed: tuple[str, ...] = ()) -> bool:
+        """Takes the step that led to the model of a round.
+
+        Args:
+            round: that starts from the task's model; one more than the plan has for the final one.
+            task: of the lead.
+            signed: the survivor set that this site signed in the round before; empty if it signed none.
+
+        Returns:
+            Whether the model was checked. A site that missed a round, or was started again, has to see two
+            models before it can follow; until then the others' signatures of the same model stand in.
+
+        Raises:
+            AggregationError: ``step_differs``.
+        """
+        seen, taken = self._seen, task.taken
+        if taken is not None:
+            self._check_survivors(taken, signed)
+        if seen is None or seen.round < round - 1:
+            known = np.zeros_like(task.model) if round == 1 else None
+            self._seen = _Seen(round, task.model, known)
+            return round == 1
+        if seen.round != round - 1 or taken is None:  # the same round again, or one that was given up
+            if seen.round > round or not np.array_equal(task.model, seen.model):
+                raise _differs(round, "no step has led to it")
+            self._seen = _Seen(round, seen.model, seen.change)
+            return True
+        if seen.change is None:
+            self._seen = _Seen(round, task.model, task.model - seen.model)
+            return False
+        change = self.descent.change(seen.change, taken.words, taken.survivors)
+        if not follows(seen.model + change, task.model):
+            raise _differs(round, "the step from the opened sum leads elsewhere")
+        self._seen = _Seen(round, task.model, change)
+        return True
+
+    def _check_survivors(self, taken: Taken, signed: tuple[str, ...]) -> None:
+        minimum = self.descent.plan.aggregation.minimum_sites
+        if len(taken.survivors) < minimum or (signed and taken.survivors != signed):
+            raise AggregationError(
+                "step_differs", "A step was taken from a sum over another set of sites than was signed here."
+            )
+
+
+def _differs(round: int, why: str) -> AggregationError:
+    return AggregationError(
+        "step_differs",
+        f"The global model of round {round} is not the one that the plan's steps lead to: {why}.",
+        "Nothing was trained; compare the release that the lead runs.",
+    )
