@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cloister.privacy.errors import UsageError
+from cloister.simulations.bench.result import Result
 from cloister.simulations.bench.texts import TextFile
 
 app = typer.Typer(add_completion=False)
@@ -22,6 +23,7 @@ BENCHES = {
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
 _TAKES_TEXTS = "step"
+_CPU, _TAKES_DEVICE = "cpu", "step"
 
 
 @app.command()
@@ -32,6 +34,7 @@ def bench(
     ] = None,
     text: Annotated[str, typer.Option("--text", help="Column of its texts.")] = "text",
     label: Annotated[str, typer.Option("--label", help="Column of its classes.")] = "label",
+    device: Annotated[str, typer.Option(help=f"{_TAKES_DEVICE}: where the model is: cpu, cuda.")] = _CPU,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure one thing and print its figures beside their targets.
@@ -44,8 +47,8 @@ def bench(
         )
     if data is not None and name != _TAKES_TEXTS:
         raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
-    module = importlib.import_module(f"cloister.simulations.bench.{name.replace('-', '_')}")
-    value = (module.run() if data is None else module.run(TextFile(data, text, label))).to_json()
+    texts = None if data is None else TextFile(data, text, label)
+    value = (_run(name, texts) if device == _CPU else _run_on(device, name, texts)).to_json()
     if as_json:
         typer.echo(json.dumps(value))
         return
@@ -54,3 +57,20 @@ def bench(
         target = value["targets"].get(figure)
         note = f"   target {target['limit']:g}: {'met' if target['met'] else 'NOT met'}" if target else ""
         typer.echo(f"  {figure:<28}{number:>14.6g}{note}")
+
+
+def _run(name: str, texts: TextFile | None) -> Result:
+    module = importlib.import_module(f"cloister.simulations.bench.{name.replace('-', '_')}")
+    found: Result = module.run() if texts is None else module.run(texts)
+    return found
+
+
+def _run_on(device: str, name: str, texts: TextFile | None) -> Result:
+    """A benchmark on a GPU: random token ids in place of texts."""
+    if name != _TAKES_DEVICE or texts is not None:
+        raise UsageError(
+            "option_invalid", "Only the benchmark step runs on a GPU, without --data.", "Leave --device out."
+        )
+    from cloister.simulations.bench import step_device
+
+    return step_device.run(device)

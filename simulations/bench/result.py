@@ -31,11 +31,13 @@ class Result:
         bench: its name.
         figures: name -> number; medians where repeated, with the spread beside as ``NAME_min``, ``NAME_max``.
         limits: name -> target.
+        card: the GPU that it ran on, by its maker's name.
     """
 
     bench: str
     figures: dict[str, float]
     limits: dict[str, Limit] = field(default_factory=dict)
+    card: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The value that ``cloister bench NAME --json`` prints."""
@@ -44,7 +46,8 @@ class Result:
             for name, limit in self.limits.items()
             if name in self.figures
         }
-        return {"bench": self.bench, "machine": machine(), "figures": self.figures, "targets": targets}
+        where = f"{self.card}, {machine()}" if self.card else machine()
+        return {"bench": self.bench, "machine": where, "figures": self.figures, "targets": targets}
 
 
 def spread(name: str, values: Iterable[float]) -> dict[str, float]:

@@ -37,6 +37,8 @@ cached_filling             the time to fill it, in passes of plain training over
 cached_real_text           1: the texts are those of a file; 0: synthetic notes
 max_abs_error              the clipped sum against one person at a time, largest difference of a value
 =========================  ==============================================================================
+
+With ``--device cuda`` another work is measured, on a GPU: ``step_device``.
 """
 
 from __future__ import annotations
@@ -46,15 +48,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from cloister.client.learn.features import Indices
 from cloister.simulations.bench import step_cached, step_memory
 from cloister.simulations.bench.result import Limit, Result, spread
 from cloister.simulations.bench.step_cached import Cached
+from cloister.simulations.bench.step_exact import flop_ratio, max_abs_error
 from cloister.simulations.bench.step_memory import Pair
-from cloister.simulations.bench.step_work import BOUND, Ghost, Work, paired, plain, private
+from cloister.simulations.bench.step_work import Ghost, Work, paired, plain, private, ratios
 from cloister.simulations.bench.texts import TextFile
 
 _PAIRS = 3
@@ -139,50 +139,10 @@ def _short(work: Work, repeats: int) -> list[list[float]]:
     """Step times of fused engine, hooks and ghost clipping over the plain step of the same rows."""
     ghost = Ghost(Work.of(64))  # a model of its own: Opacus' hooks would run in every step of this one
     steps = [plain(work), private(work, work.fused()), private(work, work.hooks()), ghost.step]
-    return _ratios(paired(work, steps, repeats))
+    return ratios(paired(work, steps, repeats))
 
 
 def _long(work: Work, repeats: int) -> list[float]:
     """Step times of the fused engine over the plain step of the same rows."""
-    (found,) = _ratios(paired(work, [plain(work), private(work, work.fused())], repeats))
+    (found,) = ratios(paired(work, [plain(work), private(work, work.fused())], repeats))
     return found
-
-
-def _ratios(seconds: list[list[float]]) -> list[list[float]]:
-    """Times of each step but the first over those of the first, one list a step."""
-    return [[row[at] / row[0] for row in seconds] for at in range(1, len(seconds[0]))]
-
-
-def flop_ratio(work: Work, chosen: Indices) -> float:
-    """Counted operations of the private over the plain gradient of some persons' rows."""
-    without, within = flops(work, chosen)
-    return within / without
-
-
-def flops(work: Work, chosen: Indices) -> tuple[int, int]:
-    """Counted operations of the plain and of the private gradient: forward, backward, cut and sum."""
-    with FlopCounterMode(display=False) as without:
-        for part in work.batches(chosen):
-            torch.autograd.grad(part.losses().sum(), list(work.classifier.trained.values()))
-    engine = work.fused()
-    with FlopCounterMode(display=False) as within:
-        engine.clipped(work.batches(chosen), BOUND)
-    return without.get_total_flops(), within.get_total_flops()
-
-
-def max_abs_error(work: Work, chosen: Indices) -> float:
-    """The largest difference of a value of the clipped sum from that of one person at a time."""
-    found = work.fused().clipped(work.batches(chosen), BOUND).values
-    return float(np.abs(found - one_at_a_time(work, chosen)).max())
-
-
-def one_at_a_time(work: Work, chosen: Indices) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The clipped sum by ordinary backward passes, one for each unit: float64, shape (d,)."""
-    names = [name for name, _ in work.classifier.layout.tensors]
-    total = np.zeros(work.classifier.layout.size)
-    for unit in chosen:
-        losses = work.batches(np.array([unit]))[0].losses()
-        parts = torch.autograd.grad(losses.sum(), [work.classifier.trained[name] for name in names])
-        gradient = torch.cat([part.reshape(-1) for part in parts]).double().numpy()
-        total += gradient * min(1.0, BOUND / (float(np.linalg.norm(gradient)) + 1e-6))
-    return total

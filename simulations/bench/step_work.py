@@ -50,6 +50,7 @@ class Work:
         labels: the class of each, int64, shape (rows,).
         units: whose they are.
         rate: the rate at which units are drawn.
+        half: whether the forward pass runs under autocast to bfloat16.
     """
 
     classifier: Classifier
@@ -57,6 +58,7 @@ class Work:
     labels: NDArray[np.int64]
     units: Units
     rate: float = 0.25
+    half: bool = False
 
     @classmethod
     def of(cls, max_tokens: int) -> Work:
@@ -71,6 +73,11 @@ class Work:
             np.arange(rows) % _CLASSES,
             Units.of(np.arange(rows) // _ROWS_EACH),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.classifier.device
 
     @property
     def expected(self) -> float:
@@ -95,11 +102,14 @@ class Work:
         return np.concatenate([self.units.rows[unit] for unit in chosen])
 
     def _batch(self, rows: Indices) -> MicroBatch:
-        targets = torch.from_numpy(self.labels[rows])
-        return MicroBatch(
-            lambda: cross_entropy(self.features.logits(self.classifier, rows), targets, reduction="none"),
-            self.units.of_row[rows],
-        )
+        targets = torch.from_numpy(self.labels[rows]).to(self.device, non_blocking=True)
+
+        def losses() -> torch.Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                logits = self.features.logits(self.classifier, rows)
+            return cross_entropy(logits.float(), targets, reduction="none")
+
+        return MicroBatch(losses, self.units.of_row[rows])
 
     def fused(self) -> Engine:
         """The engine that is measured."""
@@ -221,15 +231,28 @@ def streams(purpose: str, repeat: int) -> KeyStream:
 def paired(work: Work, steps: Sequence[Step], repeats: int) -> list[list[float]]:
     """Seconds of each step on the same units, one row a repeat, after one repeat that warms up.
 
-    Which step is the first changes from repeat to repeat.
+    Which step is the first changes from repeat to repeat. On a GPU, each step ends when its work is done.
     """
     found: list[list[float]] = []
     for repeat in range(repeats + 1):
         chosen = work.draw(streams("draw", repeat))
         seconds: dict[int, float] = {}
         for at in np.roll(np.arange(len(steps)), repeat).tolist():
+            settled(work.device)
             started = time.perf_counter()
             steps[at](chosen, streams(f"{at}", repeat))
+            settled(work.device)
             seconds[at] = time.perf_counter() - started
         found.append([seconds[at] for at in range(len(steps))])
     return found[1:]
+
+
+def settled(device: torch.device) -> None:
+    """Waits until a GPU has done what it was asked for; the CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratios(seconds: list[list[float]]) -> list[list[float]]:
+    """Times of each step but the first over those of the first, one list a step."""
+    return [[row[at] / row[0] for row in seconds] for at in range(1, len(seconds[0]))]

@@ -75,6 +75,19 @@ def test_what_was_saved_is_what_was_trained(exported: Path, base: BaseModel) -> 
     assert loaded.predict([]) == []
 
 
+def test_it_is_loaded_to_a_device(exported: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def load(base: BaseModel, device: str = "cpu") -> torch.nn.Module:
+        seen.append(device)
+        return models.encoder()
+
+    monkeypatch.setattr(export, "load_encoder", load)
+    export.load(exported, base, "cuda:3")
+    export.load(exported, base)
+    assert seen == ["cuda:3", "cpu"]
+
+
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"
 )  # between peft and transformers

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from cloister.client.learn.learner import require_unit
+from cloister.client.learn import learner
+from cloister.client.learn.learner import SiteLearner, require_unit
 from cloister.client.site.records import Records
 from cloister.privacy import canonical
 from cloister.privacy.errors import PlanError
@@ -36,3 +40,20 @@ def test_others_are_refused(plan: Plan, found: Records) -> None:
     with pytest.raises(PlanError) as caught:
         require_unit(plan, "north", found)
     assert caught.value.id == "plan_conflict"
+
+
+def test_the_model_is_loaded_to_the_device_that_the_site_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def load(base: Any, device: str) -> None:
+        raise Seen(device)
+
+    monkeypatch.setattr(learner, "agreed_layout", lambda plan, base: None)
+    monkeypatch.setattr(learner, "load_encoder", load)
+    given: Any = (RECORD, "north", None, (records(8, persons=False),) * 2, None, tmp_path)
+    for more, wanted in (((), "cpu"), (("cuda:1",), "cuda:1")):
+        with pytest.raises(Seen, match=wanted):
+            SiteLearner(*given, *more)

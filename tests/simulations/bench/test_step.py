@@ -9,8 +9,9 @@ import torch
 from cloister.client.learn.adapters import get_flat
 from cloister.client.learn.features import Tokens, Units, prepare
 from cloister.simulations.bench import step
-from cloister.simulations.bench.step import Measured, flops, max_abs_error, one_at_a_time, result
+from cloister.simulations.bench.step import Measured, result
 from cloister.simulations.bench.step_cached import Cached
+from cloister.simulations.bench.step_exact import flops, max_abs_error, one_at_a_time
 from cloister.simulations.bench.step_memory import Pair, Peak
 from cloister.simulations.bench.step_work import BOUND, NATURAL, Ghost, Work, paired, plain, private, streams
 from tests import models
