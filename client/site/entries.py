@@ -6,7 +6,7 @@ Rows are only ever added; triggers refuse everything else.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloister.privacy import canonical
@@ -135,6 +135,16 @@ class Entries:
         where = "WHERE dataset = ? OR ? IS NULL ORDER BY seq"
         return tuple(_row(found) for found in self._database.execute(f"{_ROWS} {where}", (dataset, dataset)))
 
+    def charged(self, dataset: str) -> tuple[GaussianSteps, ...]:
+        """All that was reserved on a dataset, equal mechanisms as one block of all their steps."""
+        found = self._database.execute(
+            "SELECT mechanism, COUNT(*) FROM entries WHERE dataset = ? AND kind = 'reserved'"
+            " GROUP BY mechanism",
+            (dataset,),
+        )
+        blocks = ((_mechanism(text), count) for text, count in found)
+        return tuple(replace(block, steps=block.steps * count) for block, count in blocks)
+
     def find(self, kind: str, attempt: Reservation) -> Row | None:
         """The row of a kind for an attempt, whatever mechanism it names."""
         where = "WHERE kind = ? AND dataset = ? AND job = ? AND round = ? AND attempt = ?"
@@ -163,6 +173,9 @@ class Entries:
 
 def _row(found: tuple[Any, ...]) -> Row:
     kind, dataset, job, round_, attempt, mechanism, *rest = found
+    return Row(kind, Reservation(dataset, job, round_, attempt, _mechanism(mechanism)), *rest)
+
+
+def _mechanism(text: str) -> GaussianSteps:
     damaged = StateError("state_damaged", "A row of the ledger holds no mechanism.")
-    block = GaussianSteps.from_json(canonical.decode(mechanism.encode(), otherwise=damaged))
-    return Row(kind, Reservation(dataset, job, round_, attempt, block), *rest)
+    return GaussianSteps.from_json(canonical.decode(text.encode(), otherwise=damaged))

@@ -276,5 +276,4 @@ def _budget_of(entries: Entries, reservation: Reservation) -> Budget:
 
 
 def _total(entries: Entries, budget: Budget, *more: GaussianSteps) -> float:
-    reserved = [row.reservation.mechanism for row in entries.rows(budget.dataset) if row.kind == "reserved"]
-    return accounting.epsilon([*reserved, *more], budget.delta)
+    return accounting.epsilon([*entries.charged(budget.dataset), *more], budget.delta)

@@ -2,9 +2,10 @@
 
 The work is the one that other systems were measured with, as near as a plan expresses it: MiniLM, LoRA of
 rank 8 on query and value of all six layers, four classes, three sites, three steps of 16 records a round,
-at most 32 tokens a record, no privacy.
+at most 32 tokens a record, no privacy. Beside it, with four sites, the same with secure aggregation and
+without, and joint steps of as many records.
 
-    python -m cloister.simulations.bench.federation FOLDER ROUNDS MODEL
+    python -m cloister.simulations.bench.federation FOLDER KIND ROUNDS MODEL [cable]
 
 must run in a network namespace of its own (``wire.isolation``) to lay a cable; elsewhere the counters of
 the machine's loopback interface are read, which the lead's own two processes share with the sites.
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cloister.client.site.records import Records
 from cloister.server.proposal import Rates, Terms
@@ -33,7 +34,7 @@ from cloister.simulations.processes import Memory, Troupe
 from cloister.simulations.stage import Stage
 from cloister.simulations.triage import DEPARTMENTS
 
-SITES, CLASSES, NOTES, BATCH, STEPS, TOKENS = 3, 4, 900, 16, 3, 32
+CLASSES, NOTES, BATCH, STEPS, TOKENS = 4, 900, 16, 3, 32
 _HELD_OUT = 0.1
 _RATE = BATCH / (NOTES * (1 - _HELD_OUT))
 _GIB = 1 << 30
@@ -41,10 +42,35 @@ _READ_S = 0.05
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What is run.
+
+    Attributes:
+        sites: how many.
+        mode: of privacy.
+        secure: whether updates are added up in secret.
+    """
+
+    sites: int
+    mode: Literal["joint", "off"] = "off"
+    secure: bool = False
+
+
+KINDS = {
+    "compared": Kind(3),
+    "plain": Kind(4),
+    "secure": Kind(4, secure=True),
+    "joint": Kind(4, mode="joint", secure=True),
+}
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one run showed.
 
     Attributes:
+        rounds: seconds from the first training start of a round to that of the next; of the rounds after
+            which sites scored nothing.
         gaps: seconds from the first training start of a round to that of the next, without the time in
             which any site trained; of the rounds after which sites scored nothing.
         scored_gaps: the same of the other rounds: each site's scoring of the new global model, on its
@@ -61,6 +87,7 @@ class Measured:
         cabled: whether there was a cable.
     """
 
+    rounds: list[float]
     gaps: list[float]
     scored_gaps: list[float]
     steady: float | None
@@ -73,21 +100,22 @@ class Measured:
 
 def gaps(noted: Iterable[Interval]) -> dict[int, float]:
     """The gap after each round but the last, by number, from the training intervals of all sites."""
-    rounds = _by_round(noted)
-    starts = {number: min(i.start for i in found) for number, found in rounds.items()}
-    return {
-        number: starts[number + 1] - starts[number] - union(rounds[number])
-        for number in sorted(rounds)
-        if number + 1 in rounds
-    }
+    trained = {number: union(found) for number, found in _by_round(noted).items()}
+    return {number: seconds - trained[number] for number, seconds in lengths(noted).items()}
 
 
-def quiet_moments(noted: Iterable[Interval]) -> dict[int, float]:
+def lengths(noted: Iterable[Interval]) -> dict[int, float]:
+    """Seconds from the first training start of each round but the last to that of the next, by number."""
+    starts = {number: min(i.start for i in found) for number, found in _by_round(noted).items()}
+    return {number: starts[number + 1] - starts[number] for number in sorted(starts) if number + 1 in starts}
+
+
+def quiet_moments(noted: Iterable[Interval], sites: int) -> dict[int, float]:
     """A moment of each round in which all sites trained, so that no array was on its way."""
     found = {
         number: (max(i.start for i in some), min(i.end for i in some))
         for number, some in _by_round(noted).items()
-        if len(some) == SITES
+        if len(some) == sites
     }
     return {number: (start + end) / 2 for number, (start, end) in found.items() if start < end}
 
@@ -146,9 +174,9 @@ class Meter:
         """The last reading before a moment."""
         return max((count for when, count in self._readings if when <= moment), default=0)
 
-    def steady(self, noted: Iterable[Interval], vector: int) -> float | None:
+    def steady(self, noted: Iterable[Interval], vector: int, sites: int) -> float | None:
         """Bytes over arrays of the rounds between the first and the last quiet moment; see ``Measured``."""
-        moments = quiet_moments(noted)
+        moments = quiet_moments(noted, sites)
         if len(moments) < 2:
             return None
         first, last = min(moments), max(moments)
@@ -169,9 +197,9 @@ class _Cast(Troupe):
         return [*self._prefix, sys.executable, "-m", module, *arguments[2:]]
 
 
-def _stage() -> Stage:
+def _stage(sites: int) -> Stage:
     labels = tuple(sorted(DEPARTMENTS)[:CLASSES])
-    settings = generator.GeneratorSettings(sites=SITES, notes=2 * NOTES, test=24, alpha=10.0)
+    settings = generator.GeneratorSettings(sites=sites, notes=2 * NOTES, test=24, alpha=10.0)
     corpus = generator.generate(settings)
 
     def kept(notes: Iterable[generator.Note]) -> Records:
@@ -181,26 +209,28 @@ def _stage() -> Stage:
     return Stage("triage notes to departments", labels, train, kept(corpus.test))
 
 
-def _terms(labels: tuple[str, ...], rounds: int) -> Terms:
+def _terms(kind: Kind, labels: tuple[str, ...], rounds: int) -> Terms:
+    together = kind.mode == "joint"
     return Terms(
         purpose="a benchmark",
         labels=labels,
-        mode="off",
+        mode=kind.mode,
         rounds=rounds,
-        steps=STEPS,
+        steps=1 if together else STEPS,
         rate=_RATE,
-        rates=Rates("adam", 0.002, 0.002),
+        rates=None if together else Rates("adam", 0.002, 0.002),
         top_layers=6,
         max_tokens=TOKENS,
-        minimum_sites=SITES,
+        minimum_sites=3,
+        secure=kind.secure,
     )
 
 
-def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
+def measure(out: Path, kind: Kind, rounds: int, model: str, *, cabled: bool) -> Measured:
     """Runs the federation in the folder ``out``."""
-    play = _stage()
+    play = _stage(kind.sites)
     host = wire.LEAD if cabled else "127.0.0.1"
-    wanted = demo.Demo(out, play, _terms(play.labels, rounds), model, host)
+    wanted = demo.Demo(out, play, _terms(kind, play.labels, rounds), model, host)
     laid: AbstractContextManager[wire.Cable | None] = wire.cable() if cabled else contextlib.nullcontext()
     with laid as cable, _Cast(cable.prefix if cable else ()) as troupe:
         memory, meter = Memory(pss=True, every=1.0, own=False), Meter(cable)
@@ -209,12 +239,13 @@ def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
             run = demo.federate(wanted, cast, demo.Watcher())
         sent, inner = meter.bytes, meter.inner
     noted = [interval for name in cast.sites for interval in intervals(run.site_job(name) / TIMES)]
-    found = gaps(noted)
-    vector = 4 * run.plan.adapter.parameters * SITES
+    found, whole = gaps(noted), lengths(noted)
+    vector = 4 * run.plan.adapter.parameters * kind.sites
     return Measured(
+        rounds=[seconds for number, seconds in whole.items() if not scored(number)],
         gaps=[gap for number, gap in found.items() if not scored(number)],
         scored_gaps=[gap for number, gap in found.items() if scored(number)],
-        steady=meter.steady(noted, vector),
+        steady=meter.steady(noted, vector, kind.sites),
         whole_bytes=sent,
         inner_bytes=inner if cable else 0,
         round_bytes=2 * vector * rounds,
@@ -226,8 +257,9 @@ def measure(out: Path, rounds: int, model: str, *, cabled: bool) -> Measured:
 def main(arguments: list[str]) -> None:
     """Measures once and prints one JSON object. When it is told to end, its processes end as well."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    out, rounds, model, *cable = arguments
-    found: dict[str, Any] = vars(measure(Path(out), int(rounds), model, cabled=bool(cable)))
+    out, kind, rounds, model, *cable = arguments
+    measured = measure(Path(out), KINDS[kind], int(rounds), model, cabled=bool(cable))
+    found: dict[str, Any] = vars(measured)
     print(json.dumps(found))
 
 

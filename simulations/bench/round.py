@@ -16,6 +16,11 @@ inner_over_rounds          bytes between the lead's own two processes, which nev
 wire_cabled                1: counted on an interface that only lead and sites share; 0: no namespace can
                            be made here, and all traffic of the machine's loopback interface is counted
 federation_pss_gib         peak memory of lead, Flower and three sites; pages that they share count once
+secure_over_plain          whole rounds of four sites, training included, with secure aggregation over
+                           without: medians of two runs, one after the other
+secure_extra_s             what secure aggregation adds to a round beyond training, by the same two runs
+joint_step_extra_s         a step that four sites take together, beyond the time in which any site trains:
+                           the model out, masked shares back, survivors signed, the sum opened, the step
 fold_peak_over_update      growth of an aggregator process that folds 10 updates of 100 MiB, in updates
 fold_cpu_s                 its CPU time for one of them
 =========================  ==============================================================================
@@ -27,7 +32,9 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from cloister.privacy.errors import RoundError
 from cloister.privacy.model import DEFAULT
@@ -36,29 +43,44 @@ from cloister.simulations.bench.federation import Measured
 from cloister.simulations.bench.fold import Folded
 from cloister.simulations.bench.result import Limit, Result, spread
 
-ROUNDS = 15
+ROUNDS, JOINT_STEPS = 15, 40
 _UPDATES, _PARAMETERS = 10, 100 * (1 << 20) // 4
 _LIMITS = {
     "overhead_s": Limit(0.6),
     "wire_over_payload": Limit(1.05),
     "federation_pss_gib": Limit(2.2),
+    "secure_over_plain": Limit(1.2),
+    "secure_extra_s": Limit(0.5),
+    "joint_step_extra_s": Limit(0.15),
     "fold_peak_over_update": Limit(3.0),
 }
 
 
+@dataclass(frozen=True)
+class Four:
+    """Runs of four sites: without secure aggregation, with it, and of joint steps."""
+
+    plain: Measured
+    secure: Measured
+    joint: Measured
+
+
 def run() -> Result:
-    """Measures everything once, in about three minutes on two idle cores.
+    """Measures everything once, in about ten minutes on two idle cores.
 
     Raises:
-        RoundError: the federation did not come to its end.
+        RoundError: a federation did not come to its end.
     """
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as folder:
-        folded = fold.measure(Path(folder) / "fold", _PARAMETERS, _UPDATES)
-        measured = _federation(Path(folder) / "federation")
-    return result(measured, folded)
+        place = Path(folder)
+        folded = fold.measure(place / "fold", _PARAMETERS, _UPDATES)
+        compared = _federation(place, "compared", ROUNDS)
+        runs = (("plain", ROUNDS), ("secure", ROUNDS), ("joint", JOINT_STEPS))
+        four = Four(*(_federation(place, kind, rounds) for kind, rounds in runs))
+    return result(compared, four, folded)
 
 
-def result(measured: Measured, folded: Folded) -> Result:
+def result(measured: Measured, four: Four, folded: Folded) -> Result:
     """The figures of what was measured."""
     steady = {} if measured.steady is None else {"wire_over_payload": measured.steady}
     figures = {
@@ -69,17 +91,20 @@ def result(measured: Measured, folded: Folded) -> Result:
         "inner_over_rounds": measured.inner_bytes / measured.round_bytes,
         "wire_cabled": float(measured.cabled),
         "federation_pss_gib": measured.pss_gib,
+        "secure_over_plain": median(four.secure.rounds) / median(four.plain.rounds),
+        "secure_extra_s": median(four.secure.gaps) - median(four.plain.gaps),
+        **spread("joint_step_extra_s", four.joint.gaps),
         "fold_peak_over_update": folded.over_update,
         "fold_cpu_s": folded.seconds,
     }
     return Result("round", figures, _LIMITS)
 
 
-def _federation(out: Path) -> Measured:
-    """Runs the federation in a network namespace of its own, where one can be made."""
+def _federation(place: Path, kind: str, rounds: int) -> Measured:
+    """Runs a federation in a network namespace of its own, where one can be made."""
     isolation = wire.isolation()
     module = ["-m", "cloister.simulations.bench.federation"]
-    arguments = [str(out), str(ROUNDS), DEFAULT, *(["cable"] if isolation else [])]
+    arguments = [str(place / kind), kind, str(rounds), DEFAULT, *(["cable"] if isolation else [])]
     done = subprocess.run(
         [*isolation, sys.executable, *module, *arguments], check=False, capture_output=True, text=True
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from cloister.privacy.errors import UsageError
 from cloister.simulations.bench import round as bench_round
 from cloister.simulations.bench import step as bench_step
 from cloister.simulations.bench.cli import BENCHES, app
-from cloister.simulations.bench.federation import Measured, Meter, gaps, quiet_moments, union
+from cloister.simulations.bench.federation import Measured, Meter, gaps, lengths, quiet_moments, union
 from cloister.simulations.bench.fold import Folded
 from cloister.simulations.bench.result import Limit, Result, spread
 from cloister.simulations.bench.site import Interval, TimedLearner, intervals, scored
 from cloister.simulations.bench.texts import TextFile
 
 MEASURED = Measured(
+    rounds=[2.0, 4.0, 3.0],
     gaps=[0.3, 0.2, 0.7],
     scored_gaps=[1.5],
     steady=1.04,
@@ -27,7 +29,12 @@ MEASURED = Measured(
     pss_gib=2.5,
     cabled=True,
 )
-RESULT = bench_round.result(MEASURED, Folded(300, 100, 0.1))
+FOUR = bench_round.Four(
+    plain=MEASURED,
+    secure=replace(MEASURED, rounds=[3.3], gaps=[0.7, 0.6, 0.5]),
+    joint=replace(MEASURED, gaps=[0.1, 0.2, 0.14]),
+)
+RESULT = bench_round.result(MEASURED, FOUR, Folded(300, 100, 0.1))
 
 
 def test_a_spread_is_the_median_and_both_ends() -> None:
@@ -65,8 +72,14 @@ def test_the_figures_of_a_round() -> None:
         "overhead_s": True,
         "wire_over_payload": True,
         "federation_pss_gib": False,
+        "secure_over_plain": True,
+        "secure_extra_s": True,
+        "joint_step_extra_s": True,
         "fold_peak_over_update": True,
     }
+    assert figures["secure_over_plain"] == pytest.approx(1.1)
+    assert figures["secure_extra_s"] == pytest.approx(0.3)
+    assert figures["joint_step_extra_s"] == 0.14
 
 
 @pytest.mark.parametrize("arguments", [["round", "--json"], ["round"]])
@@ -125,6 +138,7 @@ def test_a_gap_is_what_no_site_trained_in() -> None:
         Interval(3, 6.25, 7.0),
     ]
     assert gaps(noted) == {1: 0.5, 2: 6.25 - 3.5 - 0.5 - 1.0}
+    assert lengths(noted) == {1: 3.5, 2: 6.25 - 3.5}
 
 
 def test_a_moment_is_quiet_when_all_sites_train() -> None:
@@ -133,15 +147,15 @@ def test_a_moment_is_quiet_when_all_sites_train() -> None:
         *(Interval(2, start, start + 1.0) for start in (6.0, 6.5, 7.5)),
         *(Interval(3, start, start + 1.0) for start in (9.0, 9.5)),
     ]
-    assert quiet_moments(noted) == {1: 2.5}
+    assert quiet_moments(noted, 3) == {1: 2.5}
 
 
 def test_steady_bytes_are_counted_between_quiet_moments() -> None:
     meter = Meter(None)
     meter._readings = [(0.0, 5_000), (1.4, 5_500), (1.6, 9_000), (3.4, 9_660), (3.6, 20_000)]
     noted = [Interval(number, number, number + 1.0) for number in (1, 2, 3) for _ in range(3)]
-    assert meter.steady(noted, vector=1_000) == (9_660 - 5_500) / 4_000
-    assert meter.steady(noted[:3], vector=1_000) is None
+    assert meter.steady(noted, 1_000, 3) == (9_660 - 5_500) / 4_000
+    assert meter.steady(noted[:3], 1_000, 3) is None
 
 
 def test_a_timed_learner_hands_everything_on_and_notes_when_it_trained(tmp_path) -> None:
