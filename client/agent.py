@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.privacy import durable
+from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, IdentityError
@@ -107,15 +109,19 @@ class Agent:
         durable.private_folder(folder)
         durable.write(folder / "authority.pem", membership.authority.encode())
         durable.write(folder / "certificate.pem", membership.certificate.encode())
+        # TLS takes keys from files only: this one is under a password that ends with the process.
+        password = secrets.token_hex(32)
+        durable.write(folder / "site.key", certificates.under_password(self._site.tls_key, password))
         connection = FleetConnection(
             FleetSettings(
                 address=membership.fleet,
                 authority=folder / "authority.pem",
                 certificate=folder / "certificate.pem",
-                key=self._site.path / "tls" / "site.key",
+                key=folder / "site.key",
                 node_key=self._site.identity.node_private,
                 folder=folder,
                 bundle=bundle.digest(),
+                password=password,
             )
         )
         try:
@@ -185,10 +191,11 @@ class Agent:
 
         plan = job.plan
         self._jobs.check(plan)
-        entropy = Ratchet(job.folder / "ratchet.key", plan.digest)
+        vault = self._site.vault
+        entropy = Ratchet(job.folder / "ratchet.key", plan.digest, vault)
         base = describe(self._model or plan.base.name)
         records = self._datasets.open(plan.site(self._site.name).dataset)
-        learner = SiteLearner(plan, self._site.name, base, records, entropy, job.folder)
+        learner = SiteLearner(plan, self._site.name, base, records, entropy, job.folder, vault=vault)
         return Participant(
             plan=plan,
             identity=self._site.identity,
@@ -212,7 +219,8 @@ class Agent:
         peers = {name: roster.member(name) for name in terms.sites}
         if any(peers[site.name].digest() != site.identity for site in job.plan.sites):
             raise IdentityError("roster_mismatch", "The plan names other keys than the roster here.")
-        return SecureSums(terms, self._site.identity, peers, job.folder / "sums.json")
+        path = job.folder / "sums.json"
+        return SecureSums(terms, self._site.identity, peers, path, self._site.vault)
 
 
 def _warm() -> None:

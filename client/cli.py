@@ -12,6 +12,7 @@ from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.privacy import canonical
 from cloister.privacy.errors import EnrolmentError, TransportError
+from cloister.privacy.keysource import KeySource
 from cloister.privacy.wire.joining import INVITE_LIMIT, Invite
 
 app = typer.Typer(
@@ -22,10 +23,16 @@ app = typer.Typer(
 )
 peers_app = typer.Typer(invoke_without_command=True)
 app.add_typer(peers_app, name="peers")
+key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of the folder are under.")
+app.add_typer(key_app, name="key")
 cli_work.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Source = Annotated[
+    str,
+    typer.Option("--key", metavar="SOURCE", help="passphrase-file:PATH, credential:NAME or command:CMD."),
+]
 HERE = Path()
 
 
@@ -33,13 +40,15 @@ HERE = Path()
 def init(
     name: Annotated[str, typer.Option(help="Name of the site, as the lead's invite will have it.")],
     directory: Annotated[Path, typer.Option("--dir", help="A folder that does not exist or is empty.")],
+    key: Source = "",
     json: Json = False,
 ) -> None:
-    """Make the site's folder and all its keys; they stay in it.
+    """Make the site's folder and all its keys; they stay in it. With --key, secrets are encrypted there.
 
     Example: cloister site init --dir north --name north
     """
-    site = SiteFolder.create(directory, name).identity.public
+    source = KeySource.parse(key) if key else None
+    site = SiteFolder.create(directory, name, source).identity.public
     if json:
         _print({"name": name, "identity": site.digest(), "words": site.words()})
         return
@@ -143,6 +152,18 @@ def _entry(peer: Peer) -> dict[str, Any]:
         "confirmed": peer.confirmed,
         "own": peer.own,
     }
+
+
+@key_app.command()
+def change(source: Source, directory: Directory = HERE) -> None:
+    """Encrypt all secrets of the folder under a new key, whether they were in clear or under another one.
+
+    The agent must not run. Copies that were made before, backups among them, stay as they are.
+
+    Example: cloister site key change --dir north --key passphrase-file:/media/key/north
+    """
+    SiteFolder.open(directory).change_key(KeySource.parse(source))
+    typer.echo(f"All secrets in {directory} are encrypted under the key from {source}.")
 
 
 def _print(value: dict[str, Any]) -> None:

@@ -216,10 +216,16 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
         "state": job.state,
         "purpose": plan.purpose,
         "terms": f"{training.rounds} rounds of {training.steps} steps, {cost}, with {len(plan.sites)} sites; "
-        f"{plan.aggregation.visibility[0].lower()}{plan.aggregation.visibility[1:]}",
+        f"{_inside(plan.aggregation.visibility)}"
+        + (f"; {_inside(plan.aggregation.rounding)}" if plan.aggregation.rounding else ""),
         "dataset": plan.site(site.name).dataset,
         "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
     }
+
+
+def _inside(sentence: str) -> str:
+    """A sentence within another."""
+    return f"{sentence[0].lower()}{sentence[1:]}"
 
 
 def _say(line: str) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -88,6 +88,7 @@ class FleetSettings:
         wait: seconds for which a look for a message waits for one; stopping may take as long.
         heartbeat: seconds; a site that is silent for twice as long counts as away. At least 10.
         patience: seconds without an answer after which a call fails.
+        password: of the certificate's key, if that is under one.
     """
 
     address: str
@@ -100,6 +101,7 @@ class FleetSettings:
     wait: float = 5.0
     heartbeat: float = 15.0
     patience: float = float("inf")
+    password: str = field(default="", repr=False)
 
 
 class Stopped(Exception):  # not an error: the site was told to stop while it waited
@@ -259,7 +261,7 @@ class Node:
         self._settings, self._stop = settings, stop
         self._public = public_key_to_bytes(key.public_key())
         self._headers = _Headers(settings.wait)
-        verify = tls.client_context(settings.authority, settings.certificate, settings.key)
+        verify = tls.client_context(settings.authority, settings.certificate, settings.key, settings.password)
         timeout = settings.wait + _CALL
         self._client = FleetHttpClient(
             f"https://{settings.address}",

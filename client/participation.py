@@ -30,7 +30,7 @@ from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, durable
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.audit import Audit
-from cloister.privacy.entropy import Entropy
+from cloister.privacy.entropy import Entropy, KeyStream
 from cloister.privacy.errors import (
     UNWRITABLE,
     BudgetError,
@@ -42,6 +42,7 @@ from cloister.privacy.errors import (
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
+from cloister.privacy.secagg import quantisation
 from cloister.privacy.secagg.encoding import encode, residues
 from cloister.privacy.secagg.rounds import SEED
 from cloister.privacy.secagg.terms import At
@@ -276,17 +277,25 @@ class Participant:
         delta = self.learner.train(model, header)
         if reservation:
             self.ledger.spend(reservation, delta.mechanisms)
-        return encode(delta, self.plan.weight(self.name), self.plan.ring)
+        weight, few = self.plan.weight(self.name), self.plan.quantisation
+        if few is None:
+            return encode(delta, weight, self.plan.ring)
+        rotated = quantisation.rotate(delta, weight, few, _place(header))
+        return quantisation.quantise(rotated, few, self._stream("rounding", header))
 
     def _hide(self, header: Header, encoded: Encoded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
         if self.secure is None:
             return self._seal(header, messages.UPDATE, encoded.content)
-        stream = self.entropy.stream(
-            "self-mask", round=header.round, step=header.step, attempt=header.attempt, model=header.model
+        seed = self._stream("self-mask", header).bytes(SEED)
+        masked = self.secure.mask(_place(header), encoded, seed)
+        return self._seal(header, sums.MASKED, sums.masked_to_bytes(masked, encoded.bits))
+
+    def _stream(self, purpose: str, header: Header) -> KeyStream:
+        """The ratchet's key stream of one purpose in a sum."""
+        return self.entropy.stream(
+            purpose, round=header.round, step=header.step, attempt=header.attempt, model=header.model
         )
-        masked = self.secure.mask(_place(header), encoded, stream.bytes(SEED))
-        return self._seal(header, sums.MASKED, sums.masked_to_bytes(masked))
 
     def _add_up(self, opened: Opened) -> Sealed:
         """A step of secure aggregation: agreeing on keys, signing survivors, opening what cancels."""
@@ -371,21 +380,28 @@ class Participant:
             failed=bool(audit.failed),
         )
 
-    def _reserve(self, header: Header) -> Reservation | None:
-        """The ledger's reservation for a round; the same again for the same round and attempt."""
+    def _reservation(self, header: Header) -> Reservation | None:
+        """What a round is charged under; None without privacy."""
         mechanism = self.plan.round_mechanism
         if mechanism is None:
             return None
         dataset = self.plan.site(self.name).dataset
-        return self.ledger.reserve(dataset, self.plan.digest, header.round, header.attempt, mechanism)
+        return Reservation(dataset, self.plan.digest, header.round, header.attempt, mechanism)
+
+    def _reserve(self, header: Header) -> Reservation | None:
+        """Charges a round; the same round and attempt once."""
+        wanted = self._reservation(header)
+        if wanted is None:
+            return None
+        return self.ledger.reserve(wanted.dataset, wanted.job, wanted.round, wanted.attempt, wanted.mechanism)
 
     def _release(self, header: Header, sealed: Sealed) -> None:
-        if reservation := self._reserve(header):
+        if reservation := self._reservation(header):
             self.ledger.release(reservation, sealed.digest, shared=self.plan.joint)
 
     def _settle(self, header: Header, survivors: int) -> None:
         """Notes what a joint step came to, before this site opens its part of the sum."""
-        if self.plan.joint and (reservation := self._reserve(header)):
+        if self.plan.joint and (reservation := self._reservation(header)):
             grid = self.plan.grid
             self.ledger.settle(reservation, grid.event(self.plan.training.rate, 1, survivors - grid.t))
 

@@ -16,13 +16,13 @@ import numpy as np
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import AggregationError, StateError
-from cloister.privacy.folder import read_json
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.secagg import keys
 from cloister.privacy.secagg.keys import Introduction, JobKey, PairKeys
 from cloister.privacy.secagg.rounds import Masked, SiteSums
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.update import Encoded
+from cloister.privacy.vault import CLEAR, Vault, read_json
 from cloister.privacy.wire import sums as wire
 from cloister.privacy.wire.signed import Signed
 
@@ -60,16 +60,23 @@ class SecureSums:
         terms: those of the approved plan.
         identity: the site's keys.
         peers: everybody's public identity by name, of the approved roster.
-        path: the state's file (mode 0600).
+        path: the state's file.
+        vault: how the folder keeps secrets.
 
     Raises:
         StateError: ``state_damaged``, ``permissions``, ``state_unwritable`` or ``disk_full``.
     """
 
     def __init__(
-        self, terms: SumTerms, identity: PrivateIdentity, peers: Mapping[str, PublicIdentity], path: Path
+        self,
+        terms: SumTerms,
+        identity: PrivateIdentity,
+        peers: Mapping[str, PublicIdentity],
+        path: Path,
+        vault: Vault = CLEAR,
     ) -> None:
-        self.terms, self._identity, self._peers, self._path = terms, identity, peers, path
+        self.terms, self._identity, self._peers = terms, identity, peers
+        self._path, self._vault = path, vault
         durable.sweep(path)  # a crash may have left keys that would outlive their round
         if path.exists():
             self._agreeing, self._sums = self._load()
@@ -222,11 +229,11 @@ class SecureSums:
             "confirmed": standing.confirmed,
             "sums": sums.to_json() if sums else None,
         }
-        durable.write(self._path, canonical.encode(value))
+        self._vault.write(self._path, canonical.encode(value))
         self._agreeing, self._sums = standing, sums
 
     def _load(self) -> tuple[_Agreeing, SiteSums | None]:
-        value: Any = read_json(self._path)
+        value: Any = read_json(self._vault, self._path)
         damaged = StateError("state_damaged", f"{self._path} is not the state of this job.")
         try:
             if (value["v"], value["job"]) != (1, self.terms.job):

@@ -16,6 +16,9 @@ from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 
+ADAM_DECAYS = (0.9, 0.999)
+"""How fast Adam, which a job without privacy trains by, forgets gradients and their squares."""
+
 TOLERANCE = 1e-5
 """Two parties' models of the same step differ by at most this, absolute and relative: float32 on two
 machines."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import EntropyError, StateError
-from cloister.privacy.folder import read_json
+from cloister.privacy.vault import CLEAR, Vault, read_json
 
 _KEY = 32
 
@@ -102,16 +102,17 @@ class Ratchet:
     """The product's entropy: one secret file a job, moved forward and synced before any key is given.
 
     Args:
-        path: the state file (mode 0600); made on first use from the operating system's randomness.
+        path: the state file; made on first use from the operating system's randomness.
         job: the plan's digest.
+        vault: how the folder keeps secrets.
 
     Raises:
         EntropyError: ``ratchet_unwritable``.
         StateError: ``state_damaged``, ``permissions``.
     """
 
-    def __init__(self, path: Path, job: str) -> None:
-        self._path = path
+    def __init__(self, path: Path, job: str, vault: Vault = CLEAR) -> None:
+        self._path, self._vault = path, vault
         durable.sweep(path)  # a crash may have left a state that would outlive its round
         if path.exists():
             self._chain = self._load(job)
@@ -133,7 +134,7 @@ class Ratchet:
         return self._chain.stream(purpose, round, step, attempt, model)
 
     def _load(self, job: str) -> _Chain:
-        value = read_json(self._path)
+        value = read_json(self._vault, self._path)
         damaged = StateError("state_damaged", f"{self._path} is not the ratchet of this job.")
         try:
             chain = _Chain(value["job"], value["round"], bytes.fromhex(value["key"]))
@@ -146,7 +147,7 @@ class Ratchet:
     def _kept(self, chain: _Chain) -> _Chain:
         state: dict[str, canonical.Json] = {"job": chain.job, "round": chain.round, "key": chain.key.hex()}
         try:
-            durable.write(self._path, canonical.encode(state))
+            self._vault.write(self._path, canonical.encode(state))
         except StateError as error:
             raise EntropyError("ratchet_unwritable", error.what, error.do) from error
         return chain

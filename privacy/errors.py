@@ -265,6 +265,7 @@ class StateError(CloisterError):
         "state_locked": "another process works in the same folder",
         "state_missing": "the folder holds no such state",
         "permissions": "a secret file can be read by others",
+        "state_sealed": "the key that opens an encrypted folder is missing or is another one",
     }
 
 

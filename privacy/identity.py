@@ -24,7 +24,7 @@ from mnemonic import Mnemonic
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import ChannelError, IdentityError, StateError
-from cloister.privacy.folder import read_json
+from cloister.privacy.vault import CLEAR, Vault, read_json
 
 Role = Literal["lead", "site"]
 
@@ -218,8 +218,8 @@ class PrivateIdentity:
             self._ed25519.sign(_framed(message, context)), self._mldsa65.sign(message, context.encode())
         )
 
-    def save(self, folder: Path) -> None:
-        """Writes the keys (mode 0600) and the public identity; an identity that is there is never replaced.
+    def save(self, folder: Path, vault: Vault = CLEAR) -> None:
+        """Writes the keys, as ``vault`` keeps secrets, and the public identity; none is ever replaced.
 
         Raises:
             StateError: ``state_unwritable``, there is one already, or the disk refuses.
@@ -239,20 +239,20 @@ class PrivateIdentity:
             **{key: seed.hex() for key, seed in self._seeds.items()},
         }
         durable.write(folder / _PUBLIC, canonical.encode(self.public.to_json()), mode=0o644)
-        durable.write(folder / _PRIVATE, canonical.encode(value))
+        vault.write(folder / _PRIVATE, canonical.encode(value))
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, vault: Vault = CLEAR) -> Self:
         """The identity of a folder.
 
         Raises:
             IdentityError: ``identity_missing``.
-            StateError: ``permissions``, others may read the keys; ``state_damaged``.
+            StateError: ``permissions``, others may read the keys; ``state_damaged``, ``state_sealed``.
         """
         path = folder / _PRIVATE
         if not path.exists():
             raise IdentityError("identity_missing", f"{folder} holds no identity.", "Make one with `init`.")
-        value = read_json(path)
+        value = read_json(vault, path)
         damaged = StateError("state_damaged", f"{path} is damaged.", "Restore it from a backup.")
         try:
             seeds = {key: bytes.fromhex(value[key]) for key in _SEEDS}

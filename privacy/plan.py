@@ -20,6 +20,8 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
 from cloister.privacy.secagg.encoding import Ring
+from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
+from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.privacy.secagg.terms import SumTerms
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
@@ -168,7 +170,8 @@ class Privacy(Part):
 class Aggregation(Part):
     """How updates become one.
 
-    ``threshold`` and ``colluding`` are absent from the bytes of a plan without secure aggregation.
+    ``threshold`` and ``colluding`` are absent from the bytes of a plan without secure aggregation, ``bits``
+    and ``norm`` from those of one whose words have 32 bits.
 
     Attributes:
         secure: whether the server sees masked updates and opens their sum only; else it sees each.
@@ -176,6 +179,8 @@ class Aggregation(Part):
         range: the largest absolute value of a weighted coordinate of one site.
         threshold: T: so many survivors sign a survivor set, and hold shares of each other's seeds.
         colluding: t: so many sites may put together what they know, and the server with them.
+        bits: b: sums are taken modulo 2^b, and a parameter travels as so many bits (``secagg.quantisation``).
+        norm: with ``bits``, the greatest Euclidean length of one site's weighted update.
     """
 
     secure: bool = False
@@ -183,6 +188,8 @@ class Aggregation(Part):
     range: Positive = 4.0
     threshold: Annotated[int, Field(ge=1)] | None = None
     colluding: Annotated[int, Field(ge=1)] | None = None
+    bits: Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)] | None = None
+    norm: Positive | None = None
 
     @property
     def visibility(self) -> str:
@@ -191,10 +198,24 @@ class Aggregation(Part):
             return f"The server opens nothing but sums over at least {self.minimum_sites} sites"
         return "The server can see every single update"
 
+    @property
+    def width(self) -> int:
+        """The bits of a word on the wire."""
+        return self.bits or 32
+
+    @property
+    def rounding(self) -> str:
+        """What few bits mean, in words; "" where a word has 32."""
+        return f"Updates are rounded to {self.bits} bits a parameter" if self.bits else ""
+
     @model_validator(mode="after")
     def _terms_where_secure(self) -> Self:
         if {self.threshold is not None, self.colluding is not None} != {self.secure}:
             raise ValueError("threshold and colluding belong to secure aggregation, and to it alone")
+        if (self.bits is None) != (self.norm is None):
+            raise ValueError("bits and norm belong together")
+        if self.bits and not self.secure:
+            raise ValueError("few bits belong to secure aggregation")
         return self
 
 
@@ -235,8 +256,8 @@ class Plan(Part):
 
     def _check_sums(self) -> None:
         try:
-            self._terms("")
-        except AggregationError as error:
+            self._quantisation("")
+        except (AggregationError, PlanError) as error:
             raise ValueError(error.what) from error
 
     def _check_joint(self) -> None:
@@ -245,6 +266,8 @@ class Plan(Part):
             raise ValueError("joint privacy needs secure aggregation: a share protects nobody by itself")
         if self.training.steps != 1 or self.training.optimizer != "sgd":
             raise ValueError("in joint mode a round is one step, taken by sgd")
+        if self.aggregation.bits:
+            raise ValueError("joint privacy has a grid of its own, in words of 32 bits")
         try:
             _ = self.grid
         except PlanError as error:
@@ -306,6 +329,15 @@ class Plan(Part):
     def sum_terms(self) -> SumTerms | None:
         """The terms of secure aggregation; None where the server sees single updates."""
         return self._terms(self.digest) if self.aggregation.secure else None
+
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """The terms of few bits a parameter; None where a word has 32."""
+        return self._quantisation(self.digest) if self.aggregation.bits else None
+
+    def _quantisation(self, job: str) -> Quantisation | None:
+        terms, how = self._terms(job), self.aggregation
+        return None if how.bits is None or how.norm is None else Quantisation(terms, how.bits, how.norm)
 
     def _terms(self, job: str) -> SumTerms:
         how = self.aggregation

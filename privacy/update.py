@@ -4,6 +4,7 @@
 
     gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Masked -> Sealed
     gradients per unit -> Clipped -> Share  -------- joint mode --------> Encoded -> Masked -> Sealed
+    Delta -> Rotated  ------------ few bits a parameter ----------------> Encoded -> Masked -> Sealed
 
 The values carry their own guarantee: noise reads its scale from the ``Clipped`` value it protects,
 the ledger charges the mechanisms that a ``Delta`` really underwent, and a participant seals an update
@@ -86,16 +87,31 @@ class Delta:
 
 
 @dataclass(frozen=True, eq=False)
+class Rotated:
+    """A weighted delta whose coordinates a public rotation made about equally large.
+
+    Attributes:
+        values: float32, shape (d,), no longer than the plan's norm.
+        mechanisms: carried over from the delta.
+    """
+
+    values: Vector
+    mechanisms: tuple[GaussianSteps, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """A weighted delta, or a share, as integers of the ring that sums are taken in.
 
     Attributes:
-        content: little-endian int32, 4 bytes a parameter.
+        content: little-endian int32, 4 bytes a parameter; words modulo 2^bits where these are fewer.
         mechanisms: carried over from the delta or the share.
+        bits: b: sums are taken modulo 2^b, and so many bits of a word travel.
     """
 
     content: bytes
     mechanisms: tuple[GaussianSteps, ...]
+    bits: int = 32
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from cloister.privacy.descent import Descent
-from cloister.privacy.errors import AggregationError, CloisterError, RoundError
+from cloister.privacy.errors import AggregationError, CloisterError, RoundError, UpdateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.rounds import ServerSum
@@ -184,7 +186,8 @@ class Federation:
 
         Raises:
             RoundError: ``below_minimum``; the same sum is still open when the run is resumed.
-            AggregationError: it can never be opened; the checkpoint ``after`` was saved.
+            AggregationError, UpdateError: it can never be opened, or is no sum of the plan's updates; the
+                checkpoint ``after`` was saved.
         """
         current.check()
         survivors = summing.survivors()
@@ -199,8 +202,7 @@ class Federation:
         try:
             words, signed, opened = self._adding(grid, summing.terms).open(current, summing)
         except AggregationError as error:
-            self.log.append("round.aborted", job=job, round=number, reason=error.id, **_outcome(current))
-            self.save(after)
+            self._give_up(current, after, error)
             raise
         self.log.append(
             "sum.closed",
@@ -212,9 +214,28 @@ class Federation:
             opened=sorted(opened),
         )
         if self.descent is None:
-            return replace(after, model=current.close_with(state.model, words))
+            return self._closed(current, after, words)
         taken = messages.Taken(words, summing.survivors())
         return after.stepped(self.descent.change(state.change_before(), words, taken.survivors), taken)
+
+    def _closed(self, current: Round, after: Checkpoint, words: NDArray[np.uint32]) -> Checkpoint:
+        """The state after an opened sum of updates."""
+        try:
+            return replace(after, model=current.close_with(after.model, words))
+        except UpdateError as error:
+            self._give_up(current, after, error)
+            raise
+
+    def _give_up(self, current: Round, after: Checkpoint, error: CloisterError) -> None:
+        """Ends a round whose sum is lost: asked again, sites would open the same one, or none."""
+        self.log.append(
+            "round.aborted",
+            job=self.plan.digest,
+            round=current.number,
+            reason=error.id,
+            **_outcome(current),
+        )
+        self.save(after)
 
     def _adding(self, grid: Grid, terms: SumTerms) -> Adding:
         return Adding(
@@ -269,7 +290,8 @@ class Federation:
             if summing is None:
                 current.accept(site, opened.pieces)
             else:
-                summing.add(site, sums.masked_from_bytes(opened.content, self.plan.adapter.parameters))
+                d, bits = self.plan.adapter.parameters, self.plan.aggregation.width
+                summing.add(site, sums.masked_from_bytes(opened.content, d, bits))
                 current.note(site)
         except CloisterError as error:
             current.refuse(site, error.id)

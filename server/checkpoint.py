@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cloister.privacy import canonical, durable
+from cloister.privacy import canonical
 from cloister.privacy.errors import StateError
 from cloister.privacy.update import Vector
+from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.messages import Taken
 
 _WIRE = np.dtype("<f4")
@@ -54,7 +55,7 @@ class Checkpoint:
         """The state after a joint step."""
         return replace(self, model=self.model + change, change=change, taken=taken)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, vault: Vault = CLEAR) -> None:
         """Writes the checkpoint: one line of canonical JSON, then the bytes of its vectors."""
         vectors = [self.model.astype(_WIRE)]
         if self.change is not None:
@@ -73,21 +74,22 @@ class Checkpoint:
             "survivors": list(self.survivors),
             "agreed": self.agreed,
         }
-        durable.write(path, canonical.encode(head) + b"\n" + body)
+        vault.write(path, canonical.encode(head) + b"\n" + body)
 
     @classmethod
-    def load(cls, path: Path, plan: str) -> Checkpoint:
+    def load(cls, path: Path, plan: str, vault: Vault = CLEAR) -> Checkpoint:
         """The newest checkpoint of a plan.
 
         Raises:
-            StateError: ``state_damaged``, the file is missing, not whole or belongs to another plan.
+            StateError: ``state_damaged``, the file is missing, not whole or belongs to another plan;
+                ``permissions``, ``state_sealed``.
         """
         damaged = StateError(
             "state_damaged",
             f"{path} is not a whole checkpoint of this plan.",
             "Restore it from a backup, or propose the plan anew.",
         )
-        line, _, body = (path.read_bytes() if path.exists() else b"").partition(b"\n")
+        line, _, body = (vault.read(path) if path.exists() else b"").partition(b"\n")
         head = canonical.decode(line, otherwise=damaged)
         if (
             not isinstance(head, dict)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import UsageError
+from cloister.privacy.keysource import KeySource
 from cloister.server import cli_work
 from cloister.server.folder import LeadFolder, Settings
 
@@ -20,10 +21,16 @@ app = typer.Typer(
     help="For the lead of a consortium.",
 )
 
+key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of the folder are under.")
+app.add_typer(key_app, name="key")
 cli_work.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Source = Annotated[
+    str,
+    typer.Option("--key", metavar="SOURCE", help="passphrase-file:PATH, credential:NAME or command:CMD."),
+]
 HERE = Path()
 
 
@@ -34,9 +41,12 @@ def init(
     host: Annotated[str, typer.Option(help="Name or address under which sites reach it.")] = "localhost",
     port_fleet: Annotated[int, typer.Option(help="Port of Flower's fleet API.")] = 8440,
     port_consortium: Annotated[int, typer.Option(help="Port of the consortium service.")] = 8441,
+    key: Source = "",
     json: Json = False,
 ) -> None:
     """Make a consortium: keys, certificates, and a roster with nobody but the lead.
+
+    With --key, all secrets are encrypted in the folder.
 
     Example: cloister lead init --dir lead --name hospitals --host lead.example.org
     """
@@ -49,7 +59,8 @@ def init(
         raise UsageError(
             "option_invalid", f"The {option.replace('_', ' ')} cannot be used.", "See --help."
         ) from error
-    lead = LeadFolder.create(directory, settings).identity.public
+    source = KeySource.parse(key) if key else None
+    lead = LeadFolder.create(directory, settings, source=source).identity.public
     if json:
         _print({"consortium": name, "lead": lead.name, "identity": lead.digest(), "words": lead.words()})
         return
@@ -101,6 +112,18 @@ def peers(directory: Directory = HERE, json: Json = False) -> None:
     for member in roster.members:
         typer.echo(f"{member.name} ({member.role})")
         typer.echo(f"  {' '.join(member.words())}")
+
+
+@key_app.command()
+def change(source: Source, directory: Directory = HERE) -> None:
+    """Encrypt all secrets of the folder under a new key, whether they were in clear or under another one.
+
+    The lead must not run. Copies that were made before, backups among them, stay as they are.
+
+    Example: cloister lead key change --dir lead --key passphrase-file:/media/key/lead
+    """
+    LeadFolder.open(directory).change_key(KeySource.parse(source))
+    typer.echo(f"All secrets in {directory} are encrypted under the key from {source}.")
 
 
 def _print(value: dict[str, Any]) -> None:

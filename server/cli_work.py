@@ -13,6 +13,8 @@ import typer
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
+from cloister.privacy.secagg.quantisation import MOST_BITS
+from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
@@ -21,6 +23,14 @@ from cloister.server.proposal import Terms, draft
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        min=FEWEST_BITS,
+        max=MOST_BITS,
+        help="Bits that a parameter travels as; 32 without it. Not with joint privacy.",
+    ),
+]
 HERE = Path()
 
 
@@ -77,6 +87,7 @@ def propose(
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
     colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
+    bits: Bits = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
 ) -> None:
@@ -85,7 +96,7 @@ def propose(
     Example: cloister lead propose --dir lead --purpose "notes to departments" --labels a,b,c --epsilon 8
     """
     folder = LeadFolder.open(directory)
-    desk = FolderDesk(folder.path, folder.log)
+    desk = FolderDesk(folder.path, folder.log, folder.vault)
     terms = Terms(
         purpose=purpose,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
@@ -96,6 +107,7 @@ def propose(
         minimum_sites=minimum,
         secure=secure,
         colluding=colluding,
+        bits=bits,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -120,6 +132,7 @@ def propose(
                 "unit": plan.privacy.unit,
                 "noise_multiplier": plan.privacy.noise_multiplier,
                 "secure": plan.aggregation.secure,
+                "bits": plan.aggregation.width,
             }
         )
         return
@@ -127,6 +140,8 @@ def propose(
     typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
     typer.echo(f"The unit of privacy is the {plan.privacy.unit}.")
     typer.echo(f"{plan.aggregation.visibility}.")
+    if plan.aggregation.rounding:
+        typer.echo(f"{plan.aggregation.rounding}.")
     typer.echo("Each site decides with `cloister site approve`.")
 
 

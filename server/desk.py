@@ -10,6 +10,7 @@ from cloister.privacy.canonical import Json
 from cloister.privacy.consent import Decision, Offer
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.signed import Signed
 from cloister.server.jobs import FAILED, FINISHED, OPEN, STOPPED, Job, Jobs
 
@@ -22,10 +23,11 @@ class FolderDesk:
     Args:
         path: the lead's folder.
         log: the lead's event log.
+        vault: how the folder keeps secrets.
     """
 
-    def __init__(self, path: Path, log: EventLog) -> None:
-        self.jobs = Jobs(path / "jobs")
+    def __init__(self, path: Path, log: EventLog, vault: Vault = CLEAR) -> None:
+        self.jobs = Jobs(path / "jobs", vault)
         self._offers, self._log = path / "offers", log
 
     def proposals(self, site: str) -> Iterable[Signed]:

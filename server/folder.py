@@ -1,7 +1,10 @@
 """The lead's folder. Everything in it is for its owner only.
 
+In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.vault``).
+
 ====================  ======================================================================
 ``config.json``       the consortium's name, the host and ports that sites reach
+``vault.json``        where the key of a locked folder is (``privacy.keyring``)
 ``identity/``         the lead's keys
 ``authorities/``      three authorities: ``sites``, ``operator`` and ``invites``
 ``tls/``              ``server`` (vouched for by ``sites``: what sites connect to), ``operator`` and
@@ -28,16 +31,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from cloister.privacy import canonical, durable, folder
+from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel.certificates import Authority
 from cloister.privacy.errors import StateError, UsageError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity
+from cloister.privacy.keysource import KeySource
 from cloister.privacy.plan import Name, Part
+from cloister.privacy.vault import Vault
 from cloister.server.enrolment import Addresses, Enrolment
 
 SITES, OPERATOR, INVITES = "sites", "operator", "invites"
 SERVER, LOOPBACK = "server", "loopback"
+SECRETS = ("identity/identity.key", "authorities/*.key", "tls/*.key", "jobs/*/checkpoint")
+"""Patterns of all secret files of a lead."""
 _CERTIFICATE_DAYS = 365
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -89,23 +96,27 @@ class LeadFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, settings: Settings, name: str = "lead") -> Self:
+    def create(
+        cls, path: Path, settings: Settings, name: str = "lead", source: KeySource | None = None
+    ) -> Self:
         """Makes the folder: keys, authorities, certificates and a roster with nobody but the lead.
 
         Args:
             path: a folder that does not exist or is empty.
             settings: what ``config.json`` says.
             name: the lead's own name among the members.
+            source: where the key is under which all secrets are encrypted; None leaves them in clear.
 
         Raises:
             UsageError: ``folder_in_use``, or ``option_invalid`` for a host that is none.
             IdentityError: ``identity_malformed``, a name is none.
-            StateError: ``state_unwritable`` or ``disk_full``.
+            StateError: ``state_unwritable``, ``disk_full``, ``state_sealed`` or ``permissions``.
         """
         _check_host(settings.host)
         identity = PrivateIdentity.generate(name, "lead")
         folder.claim(path)
-        identity.save(path / "identity")
+        vault = keyring.create(path, source)
+        identity.save(path / "identity", vault)
         authorities, tls = path / "authorities", path / "tls"
         for part in (authorities, tls, path / "jobs", path / "log"):
             durable.private_folder(part)
@@ -113,11 +124,16 @@ class LeadFolder:
             door: Authority.create(f"{settings.consortium} {door}") for door in (SITES, OPERATOR, INVITES)
         }
         for door, authority in made.items():
-            authority.save(authorities, door)
+            authority.save(authorities, door, vault)
         hosts = tuple(dict.fromkeys((settings.host, *_LOCAL)))
-        _keep(tls, SERVER, made[SITES].server(settings.host, hosts, days=_CERTIFICATE_DAYS))
-        _keep(tls, LOOPBACK, made[OPERATOR].server("localhost", _LOCAL, days=_CERTIFICATE_DAYS))
-        _keep(tls, OPERATOR, made[OPERATOR].client("operator", days=_CERTIFICATE_DAYS))
+        pairs = {
+            SERVER: made[SITES].server(settings.host, hosts, days=_CERTIFICATE_DAYS),
+            LOOPBACK: made[OPERATOR].server("localhost", _LOCAL, days=_CERTIFICATE_DAYS),
+            OPERATOR: made[OPERATOR].client("operator", days=_CERTIFICATE_DAYS),
+        }
+        for door, (key, certificate) in pairs.items():
+            vault.write(tls / f"{door}.key", key)
+            durable.write(tls / f"{door}.pem", certificate)
         Enrolment.found(path / "roster.json", settings.consortium, identity.public)
         durable.write(path / "config.json", canonical.encode(settings.model_dump(mode="json")))
         return cls(path)
@@ -141,7 +157,22 @@ class LeadFolder:
             StateError: ``state_locked``, another one does.
         """
         with folder.hold(self.path / "lock"):
+            keyring.settle(self.path, SECRETS)
             yield
+
+    def change_key(self, source: KeySource) -> None:
+        """Encrypts all secrets under a new key; see ``keyring.change``.
+
+        Raises:
+            StateError: ``state_locked``, the lead runs; or as ``keyring.change``.
+        """
+        with folder.hold(self.path / "lock"):
+            keyring.change(self.path, source, SECRETS)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """How the folder keeps its secrets."""
+        return keyring.open_vault(self.path)
 
     @cached_property
     def settings(self) -> Settings:
@@ -154,7 +185,7 @@ class LeadFolder:
     @cached_property
     def identity(self) -> PrivateIdentity:
         """The lead's keys."""
-        return PrivateIdentity.load(self.path / "identity")
+        return PrivateIdentity.load(self.path / "identity", self.vault)
 
     @cached_property
     def log(self) -> EventLog:
@@ -181,21 +212,14 @@ class LeadFolder:
         """One of the authorities ``sites``, ``operator`` and ``invites``.
 
         Raises:
-            StateError: ``state_missing``, ``state_damaged`` or ``permissions``.
+            StateError: ``state_missing``, ``state_damaged``, ``state_sealed`` or ``permissions``.
         """
-        folder.read(self.path / "authorities" / f"{door}.key")
-        return Authority.load(self.path / "authorities", door)
+        return Authority.load(self.path / "authorities", door, self.vault)
 
     def tls(self, name: str) -> Pair:
         """One of the certificates ``server``, ``loopback`` and ``operator``."""
         tls = self.path / "tls"
-        return Pair(folder.read(tls / f"{name}.key"), folder.read(tls / f"{name}.pem"))
-
-
-def _keep(place: Path, name: str, pair: tuple[bytes, bytes]) -> None:
-    key, certificate = pair
-    durable.write(place / f"{name}.key", key)
-    durable.write(place / f"{name}.pem", certificate)
+        return Pair(self.vault.read(tls / f"{name}.key"), folder.read(tls / f"{name}.pem"))
 
 
 def _check_host(host: str) -> None:

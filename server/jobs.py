@@ -28,6 +28,7 @@ from cloister.privacy.identity import PrivateIdentity, Signature
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
+from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.signed import Signed
 from cloister.server.checkpoint import Checkpoint
 
@@ -155,9 +156,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Jobs:
-    """All jobs in the lead's folder."""
+    """All jobs in the lead's folder.
+
+    Attributes:
+        folder: of the jobs.
+        vault: how the lead's folder keeps secrets; proposing writes the first checkpoint.
+    """
 
     folder: Path
+    vault: Vault = CLEAR
 
     def propose(self, plan: Plan, start: Vector, lead: PrivateIdentity, order: Layout | None = None) -> Job:
         """Signs a plan and lays it out for the sites; proposing the same plan again changes nothing.
@@ -175,7 +182,7 @@ class Jobs:
         durable.private_folder(folder)
         signed = Signed.make(plan.to_bytes(), lead, PLAN_CONTEXT)
         durable.write(folder / "plan.signed", canonical.encode(signed.to_json()))
-        Checkpoint(plan.digest, 0, start, {}, {}).save(folder / "checkpoint")
+        Checkpoint(plan.digest, 0, start, {}, {}).save(folder / "checkpoint", self.vault)
         if order is not None:
             durable.write(folder / _LAYOUT, order.to_bytes())
         job.move(PROPOSED)

@@ -15,9 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from cloister.privacy import canonical, durable
+from cloister.privacy.channel import certificates
 from cloister.privacy.errors import (
     UNWRITABLE,
     CloisterError,
@@ -31,7 +33,7 @@ from cloister.server.app import Federation, Progress, server_app
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.desk import FolderDesk
-from cloister.server.folder import LeadFolder
+from cloister.server.folder import LOOPBACK, OPERATOR, SERVER, SITES, LeadFolder
 from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job
 from cloister.server.post import Pace
 from cloister.server.runtime import Runtime, RuntimeSettings
@@ -45,6 +47,9 @@ class Flower:
 
     Args:
         folder: the lead's folder; configuration, secret and Flower's own log are in ``flower/``.
+
+    TLS takes keys from files only. Those in ``flower/`` are under a password that lives in these two
+    processes and goes from one to the other through a pipe: what a crash leaves opens nothing.
     """
 
     def __init__(self, folder: LeadFolder) -> None:
@@ -52,6 +57,10 @@ class Flower:
         durable.private_folder(self._place)
         durable.write(self._place / "secret", secrets.token_hex(32).encode())
         durable.write(self._place / "config.json", canonical.encode(self._config()))
+        self._password = secrets.token_hex(32)
+        for name in (SERVER, LOOPBACK, OPERATOR):
+            key = certificates.under_password(folder.tls(name).key, self._password)
+            durable.write(self._place / f"{name}.key", key)
         self._known: set[bytes] = set()
         self._process, control = self._start()
         tls, authorities = folder.path / "tls", folder.path / "authorities"
@@ -60,8 +69,9 @@ class Flower:
                 address=control,
                 authority=authorities / "operator.pem",
                 certificate=tls / "operator.pem",
-                key=tls / "operator.key",
+                key=self._place / f"{OPERATOR}.key",
                 secret=self._place / "secret",
+                password=self._password,
             )
         )
 
@@ -73,15 +83,16 @@ class Flower:
                 "port": port,
                 "authority": str(authorities / f"{authority}.pem"),
                 "certificate": str(tls / f"{name}.pem"),
-                "key": str(tls / f"{name}.key"),
+                "key": str(self._place / f"{name}.key"),
             }
 
         settings = self._folder.settings
         return {
             "host": settings.bind,
-            "fleet": door(settings.port_fleet, "sites", "server"),
-            "control": door(0, "operator", "loopback"),
+            "fleet": door(settings.port_fleet, SITES, SERVER),
+            "control": door(0, OPERATOR, LOOPBACK),
             "secret": str(self._place / "secret"),
+            "password": True,
             "parent": os.getpid(),
         }
 
@@ -97,13 +108,14 @@ class Flower:
         with log.open("a") as errors:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 env={**os.environ, "FLWR_HOME": str(self._place)},
                 start_new_session=True,  # Ctrl-C in a terminal is for the lead, which then ends it
             )
+        _tell(process, self._password)
         line = process.stdout.readline() if process.stdout else ""
         if not line:
             process.wait(_START_S)
@@ -145,7 +157,7 @@ class Lead:
 
     def __init__(self, folder: LeadFolder, say: Callable[[str], None], pace: Pace | None = None) -> None:
         self._folder, self._say, self._pace = folder, say, pace or Pace()
-        self._desk = FolderDesk(folder.path, folder.log)
+        self._desk = FolderDesk(folder.path, folder.log, folder.vault)
         self._proposed: set[str] = set()
 
     def run(self, stop: threading.Event, *, once: bool = False) -> Job | None:
@@ -217,7 +229,8 @@ class Lead:
 
     def _perform(self, job: Job, service: ConsortiumServer, flower: Flower, stop: threading.Event) -> None:
         plan = job.plan
-        state = Checkpoint.load(job.folder / "checkpoint", plan.digest)
+        place, vault = job.folder / "checkpoint", self._folder.vault
+        state = Checkpoint.load(place, plan.digest, vault)
         resumed = job.state == RUNNING or state.round > 0
         job.move(RUNNING)
         self._folder.log.append(
@@ -233,7 +246,7 @@ class Lead:
             roster=self._folder.enrolment.roster,
             log=self._folder.log,
             resume=state,
-            save=lambda checkpoint: checkpoint.save(job.folder / "checkpoint"),
+            save=lambda checkpoint: checkpoint.save(place, vault),
             present=service.present,
             stopping=lambda: stop.is_set() or job.stopping(),
             report=lambda progress: job.note(_shown(progress)),
@@ -260,6 +273,13 @@ class Lead:
         self._folder.log.append("job.aborted", job=job.plan.digest, reason=error.id, rounds=rounds)
         job.move(STOPPED if stopped else FAILED, error.line())
         self._say(error.line())
+
+
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    """Writes the one line that a process waits for; one that has ended says why in its log."""
+    if process.stdin is not None:
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(f"{line}\n")
 
 
 def _told(words: str) -> CloisterError:

@@ -59,7 +59,7 @@ class _Peer(HttpToolsProtocol):
 class Listener(uvicorn.Server):
     """A uvicorn server that says when it is ready and leaves signals to us."""
 
-    def __init__(self, gate: App, door: Door, lifespan: Literal["on", "off"]) -> None:
+    def __init__(self, gate: App, door: Door, lifespan: Literal["on", "off"], password: str = "") -> None:
         config = uvicorn.Config(
             gate,
             http=_Peer,
@@ -72,6 +72,7 @@ class Listener(uvicorn.Server):
             timeout_graceful_shutdown=_LAST_WORDS,
             ssl_certfile=door.certificate,
             ssl_keyfile=door.key,
+            ssl_keyfile_password=password,
             ssl_ca_certs=door.authority,
             ssl_cert_reqs=ssl.CERT_REQUIRED,
         )

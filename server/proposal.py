@@ -9,6 +9,7 @@ from typing import Literal
 
 from cloister.privacy import canonical
 from cloister.privacy.consent import Offer
+from cloister.privacy.descent import learning_rates
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
@@ -26,8 +27,11 @@ from cloister.privacy.plan import (
     Training,
     Unit,
 )
+from cloister.privacy.secagg.quantisation import MOST_BITS
+from cloister.privacy.secagg.ring import fewest_bits
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.update import Vector
+from cloister.server.reach import reach
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Terms:
         minimum_sites: fewer answers than that end the run; 0 for all but one, or more if ``secure`` needs it.
         secure: whether the server may open nothing but sums.
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
+        bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
     """
 
     purpose: str
@@ -92,12 +97,35 @@ class Terms:
     range: float = 4.0
     secure: bool = False
     colluding: int = 1
+    bits: int | None = None
 
     @property
     def pace(self) -> tuple[int, int]:
         """Rounds, and steps in each."""
         rounds, steps = PACES[self.mode]
         return self.rounds or rounds, self.steps or steps
+
+
+def check_bits(terms: Terms, sites: int) -> None:
+    """Refuses few bits where they would not do: rounding comes after all noise, and levels must be left.
+
+    Raises:
+        PlanError: ``plan_conflict``.
+    """
+    if terms.bits is None:
+        return
+    if terms.mode == "joint" or not terms.secure:
+        raise PlanError(
+            "plan_conflict",
+            "Few bits a parameter need secure aggregation; joint privacy has a grid of its own.",
+            "Leave out --bits.",
+        )
+    if not fewest_bits(sites) <= terms.bits <= MOST_BITS:
+        raise PlanError(
+            "plan_conflict",
+            f"{terms.bits} bits a parameter are not what {sites} sites can be added up in.",
+            f"Take {fewest_bits(sites)} to {MOST_BITS}, or leave out --bits for 32.",
+        )
 
 
 def draft(
@@ -114,7 +142,7 @@ def draft(
 
     Raises:
         PlanError: ``plan_conflict``, a site of the roster has made no offer, or one at another unit of
-            privacy, or there are too few sites for secure aggregation.
+            privacy, or there are too few sites for secure aggregation, or too few bits.
         BudgetError: no noise reaches the target.
     """
     if terms.mode == "joint" and (not terms.secure or terms.steps not in (None, 1)):
@@ -133,7 +161,10 @@ def draft(
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     unit = _unit(terms, sites)
     order = layout(base.tensors, base.hidden, _placement(terms))
-    rates, (rounds, steps) = terms.rates or RATES[terms.mode], terms.pace
+    check_bits(terms, len(sites))
+    training, privacy = _training(terms), _privacy(terms, unit)
+    rates = learning_rates(order, training.head_rate, training.adapter_rate)
+    norm = reach(training, privacy, sites, rates) if terms.bits else None
     plan = Plan(
         consortium=roster.consortium,
         purpose=terms.purpose,
@@ -144,22 +175,27 @@ def draft(
         base=Base(name=base.name, digest=base.digest, max_tokens=terms.max_tokens),
         task=Task(labels=terms.labels),
         adapter=_adapter(terms, order),
-        training=Training(
-            rounds=rounds,
-            steps=steps,
-            rate=terms.rate,
-            optimizer=rates.optimizer,
-            head_rate=rates.head,
-            adapter_rate=rates.adapter,
-            momentum=terms.momentum,
-        ),
-        privacy=_privacy(terms, unit),
-        aggregation=_aggregation(terms, len(sites)),
+        training=training,
+        privacy=privacy,
+        aggregation=_aggregation(terms, len(sites), norm),
     )
     return plan, initial(order, plan.adapter.seed)
 
 
-def _aggregation(terms: Terms, sites: int) -> Aggregation:
+def _training(terms: Terms) -> Training:
+    rates, (rounds, steps) = terms.rates or RATES[terms.mode], terms.pace
+    return Training(
+        rounds=rounds,
+        steps=steps,
+        rate=terms.rate,
+        optimizer=rates.optimizer,
+        head_rate=rates.head,
+        adapter_rate=rates.adapter,
+        momentum=terms.momentum,
+    )
+
+
+def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
     if not terms.secure:
         return Aggregation(minimum_sites=terms.minimum_sites or max(1, sites - 1), range=terms.range)
     least = SumTerms.least_threshold(sites, terms.colluding)
@@ -176,6 +212,8 @@ def _aggregation(terms: Terms, sites: int) -> Aggregation:
         range=terms.range,
         threshold=least,
         colluding=terms.colluding,
+        bits=terms.bits,
+        norm=norm,
     )
 
 

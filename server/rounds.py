@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from cloister.privacy.errors import RoundError
 from cloister.privacy.plan import Plan
+from cloister.privacy.secagg import quantisation
 from cloister.privacy.secagg.encoding import Pieces, Sum
+from cloister.privacy.secagg.terms import At
 from cloister.privacy.update import Vector
 
 WAITING, ACCEPTED, REFUSED, LOST = "waiting", "accepted", "refused", "lost"
@@ -107,14 +109,19 @@ class Round:
         return model + self._sum.mean()
 
     def close_with(self, model: Vector, words: NDArray[np.uint32]) -> Vector:
-        """The same from the opened sum over all accepted sites, shape (d,), modulo 2^32.
+        """The same from the opened sum over all accepted sites, shape (d,), modulo 2^32 or 2^bits.
 
         Raises:
             RoundError: as ``check``.
+            UpdateError: ``update_range``, with few bits, for a sum that honest sites cannot give.
         """
         self.check()
-        weight = sum(self.plan.weight(site) for site in self.of(ACCEPTED))
-        return model + Sum.of(self.plan.ring, words, weight).mean()
+        accepted, few = self.of(ACCEPTED), self.plan.quantisation
+        weight = sum(self.plan.weight(site) for site in accepted)
+        if few is None:
+            return model + Sum.of(self.plan.ring, words, weight).mean()
+        place = At(self.number, 0, self.attempt, self.model)
+        return model + quantisation.mean(words, few, place, len(accepted), weight)
 
     def check(self) -> None:
         """Checks that enough sites were accepted.

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -63,6 +63,7 @@ class RuntimeSettings:
         secret: file with the executor's secret.
         wait: seconds for which a look for replies waits for one.
         patience: seconds without an answer after which a call fails.
+        password: of the key, if it is under one.
     """
 
     address: str
@@ -72,6 +73,7 @@ class RuntimeSettings:
     secret: Path
     wait: float = 0.5
     patience: float = 30.0
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,9 @@ class Runtime:
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._settings = settings
-        self._tls = tls.client_context(settings.authority, settings.certificate, settings.key)
+        self._tls = tls.client_context(
+            settings.authority, settings.certificate, settings.key, settings.password
+        )
         secret = folder.read(settings.secret)
         executor = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE})
         self._control = self._client(ControlHttpClient, Headers("flwr"))

@@ -90,6 +90,7 @@ class Settings(Part):
         database: a file, or Flower's name for memory.
         limit: bytes of the largest call that is taken.
         parent: process id of the parent; 0 does not ask who it is.
+        password: the keys of both listeners are under one, the first line of the standard input.
     """
 
     version: Literal[1] = 1
@@ -100,6 +101,7 @@ class Settings(Part):
     database: File = MEMORY
     limit: Annotated[int, Field(ge=1 << 10)] = _LIMIT
     parent: Annotated[int, Field(ge=0)] = 0
+    password: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Settings:
@@ -248,6 +250,7 @@ def run(path: Path) -> None:
     secret = folder.read(Path(settings.secret))
     if len(secret) < _SECRET:
         raise StateError("state_damaged", f"{settings.secret} holds no secret of {_SECRET} bytes or more.")
+    password = sys.stdin.readline().rstrip("\n") if settings.password else ""
     fleet, control = bind(settings.host, settings.fleet.port), bind(LOOPBACK, settings.control.port)
     app, bells = _superlink(settings, secret), Bells()
     members = _Members(app.state.linkstate_factory.state)
@@ -256,8 +259,8 @@ def run(path: Path) -> None:
         Gate(app, bells, settings.limit),
     )
     listeners = {
-        Listener(for_sites, settings.fleet, "off"): fleet,
-        Listener(for_all, settings.control, "on"): control,
+        Listener(for_sites, settings.fleet, "off", password): fleet,
+        Listener(for_all, settings.control, "on", password): control,
     }
     loop = next(iter(listeners)).config.get_loop_factory()
     with asyncio.Runner(loop_factory=loop) as runner:

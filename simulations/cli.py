@@ -19,8 +19,9 @@ from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT, describe
+from cloister.server.cli_work import Bits
 from cloister.server.jobs import Job
-from cloister.server.proposal import Terms
+from cloister.server.proposal import Terms, check_bits
 from cloister.simulations import demo as stagecraft
 from cloister.simulations import stage
 from cloister.simulations.processes import Memory, Troupe
@@ -64,6 +65,7 @@ def demo(
     secure: Annotated[
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
+    bits: Bits = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
         "cloister-demo"
@@ -83,8 +85,9 @@ def demo(
         spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
         play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
-    terms = replace(terms, unit="person" if person else "record", secure=secure)
+    terms = replace(terms, unit="person" if person else "record", secure=secure, bits=bits)
     _check_sites(len(play.train), privacy, secure=secure)
+    check_bits(terms, len(play.train))
     if privacy != "off":
         terms = replace(terms, epsilon=epsilon, delta=delta)
     if rounds:

@@ -95,7 +95,7 @@ class Run:
 
     def model(self) -> Vector:
         """The final global model."""
-        return Checkpoint.load(self.job.folder / "checkpoint", self.plan.digest).model
+        return Checkpoint.load(self.job.folder / "checkpoint", self.plan.digest, self.lead.vault).model
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
     """
     started = time.monotonic()
     base = describe(demo.model)
-    desk = FolderDesk(cast.lead.path, cast.lead.log)
+    desk = FolderDesk(cast.lead.path, cast.lead.log, cast.lead.vault)
     _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
     plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
     job = desk.jobs.propose(plan, start, cast.lead.identity, agreed_layout(plan, base))

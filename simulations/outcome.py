@@ -219,6 +219,8 @@ def reading(outcome: Outcome) -> list[str]:
         lines.append(_audited(outcome))
     covered = "Test figures are not covered by epsilon. " if private else ""
     lines.append(f"{covered}{plan.aggregation.visibility}.")
+    if plan.aggregation.rounding:
+        lines.append(f"{plan.aggregation.rounding}.")
     return lines
 
 

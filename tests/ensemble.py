@@ -16,7 +16,7 @@ from cloister.server.proposal import Terms
 from cloister.simulations.demo import Cast, Demo, Run, Watcher, assemble, federate
 from cloister.simulations.processes import Troupe
 from cloister.simulations.stage import Source, from_file
-from tests.hands import Hands, Running, until, write_records
+from tests.hands import CLOISTER, Hands, Running, until, write_records
 
 
 class Ensemble(Troupe):
@@ -36,9 +36,13 @@ class Ensemble(Troupe):
         self._lines[name] = arguments
         self.again(name)
 
+    def program(self, name: str) -> tuple[str, ...]:
+        """What an actor runs."""
+        return CLOISTER
+
     def again(self, name: str) -> Running:
         """Starts an actor that has ended; gives back what runs now."""
-        self.actors[name] = self._person.start(name, *self._lines[name])
+        self.actors[name] = self._person.start(name, *self._lines[name], program=self.program(name))
         return self.actors[name]
 
     def mend(self) -> None:
@@ -110,7 +114,9 @@ class Stand:
 
 
 @contextmanager
-def stand(person: Hands, names: tuple[str, ...], budget: Terms, model: Path) -> Iterator[Stand]:
+def stand(
+    person: Hands, names: tuple[str, ...], budget: Terms, model: Path, cast: type[Ensemble] = Ensemble
+) -> Iterator[Stand]:
     """A consortium of sites with records of their own, up and running."""
     notes = write_records(person.place / "notes.csv", seed=4, rows=120 * len(names))
     play = from_file(Source(notes, "text", "department", None, "iid"), sites=len(names), seed=0)
@@ -118,5 +124,5 @@ def stand(person: Hands, names: tuple[str, ...], budget: Terms, model: Path) -> 
     out = person.place / "run"
     out.mkdir(exist_ok=True)
     demo = Demo(out, play, budget, str(model))
-    with Ensemble(person) as ensemble:
+    with cast(person) as ensemble:
         yield Stand(demo, assemble(demo, ensemble, lambda _: None))

@@ -20,7 +20,7 @@ from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.noise import gaussian
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.evidence.log import EventLog
-from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.identity import PrivateIdentity, Role, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Clipped, Delta, Share, Vector
 from cloister.privacy.wire.envelope import Header
@@ -86,8 +86,8 @@ class Consortium:
         self, folder: Path, names: tuple[str, ...] = NAMES, budget: float = 100.0, **changes: Any
     ) -> None:
         self.folder = folder
-        self.lead = PrivateIdentity.generate("lead", "lead")
-        self.keys = {name: PrivateIdentity.generate(name, "site") for name in names}
+        self.lead = self.made("lead", "lead")
+        self.keys = {name: self.made(name, "site") for name in names}
         self.roster = Roster("hospitals", (self.lead.public, *(key.public for key in self.keys.values())))
         value = plan_json(names, **changes)
         value["roster"] = self.roster.digest()
@@ -99,13 +99,19 @@ class Consortium:
         self.log = EventLog.open(folder / "lead" / "log", self.lead)
         self.saved: list[Checkpoint] = []
 
+    def made(self, name: str, role: Role) -> PrivateIdentity:
+        return PrivateIdentity.generate(name, role)
+
+    def ratchet(self, name: str) -> Ratchet:
+        return Ratchet(self.folder / name / "ratchet", self.plan.digest)
+
     def site(self, name: str) -> Participant:
         folder = self.folder / name
         folder.mkdir(exist_ok=True, mode=0o700)
         log = EventLog.open(folder / "log", self.keys[name])
         ledger = Ledger(folder / "ledger.sqlite", log)
         ledger.open_budget("notes", "record", self.budget, 1e-5)
-        entropy = Ratchet(folder / "ratchet", self.plan.digest)
+        entropy = self.ratchet(name)
         learner = MeanLearner(self.plan, float(1 + list(self.keys).index(name)), entropy)
         return Participant(
             plan=self.plan,

@@ -22,10 +22,10 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.dp.audit import Audit, Pipeline
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
-from cloister.privacy.folder import read
 from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Delta, Share, Vector
+from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.envelope import Header
 
 _AUDIT = "audit.json"
@@ -60,19 +60,19 @@ def require_unit(plan: Plan, site: str, train: Records) -> None:
         )
 
 
-def audit_of(plan: Plan, path: Path) -> Audit | None:
+def audit_of(plan: Plan, path: Path, vault: Vault = CLEAR) -> Audit | None:
     """The audit of a job, from its file or begun there; None where the plan has no privacy.
 
     Raises:
-        StateError: ``state_damaged``, ``permissions``, ``state_unwritable`` or ``disk_full``.
+        StateError: the file cannot be used or written.
     """
     if (mechanism := plan.site_mechanism) is None:
         return None
     pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
     if path.exists():
-        return Audit.from_bytes(read(path), plan.digest, pipeline)
+        return Audit.from_bytes(vault.read(path), plan.digest, pipeline)
     audit = Audit.begin(plan.digest, pipeline)
-    durable.write(path, audit.to_bytes())
+    vault.write(path, audit.to_bytes())
     return audit
 
 
@@ -101,6 +101,7 @@ class SiteLearner:
         folder: where the audit, progress and the final model are kept.
         device: where the model trains, as torch names it; what leaves the site is drawn and rounded on the
             CPU in any case.
+        vault: how the folder keeps secrets: the audit is one.
 
     Attributes:
         layout: the order of the trained parameters.
@@ -120,14 +121,16 @@ class SiteLearner:
         entropy: Entropy,
         folder: Path,
         device: str = "cpu",
+        vault: Vault = CLEAR,
     ) -> None:
         train, held = records
         require_unit(plan, site, train)
-        self._plan, self._base, self._entropy, self._folder = plan, base, entropy, folder
+        self._plan, self._base, self._entropy = plan, base, entropy
+        self._folder, self._vault = folder, vault
         self._settings = Settings.of(plan, site)
         self.layout = agreed_layout(plan, base)
         self.classifier: Classifier = place(load_encoder(base, device), self.layout, plan.adapter.alpha)
-        self.audit = audit_of(plan, folder / _AUDIT)
+        self.audit = audit_of(plan, folder / _AUDIT, vault)
         labels = plan.task.labels
         self._trainer = LocalTrainer(
             self.classifier,
@@ -162,7 +165,7 @@ class SiteLearner:
             yield
         finally:
             if self.audit:
-                durable.write(self._folder / _AUDIT, self.audit.to_bytes())
+                self._vault.write(self._folder / _AUDIT, self.audit.to_bytes())
 
     def keep(self, model: Vector, round: int) -> None:
         """Scores a global model on the held-out records and adds a line to the site's own progress.

@@ -33,7 +33,7 @@ from cloister.privacy.step.coverage import engine_for
 from cloister.privacy.step.interface import NO_PHANTOMS, MicroBatch
 from cloister.privacy.update import Delta, Noised, Share, Vector
 
-_ADAM_DECAYS, _ADAM_FLOOR = (0.9, 0.999), 1e-8
+_ADAM_FLOOR = 1e-8
 
 Rule: TypeAlias = Callable[[Vector], Vector]
 """An optimizer: the mean gradient of a step to the change of the parameters, both float32, shape (d,)."""
@@ -293,7 +293,7 @@ def _adam(rates: Vector) -> Rule:
     """Adam, Kingma and Ba 2015 (arXiv 1412.6980), with the bias correction."""
     first, second = np.zeros_like(rates), np.zeros_like(rates)
     step = 0
-    (beta1, beta2), floor = _ADAM_DECAYS, np.float32(_ADAM_FLOOR)
+    (beta1, beta2), floor = descent.ADAM_DECAYS, np.float32(_ADAM_FLOOR)
 
     def change(gradient: Vector) -> Vector:
         nonlocal first, second, step

@@ -179,8 +179,8 @@ class Datasets:
         path = self._folder / name
         if not path.exists():
             durable.private_folder(self._folder)
-            durable.write(path, secrets.token_bytes(32))
-        return folder.read(path)
+            self.site.vault.write(path, secrets.token_bytes(32))
+        return self.site.vault.read(path)
 
 
 def _units(train: Records) -> int:

@@ -1,7 +1,10 @@
 """The site's folder. Everything in it is for its owner only, and every key in it was made in it.
 
+In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.vault``).
+
 =====================  ======================================================================
 ``config.json``        the site's name
+``vault.json``         where the key of a locked folder is (``privacy.keyring``)
 ``identity/``          the site's keys; the Flower node key is one of them
 ``tls/site.key``       the key of the site's certificate
 ``membership.json``    what joining brought: addresses, authority, certificate, the lead's keys
@@ -26,18 +29,30 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from cloister.privacy import canonical, durable, folder
+from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel import certificates
 from cloister.privacy.errors import ChannelError, EnrolmentError, IdentityError, StateError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
+from cloister.privacy.keysource import KeySource
 from cloister.privacy.plan import Digest, Name, Part
+from cloister.privacy.vault import Vault
 from cloister.privacy.wire.joining import Address, Invite, InviteId, Pem, open_roster
 from cloister.privacy.wire.signed import Signed
 
 _DO = "Run `cloister site init` first, or name the folder with --dir."
 _JOIN = "Run `cloister site join INVITE` first."
 _P = TypeVar("_P", bound=Part)
+
+SECRETS = (
+    "identity/identity.key",
+    "tls/site.key",
+    "datasets/*.key",
+    "jobs/*/ratchet.key",
+    "jobs/*/sums.json",
+    "jobs/*/audit.json",
+)
+"""Patterns of all secret files of a site."""
 
 
 class Settings(Part):
@@ -100,20 +115,21 @@ class SiteFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, name: str) -> Self:
-        """Makes the folder and the site's keys.
+    def create(cls, path: Path, name: str, source: KeySource | None = None) -> Self:
+        """Makes the folder and the site's keys; no secret is ever in clear in it if there is a ``source``.
 
         Raises:
             UsageError: ``folder_in_use``.
             IdentityError: ``identity_malformed``, the name is none.
-            StateError: ``state_unwritable`` or ``disk_full``.
+            StateError: ``state_unwritable``, ``disk_full``, ``state_sealed`` or ``permissions``.
         """
         identity = PrivateIdentity.generate(name, "site")
         folder.claim(path)
-        identity.save(path / "identity")
+        vault = keyring.create(path, source)
+        identity.save(path / "identity", vault)
         for part in (path / "tls", path / "log"):
             durable.private_folder(part)
-        durable.write(path / "tls" / "site.key", certificates.key_pem(certificates.new_tls_key()))
+        vault.write(path / "tls" / "site.key", certificates.key_pem(certificates.new_tls_key()))
         _write(path / "config.json", Settings(name=name))
         return cls(path)
 
@@ -136,12 +152,27 @@ class SiteFolder:
             StateError: ``state_locked``, another one runs.
         """
         with folder.hold(self.path / "lock"):
+            keyring.settle(self.path, SECRETS)
             yield
+
+    def change_key(self, source: KeySource) -> None:
+        """Encrypts all secrets under a new key; see ``keyring.change``.
+
+        Raises:
+            StateError: ``state_locked``, the agent runs; or as ``keyring.change``.
+        """
+        with folder.hold(self.path / "lock"):
+            keyring.change(self.path, source, SECRETS)
+
+    @cached_property
+    def vault(self) -> Vault:
+        """How the folder keeps its secrets."""
+        return keyring.open_vault(self.path)
 
     @cached_property
     def identity(self) -> PrivateIdentity:
         """The site's keys."""
-        return PrivateIdentity.load(self.path / "identity")
+        return PrivateIdentity.load(self.path / "identity", self.vault)
 
     @cached_property
     def log(self) -> EventLog:
@@ -156,7 +187,7 @@ class SiteFolder:
     @property
     def tls_key(self) -> bytes:
         """PEM of the key of the site's certificate."""
-        return folder.read(self.path / "tls" / "site.key")
+        return self.vault.read(self.path / "tls" / "site.key")
 
     def signing_request(self) -> str:
         """PEM of a request for a certificate over that key."""

@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import ChannelError, StateError
-from cloister.privacy.folder import read
+from cloister.privacy.vault import CLEAR, Vault
 
 _SKEW = timedelta(minutes=5)
 _PEM, _PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -34,6 +34,19 @@ def new_tls_key() -> ec.EllipticCurvePrivateKey:
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A private key in PEM, PKCS #8, without a passphrase."""
     return key.private_bytes(_PEM, _PKCS8, serialization.NoEncryption())
+
+
+def under_password(pem: bytes, password: str) -> bytes:
+    """A private key in PEM under a password, for programs that read keys from files only.
+
+    Raises:
+        StateError: ``state_damaged``, ``pem`` is no key of a certificate.
+    """
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StateError("state_damaged", "A TLS key is damaged.", "Restore it from a backup.") from error
+    return key.private_bytes(_PEM, _PKCS8, serialization.BestAvailableEncryption(password.encode()))
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> bytes:
@@ -94,19 +107,20 @@ class Authority:
         )
         return cls(key, builder.sign(key, hashes.SHA256()).public_bytes(_PEM))
 
-    def save(self, folder: Path, name: str) -> None:
-        """Writes ``NAME.key`` (mode 0600) and ``NAME.pem``."""
+    def save(self, folder: Path, name: str, vault: Vault = CLEAR) -> None:
+        """Writes ``NAME.key``, as ``vault`` keeps secrets, and ``NAME.pem``."""
         durable.write(folder / f"{name}.pem", self.certificate_pem, mode=0o644)
-        durable.write(folder / f"{name}.key", key_pem(self.key))
+        vault.write(folder / f"{name}.key", key_pem(self.key))
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> Authority:
+    def load(cls, folder: Path, name: str, vault: Vault = CLEAR) -> Authority:
         """Reads an authority that ``save`` wrote.
 
         Raises:
-            StateError: ``state_missing``, ``state_damaged`` or ``permissions``, others may read the key.
+            StateError: ``state_missing``, ``state_damaged``, ``state_sealed`` or ``permissions``, others may
+                read the key.
         """
-        secret = read(folder / f"{name}.key")
+        secret = vault.read(folder / f"{name}.key")
         try:
             key = serialization.load_pem_private_key(secret, password=None)
             pem = (folder / f"{name}.pem").read_bytes()

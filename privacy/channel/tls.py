@@ -8,13 +8,14 @@ from pathlib import Path
 from cloister.privacy.errors import ChannelError
 
 
-def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+def client_context(authority: Path, certificate: Path, key: Path, password: str = "") -> ssl.SSLContext:
     """TLS settings of a caller that shows a certificate and trusts one authority only.
 
     Args:
         authority: certificate of the authority that vouches for the other end, PEM.
         certificate: the caller's own certificate, PEM.
         key: the key of that certificate, PEM.
+        password: of the key, if it is under one.
 
     Raises:
         ChannelError: ``certificate_invalid``, a file is missing or is not what it should be.
@@ -25,7 +26,7 @@ def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLCont
     """
     try:
         context = ssl.create_default_context(cafile=authority)
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password)  # without one, OpenSSL would ask at the terminal
     except OSError as error:  # ssl.SSLError is one
         raise ChannelError(
             "certificate_invalid", f"{certificate}, its key or {authority} cannot be used: {error}."

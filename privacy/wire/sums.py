@@ -9,7 +9,7 @@ kind                from -> to    content
 ``agreements``      site -> lead  what the site agreed with each later site, sealed for that site
 ``adopt``           lead -> site  what each earlier site agreed with this one
 ``adopted``         site -> lead  a confirmation of each pair's key, which both ends must give alike
-``masked``          site -> lead  commitment, shares and their digests, then the masked words
+``masked``          site -> lead  commitment, shares and their digests, then the masked words, packed
 ``survive``         lead -> site  the survivor set
 ``signed``          site -> lead  the site's signature of it
 ``open``            lead -> site  the survivor set and the signatures of enough survivors
@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from cloister.privacy import canonical
-from cloister.privacy.errors import ChannelError
+from cloister.privacy.errors import ChannelError, UpdateError
+from cloister.privacy.secagg import ring
 from cloister.privacy.secagg.rounds import Masked, Opening
 from cloister.privacy.wire.signed import Signed
 
@@ -45,6 +46,7 @@ ASKED = frozenset({INTRODUCE, AGREE, ADOPT, SURVIVE, OPEN, RECOVER})
 """What a lead may ask of a site, beside a task and the end."""
 
 _WORD = np.dtype("<u4")
+_WHOLE = 32
 _PREFIX = 4
 
 
@@ -68,8 +70,8 @@ def signatures_from_bytes(content: bytes | bytearray) -> dict[str, Signed]:
     return {name: Signed.from_json(one) for name, one in _mapping(_json(content)).items()}
 
 
-def masked_to_bytes(masked: Masked) -> bytes:
-    """u32 size of the head, the head, then the words."""
+def masked_to_bytes(masked: Masked, bits: int = _WHOLE) -> bytes:
+    """u32 size of the head, the head, then the lowest ``bits`` bits of each word (``secagg.ring``)."""
     head = canonical.encode(
         {
             "commitment": masked.commitment,
@@ -77,21 +79,32 @@ def masked_to_bytes(masked: Masked) -> bytes:
             "digests": dict(masked.digests),
         }
     )
-    return b"".join([len(head).to_bytes(_PREFIX), head, masked.words.astype(_WORD, copy=False).tobytes()])
+    words = masked.words.astype(_WORD, copy=False)
+    packed = words.tobytes() if bits == _WHOLE else ring.pack(words, bits)
+    return b"".join([len(head).to_bytes(_PREFIX), head, packed])
 
 
-def masked_from_bytes(content: bytes | bytearray, parameters: int) -> Masked:
-    """The masked vector of a content of the plan's size; its words lie in the content itself."""
+def masked_from_bytes(content: bytes | bytearray, parameters: int, bits: int = _WHOLE) -> Masked:
+    """The masked vector of a content of the plan's size; words of 32 bits lie in the content itself."""
     size = int.from_bytes(content[:_PREFIX])
     start = _PREFIX + size
-    if len(content) != start + parameters * _WORD.itemsize:
+    if len(content) != start + ring.packed_bytes(parameters, bits):
         raise _malformed("a masked update has another size than the plan's")
     head = _mapping(_json(content[_PREFIX:start]), "commitment", "shares", "digests")
     digests = _mapping(head["digests"])
     if not all(map(canonical.is_digest, (head["commitment"], *digests.values()))):
         raise _malformed("a commitment is no digest")
-    words = np.frombuffer(content, dtype=_WORD, offset=start)
+    words = _words(memoryview(content)[start:], parameters, bits)
     return Masked(words, head["commitment"], _unhex(head["shares"]), digests)
+
+
+def _words(packed: memoryview, parameters: int, bits: int) -> ring.Words:
+    if bits == _WHOLE:
+        return np.frombuffer(packed, dtype=_WORD)
+    try:
+        return ring.unpack(packed, bits, parameters)
+    except UpdateError as error:
+        raise _malformed("a masked update has more bits than its values") from error
 
 
 def confirmations_to_bytes(confirmed: Mapping[str, str]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloister.client.site.folder import SiteFolder
 from cloister.privacy.cli import main
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.folder import LeadFolder
@@ -139,6 +140,38 @@ def test_an_invite_is_private_and_replaces_nothing(run: Run, tmp_path: Path) -> 
     assert invite.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("party", "options"), [("site", "--dir made --name north"), ("lead", "--dir made --name hospitals")]
+)
+def test_a_folder_that_is_locked_and_locked_anew(run: Run, tmp_path: Path, party: str, options: str) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(f"the {name} passphrase of a {party}")
+        (tmp_path / name).chmod(0o600)
+    shown = json.loads(run(f"{party} init {options} --key passphrase-file:old --json"))
+    secret = tmp_path / "made" / "identity" / "identity.key"
+    before = secret.read_bytes()
+    assert before.startswith(b"cloister-vault/1\n")
+    assert "[option_invalid]" in run(f"{party} key change --dir made --key new", code=2)
+    assert "[state_sealed]" in run(f"{party} key change --dir made --key passphrase-file:none", code=1)
+    assert secret.read_bytes() == before
+    assert "encrypted under the key from passphrase-file:" in run(
+        f"{party} key change --dir made --key passphrase-file:new"
+    )
+    assert secret.read_bytes() != before
+    (tmp_path / "old").unlink()
+    folder = SiteFolder.open(tmp_path / "made") if party == "site" else LeadFolder.open(tmp_path / "made")
+    assert folder.identity.public.digest() == shown["identity"]
+
+
+@pytest.mark.parametrize("party", ["site", "lead"])
+def test_a_key_that_cannot_be_had_leaves_an_empty_folder_behind(run: Run, tmp_path: Path, party: str) -> None:
+    for source in ("passphrase-file:none", "passphrase-file:made/inside", "credential:none", "command:false"):
+        error = run(f"{party} init --dir made --name north --key {source}", code=1)
+        assert error.endswith("[state_sealed]\n")
+        assert error.count("\n") == 1
+    assert [*(tmp_path / "made").iterdir()] == []
+
+
 def test_init_prints_json_for_programs(run: Run) -> None:
     site = json.loads(run("site init --dir north --name north --json"))
     lead = json.loads(run("lead init --dir lead --name hospitals --json"))
@@ -148,7 +181,18 @@ def test_init_prints_json_for_programs(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["lead", "lead init", "lead invite", "lead peers", "site", "site init", "site join", "site peers"],
+    [
+        "lead",
+        "lead init",
+        "lead invite",
+        "lead key change",
+        "lead peers",
+        "site",
+        "site init",
+        "site join",
+        "site key change",
+        "site peers",
+    ],
 )
 def test_every_command_explains_itself(run: Run, command: str) -> None:
     text = run(f"{command} --help")

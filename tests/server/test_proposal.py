@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cloister.privacy.cli import main
 from cloister.privacy.consent import Offer
+from cloister.privacy.descent import learning_rates
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.layout import Placement, layout
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Persons, Plan, Rows
+from cloister.server import cli_work
 from cloister.server.proposal import RATES, Terms, draft
+from cloister.server.reach import reach
 from tests import models
 
 CODE = "sha256:" + "c" * 64
@@ -153,6 +160,61 @@ def test_without_it_the_plan_says_nothing_of_it(base: BaseModel) -> None:
     plan, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
     assert plan.sum_terms is None
     assert b"threshold" not in plan.to_bytes()
+
+
+@pytest.mark.parametrize("mode", ["local", "off"])
+def test_few_bits_come_with_the_longest_update_that_the_terms_allow(base: BaseModel, mode: Any) -> None:
+    terms = replace(TERMS, mode=mode, secure=True, bits=12)
+    plan, _ = draft(terms, *consortium(4), base, CODE)
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    placed = layout(base.tensors, base.hidden, Placement(8, ("query", "value"), 1, 3))
+    rates = learning_rates(placed, plan.training.head_rate, plan.training.adapter_rate)
+    assert plan.aggregation.norm == reach(plan.training, plan.privacy, plan.sites, rates)
+    assert plan.aggregation.rounding == "Updates are rounded to 12 bits a parameter"
+    few = plan.quantisation
+    assert few is not None
+    assert few.bits == 12
+
+
+def test_without_few_bits_the_plan_says_nothing_of_them(base: BaseModel) -> None:
+    plan, _ = draft(replace(TERMS, secure=True), *consortium(4), base, CODE)
+    assert (plan.aggregation.width, plan.aggregation.rounding, plan.quantisation) == (32, "", None)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"secure": False, "bits": 12},
+        {"mode": "joint", "secure": True, "bits": 12},
+        {"secure": True, "bits": 5},
+        {"secure": True, "bits": 32},
+        {"mode": "off", "secure": True, "bits": 12, "rates": RATES["local"]},
+    ],
+)
+def test_few_bits_that_would_not_do_are_refused(base: BaseModel, more: Any) -> None:
+    with pytest.raises(PlanError, match="--bits") as caught:
+        draft(replace(TERMS, **more), *consortium(4), base, CODE)
+    assert caught.value.id == "plan_conflict"
+
+
+@pytest.mark.parametrize("bits", [None, "12"])
+def test_a_proposal_says_what_its_bits_are(
+    base: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bits: str | None,
+) -> None:
+    monkeypatch.setattr(cli_work, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
+    lead = ("--dir", str(tmp_path / "lead"))
+    assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
+    chosen = () if bits is None else ("--bits", bits)
+    terms = ("--purpose", "notes", "--labels", "a,b,c", "--model", str(base.path), *chosen)
+    capsys.readouterr()
+    assert main(["lead", "propose", *lead, *terms]) == 0
+    assert ("Updates are rounded to 12 bits a parameter." in capsys.readouterr().out) == (bits is not None)
+    assert main(["lead", "propose", *lead, *terms, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits"] == int(bits or 32)
 
 
 def test_a_joint_plan_has_steps_for_rounds_and_noise_for_the_fewest_shares(base: BaseModel) -> None:

@@ -39,6 +39,11 @@ def test_secure_aggregation_is_on_unless_it_is_switched_off(asked: Asked) -> Non
     assert asked("--sites", "3", "--secure").terms.secure
 
 
+def test_a_parameter_travels_as_32_bits_unless_fewer_are_asked_for(asked: Asked) -> None:
+    assert asked("--sites", "3", "--secure").terms.bits is None
+    assert asked("--sites", "3", "--secure", "--bits", "12").terms.bits == 12
+
+
 @pytest.mark.parametrize("privacy", ["local", "off"])
 def test_with_one_it_is_the_person(asked: Asked, privacy: str) -> None:
     demo = asked("--person", "patient", "--rows-per-person", "3", "--privacy", privacy)
@@ -63,6 +68,9 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
         (["--sites", "2"], 2, "option_invalid"),  # two sites hide nothing from each other
         (["--privacy", "joint", "--no-secure"], 2, "option_invalid"),
         (["--privacy", "joint", "--sites", "2"], 2, "option_invalid"),
+        (["--privacy", "joint", "--bits", "12"], 1, "plan_conflict"),
+        (["--no-secure", "--bits", "12"], 1, "plan_conflict"),
+        (["--sites", "20", "--bits", "6"], 1, "plan_conflict"),
     ],
 )
 def test_what_is_refused(
@@ -71,3 +79,9 @@ def test_what_is_refused(
     assert main(["demo", "--out", str(tmp_path / "out"), *options]) == code
     assert capsys.readouterr().err.strip().endswith(f"[{id}]")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bits", ["5", "32", "33"])
+def test_bits_out_of_range_are_named(bits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path / "out"), "--bits", bits]) == 2
+    assert "'--bits'" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from cloister.privacy.channel.certificates import (
     key_pem,
     new_tls_key,
     signing_request,
+    under_password,
 )
 from cloister.privacy.errors import ChannelError, StateError
 
@@ -340,3 +341,25 @@ def test_a_servers_chain_holds_for_its_hosts_under_the_rules_of_the_web() -> Non
     for other in (x509.DNSName("other.example"), x509.DNSName("a.lead.example")):
         with pytest.raises(verification.VerificationError):
             web.build_server_verifier(other).verify(leaf, [])
+
+
+def test_a_key_under_a_password_opens_with_that_password_only(tmp_path: Path) -> None:
+    key, certificate = SITES.client("north")
+    files = Ends(tmp_path)
+    trusted, own = files.file("a.pem", SITES.certificate_pem), files.file("c.pem", certificate)
+    hidden = under_password(key, "a password")
+    assert hidden.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert not set(hidden.splitlines()[1:-1]) & set(key.splitlines())
+    tls.client_context(trusted, own, files.file("c.key", hidden), "a password")
+    tls.client_context(trusted, own, files.file("clear.key", key), "not asked for")
+    for wrong in ("", "another"):
+        with pytest.raises(ChannelError) as caught:  # and nobody is asked at the terminal
+            tls.client_context(trusted, own, tmp_path / "c.key", wrong)
+        assert caught.value.id == "certificate_invalid"
+
+
+@pytest.mark.parametrize("pem", [b"", b"garbage", under_password(SITES.client("north")[0], "one")])
+def test_what_is_no_key_in_clear_is_damaged(pem: bytes) -> None:
+    with pytest.raises(StateError) as caught:
+        under_password(pem, "password")
+    assert caught.value.id == "state_damaged"
