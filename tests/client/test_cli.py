@@ -140,6 +140,7 @@ def test_an_invite_is_private_and_replaces_nothing(run: Run, tmp_path: Path) -> 
     assert invite.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("party", "options"), [("site", "--dir made --name north"), ("lead", "--dir made --name hospitals")]
 )

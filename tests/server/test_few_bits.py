@@ -75,6 +75,7 @@ def test_the_model_is_that_of_the_plain_job_within_the_stated_error(tmp_path: Pa
         assert abs(error.mean()) < 6 * stated(found) / D  # which leans to neither side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["north", "coast"])
 def test_a_site_that_stays_away_is_left_out_of_the_mean(tmp_path: Path, name: str) -> None:
     found = consortium(tmp_path / "a")
@@ -83,6 +84,7 @@ def test_a_site_that_stays_away_is_left_out_of_the_mean(tmp_path: Path, name: st
     assert opened(found) == [[name]] * found.plan.training.rounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [sums.SURVIVE, sums.OPEN])
 def test_a_site_lost_after_its_upload_is_in_the_mean(tmp_path: Path, kind: str) -> None:
     found = consortium(tmp_path / "a")
@@ -150,6 +152,7 @@ def test_what_arrives_at_the_lead_is_uniform_and_tells_no_update(tmp_path: Path)
             assert abs(turned.mean()) < six_errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [sums.SURVIVE, sums.OPEN])
 def test_after_a_restart_of_everybody_the_same_sum_is_opened(tmp_path: Path, kind: str) -> None:
     def dies(name: str, message: Any) -> None:

@@ -152,6 +152,7 @@ def test_the_search_finds_every_secret_of_an_open_folder(tmp_path: Path) -> None
         assert leaks(house) == expected
 
 
+@pytest.mark.slow
 def test_a_locked_site_goes_on_after_a_restart_and_a_change_of_its_key(
     tmp_path: Path, source: KeySource
 ) -> None:

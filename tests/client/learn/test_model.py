@@ -163,6 +163,7 @@ def name_one(args: list[str], **_: object) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("offline", "asked"), [(None, True), ("1", False), ("0", True)])
 def test_naming_a_hub_model_is_enough_unless_the_hub_was_switched_off(
     offline: str | None, asked: bool, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -83,7 +85,13 @@ class Page(HTMLParser):
 
 
 def page(value: dict[str, Any]) -> Element:
-    return Page(render(value)).root
+    """The page of some evidence; the same evidence is rendered once for all that is asked of it."""
+    return _page(json.dumps(value))
+
+
+@cache
+def _page(value: str) -> Element:
+    return Page(render(json.loads(value))).root
 
 
 def visible(root: Element) -> str:

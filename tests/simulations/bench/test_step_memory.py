@@ -36,6 +36,7 @@ def test_a_step_that_holds_memory_is_seen_in_the_peak(side: str, monkeypatch: py
     assert found.growth >= 190 * MIB
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RoundError, check=lambda error: error.id == "site_failed"):
         step_memory.pair("no number", private_first=False)  # type: ignore[arg-type]
