@@ -45,10 +45,11 @@ class Agent:
         site: the folder of a site that has joined.
         model: where the base model is, if not where the plan's name leads.
         say: gets one line for the person at this machine whenever something happens.
+        device: where models train, as torch names it.
     """
 
-    def __init__(self, site: SiteFolder, model: str, say: Callable[[str], None]) -> None:
-        self._site, self._model, self._say = site, model, say
+    def __init__(self, site: SiteFolder, model: str, say: Callable[[str], None], device: str = "cpu") -> None:
+        self._site, self._model, self._say, self._device = site, model, say, device
         self._jobs, self._datasets = Jobs(site), Datasets(site)
         self._participants: dict[str, Participant] = {}
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
@@ -195,7 +196,9 @@ class Agent:
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest, vault)
         base = describe(self._model or plan.base.name)
         records = self._datasets.open(plan.site(self._site.name).dataset)
-        learner = SiteLearner(plan, self._site.name, base, records, entropy, job.folder, vault=vault)
+        learner = SiteLearner(
+            plan, self._site.name, base, records, entropy, job.folder, device=self._device, vault=vault
+        )
         return Participant(
             plan=plan,
             identity=self._site.identity,

@@ -79,6 +79,9 @@ def data(
 def up(
     directory: Directory = HERE,
     model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
+    device: Annotated[
+        str, typer.Option(help="Where the model trains, as torch names it: cpu, cuda, cuda:1.")
+    ] = "cpu",
 ) -> None:
     """Run the site's agent until it is stopped. It connects outbound only.
 
@@ -86,15 +89,30 @@ def up(
     """
     from cloister.client.agent import Agent
 
+    _check_device(device)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     site = SiteFolder.open(directory)
     typer.echo(f"{site.name} is up; the lead is {site.membership.service}.")
-    if not Agent(site, model, _say).run(stop):
+    if not Agent(site, model, _say, device).run(stop):
         _say("Stopped in the middle of a round; it will be computed again at the next start.")
         sys.stdout.flush()
         os._exit(0)  # the interpreter must not be taken down under a thread that computes in torch
+
+
+def _check_device(device: str) -> None:
+    """Refuses a device that is not there, before anything is joined or trained."""
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            "option_invalid", f"There is no device {device} here.", "Leave --device out, or see `nvidia-smi`."
+        ) from error
 
 
 def jobs(directory: Directory = HERE, json: Json = False) -> None:

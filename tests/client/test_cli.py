@@ -214,3 +214,11 @@ def test_a_dataset_with_persons(run: Run, tmp_path: Path) -> None:
     assert run(more, code=1).strip().endswith("[person_missing]")
     assert run(f"{more} --missing-persons drop")
     assert "per record" in run("site data notes.csv --dir north --name plain")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "no-such-device"])
+def test_a_device_that_is_not_there_is_refused_before_anything_runs(
+    device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["site", "up", "--dir", str(tmp_path), "--device", device]) == 2
+    assert "[option_invalid]" in capsys.readouterr().err
