@@ -100,6 +100,8 @@ class SecureSums:
         signed = wire.signatures_from_bytes(content)
         digest = canonical.digest(bytes(content))
         standing = self._agreeing
+        if standing.confirmed and not standing.introductions:
+            raise AggregationError("key_unusable", "This site's keys are in use; they are agreed on once.")
         if not standing.known:
             known = keys.introductions(self.terms, signed.values(), self._peers)
             if known[self._me].digest != canonical.digest(standing.introduction.content):
@@ -201,12 +203,16 @@ class SecureSums:
         return self._sums is not None and self._sums.opened
 
     def _step(self, action: Callable[[SiteSums], _T]) -> _T:
-        """Acts on the state, and gives the answer once the new state is on disk."""
+        """Acts on the state, and gives the answer once the new state is on disk.
+
+        With the first sum the lead is past the agreement: what was said in it is not kept any longer, for
+        the file is written three times a sum.
+        """
         if self._sums is None:
             raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
         sums = replace(self._sums, keys=replace(self._sums.keys))
         answer = action(sums)
-        self._keep(self._agreeing, sums)
+        self._keep(replace(self._agreeing, introductions=(), carried={}), sums)
         return answer
 
     # The file

@@ -88,6 +88,18 @@ def test_a_lead_cannot_change_the_keys_that_go_round(four: Four) -> None:
         four.open("north").agree(wire.signatures_to_bytes({**signed, "south": other}))
 
 
+def test_what_was_said_in_the_agreement_is_kept_until_the_first_sum(four: Four) -> None:
+    everybody = wire.signatures_to_bytes(four.introductions())
+    four.ready()
+    path = four.folder / "north" / "sums.json"
+    said, before = four.open("north").agree(everybody), path.stat().st_size
+    assert said
+    four.sites["north"].mask(at(), ENCODED, SEED)
+    assert path.stat().st_size < before / 2, "it is written three times a sum"
+    with refused("key_unusable"):
+        four.open("north").agree(everybody)
+
+
 def test_a_site_finds_its_own_key_among_those_that_go_round(four: Four) -> None:
     other = Introduction.make(TERMS, JobKey.generate(), identity("north"))
     with refused("key_unusable"):
