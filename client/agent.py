@@ -32,6 +32,8 @@ from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, IdentityError
+from cloister.privacy.layout import Layout, initial
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire import bundle, messages
 
 _LOOK_S = 0.5
@@ -83,6 +85,8 @@ class Agent:
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
+                    if letters.trouble is not None and not watch.trouble:
+                        self._once(f"The lead cannot ask this site: {letters.trouble.line()}")
                     if letters.failure:
                         self._failure = letters.failure
                         stop.set()
@@ -205,7 +209,7 @@ class Agent:
             lead=self._site.roster.lead,
             learner=learner,
             secure=self._secure(job),
-            following=Following(Descent.of(plan, learner.layout)) if plan.joint else None,
+            following=self._following(plan, learner.layout),
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,
@@ -213,6 +217,13 @@ class Agent:
             done=job.close,
             complain=self._say,
         )
+
+    @staticmethod
+    def _following(plan: Plan, order: Layout) -> Following | None:
+        """What takes the steps of a joint job again."""
+        if not plan.joint:
+            return None
+        return Following(Descent.of(plan, order), initial(order, plan.adapter.seed))
 
     def _secure(self, job: Job) -> SecureSums | None:
         """Secure aggregation of a job, where its plan asks for it."""

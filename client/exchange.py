@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 PIECE = 64 << 10
 """Bytes of the largest piece."""
 LAST_ANSWER_S = 10.0
+_UNREAD = 4
+"""Answers that wait behind the one that is being sent; an honest lead has one question at a time."""
 
 
 class Correspondence(threading.Thread):
@@ -185,7 +187,13 @@ class _Outgoing:
         self._waiting: SimpleQueue[Iterator[pb.Piece] | None] = SimpleQueue()
 
     def put(self, answer: Iterator[pb.Piece]) -> None:
-        """Adds the pieces of an answer."""
+        """Adds the pieces of an answer.
+
+        Raises:
+            TransportError: ``protocol``, the lead asks and does not read what it is answered.
+        """
+        if self._waiting.qsize() >= _UNREAD:
+            raise TransportError("protocol", "The lead asks without reading the answers.")
         self._waiting.put(answer)
 
     def end(self) -> None:

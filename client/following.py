@@ -32,9 +32,11 @@ class Following:
 
     Attributes:
         descent: the steps of the plan.
+        start: the model before the first step, which follows from the plan; float32, shape (d,).
     """
 
     descent: Descent
+    start: Vector
     _seen: _Seen | None = field(default=None, init=False)
 
     def take(self, round: int, task: Task, signed: tuple[str, ...] = ()) -> bool:
@@ -46,8 +48,9 @@ class Following:
             signed: the survivor set that this site signed in the round before; empty if it signed none.
 
         Returns:
-            Whether the model was checked. A site that missed a round, or was started again, has to see two
-            models before it can follow; until then the others' signatures of the same model stand in.
+            Whether the model was checked. A site that missed a round (a lead can make it miss one), or was
+            started again, has to see two models before it can follow; until then the others' signatures of
+            the same model stand in.
 
         Raises:
             AggregationError: ``step_differs``.
@@ -55,6 +58,8 @@ class Following:
         seen, taken = self._seen, task.taken
         if taken is not None:
             self._check_survivors(taken, signed)
+        if round == 1 and not np.array_equal(task.model, self.start):
+            raise _differs(round, "it is not the plan's start")
         if seen is None or seen.round < round - 1:
             known = np.zeros_like(task.model) if round == 1 else None
             self._seen = _Seen(round, task.model, known)

@@ -238,6 +238,8 @@ class Participant:
         header, job = opened.header, self.plan.digest
         if not 1 <= header.round <= self.plan.training.rounds:
             raise ChannelError("wrong_context", f"The plan has no round {header.round}.")
+        if header.attempt != 1:  # what was approved is the plan's rounds, each once; a resend is no attempt
+            raise ChannelError("wrong_context", "A round is attempted once; the next one has fresh noise.")
         if stored := self.replies.load(header):
             self._release(header, stored)
             return stored
@@ -265,6 +267,7 @@ class Participant:
             return
         signed = self.secure.survivors if self.secure.round == round - 1 else ()
         if not self.following.take(round, task, signed):
+            self.log.append("step.unchecked", job=self.plan.digest, round=round)
             self.complain(f"Round {round}: the step before was not checked here; this site did not see it.")
 
     def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded:
@@ -406,6 +409,8 @@ class Participant:
             self.ledger.settle(reservation, grid.event(self.plan.training.rate, 1, survivors - grid.t))
 
     def _finish(self, opened: Opened) -> Sealed:
+        if opened.header.round != self.plan.training.rounds + 1:
+            raise ChannelError("wrong_context", "The plan does not end with this round.")
         task = self._task(opened)
         if not self._finished:
             self._follow(self.plan.training.rounds + 1, task)

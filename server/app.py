@@ -32,6 +32,9 @@ from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
 
+_PASSING = frozenset({"sum_over", "survivor_set_fixed"})
+"""Reasons that cost a site a round and not the job: it crashed between two writes, or the round is over."""
+
 
 class Log(Protocol):
     """Where the aggregator's events go (``privacy.evidence.log.EventLog``)."""
@@ -69,6 +72,7 @@ class Federation:
         report: called with the progress whenever a site's standing changes.
         exchange: the consortium service's way to the sites; None where everything goes by Flower.
         descent: the steps of a joint job; there exactly in joint mode.
+        give_up: ends the round whose sum was begun and not opened, instead of waiting for its survivors.
         pace: waiting times.
         up, down: bytes of envelopes by site, in this process.
     """
@@ -84,6 +88,7 @@ class Federation:
     report: Callable[[Progress], None] = lambda _: None
     exchange: Exchange | None = None
     descent: Descent | None = None
+    give_up: bool = False
     pace: Pace = field(default_factory=Pace)
     up: Counter[str] = field(default_factory=Counter)
     down: Counter[str] = field(default_factory=Counter)
@@ -111,6 +116,8 @@ class Federation:
 
     def _run(self, grid: Grid) -> Checkpoint:
         state = self.resume
+        if self.give_up and state.survivors:
+            state = self._without(state)
         self._await_sites(state)
         if self.plan.sum_terms and not state.agreed:
             self._adding(grid, self.plan.sum_terms).agree(lambda: self._stage(self.resume, 1))
@@ -122,11 +129,31 @@ class Federation:
         self._finish(grid, state)
         return state
 
+    def _without(self, state: Checkpoint) -> Checkpoint:
+        """The state after the round under way was given up: charged, and with no step taken."""
+        self.log.append(
+            "round.aborted",
+            job=self.plan.digest,
+            round=state.round + 1,
+            reason="below_minimum",
+            accepted=[],
+            refused=[],
+            lost=list(state.survivors),
+        )
+        after = replace(state, round=state.round + 1, survivors=(), taken=None)
+        self.save(after)
+        return after
+
+    def _connected(self) -> set[str]:
+        """Names of the sites that both ways lead to."""
+        present = set(self.present())
+        return present & self.exchange.reachable() if self.exchange is not None else present
+
     def _await_sites(self, state: Checkpoint) -> None:
         """Waits until every site is connected, or the minimum is and the time for joining is over."""
         wanted = {site.name for site in self.plan.sites} - set(state.excluded)
         deadline = time.monotonic() + self.pace.join
-        while missing := wanted - set(self.present()):
+        while missing := wanted - self._connected():
             self._check_stop()
             if time.monotonic() > deadline:
                 if len(wanted - missing) >= self.plan.aggregation.minimum_sites:
@@ -161,7 +188,9 @@ class Federation:
             self.progress(current)
             del opened  # before the next one is fetched
         excluded = state.excluded | {
-            name: standing.reason for name, standing in current.standings.items() if standing.state == REFUSED
+            name: standing.reason
+            for name, standing in current.standings.items()
+            if standing.state == REFUSED and standing.reason not in _PASSING
         }
         after = replace(
             state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=(), taken=None
@@ -195,7 +224,7 @@ class Federation:
             raise RoundError(
                 "below_minimum",
                 f"Round {current.number} had begun with {', '.join(state.survivors)}, and not all answer.",
-                "Bring them back and resume; the sum is still open.",
+                "Bring them back and resume, or resume with --give-up: the round then stays charged.",
             )
         self.save(replace(state, survivors=survivors))
         job, number = self.plan.digest, current.number
@@ -314,13 +343,14 @@ class Federation:
         A site that is away longer than ``pace.absence`` or silent longer than ``pace.answer`` is lost;
         a connected but silent site is sent the same task again, because Flower delivers at most once.
         """
+        carrier = self._carrier(grid, ask.kind)
         post = Post(
-            self._carrier(grid, ask.kind),
+            carrier,
             current,
             lambda site: self.envelope(current, site, ask),
             self.pace,
             self.pace.answer if ask.patience is None else ask.patience,
-            self.present,
+            self._connected if carrier is self.exchange else self.present,
             self.away,
             lambda site, reason: self._lose(current, site, reason),
         )
@@ -398,7 +428,7 @@ class Federation:
     # The end
 
     def _finish(self, grid: Grid, state: Checkpoint) -> None:
-        """Hands every site that is present the final model; a site that is away fetches it later."""
+        """Hands every site that is present the final model; one that is away does not get it."""
         current = self._stage(state, self.plan.training.rounds + 1)
         for site, opened in self._exchange(
             grid, current, self._task(messages.FINISH, messages.CLOSED, state)

@@ -175,12 +175,19 @@ def stop(job: JobName, directory: Directory = HERE) -> None:
     typer.echo("It stops before the next answer is used. `cloister lead resume` goes on.")
 
 
-def resume(job: JobName, directory: Directory = HERE) -> None:
+def resume(
+    job: JobName,
+    directory: Directory = HERE,
+    give_up: Annotated[
+        bool,
+        typer.Option("--give-up", help="Without the round whose sum was begun; its cost stays charged."),
+    ] = False,
+) -> None:
     """Let a stopped or failed job go on from its checkpoint.
 
     Example: cloister lead resume 3f9a --dir lead
     """
-    Jobs(LeadFolder.open(directory).jobs).find(job).resume()
+    Jobs(LeadFolder.open(directory).jobs).find(job).resume(give_up=give_up)
     typer.echo("It goes on where it stopped, if `cloister lead up` runs.")
 
 

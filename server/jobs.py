@@ -32,7 +32,7 @@ from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.signed import Signed
 from cloister.server.checkpoint import Checkpoint
 
-_LAYOUT = "layout.json"
+_LAYOUT, _GIVE_UP = "layout.json", "give-up"
 
 PROPOSED, APPROVED, RUNNING = "proposed", "approved", "running"
 FINISHED, FAILED, REFUSED, STOPPED = "finished", "failed", "refused", "stopped"
@@ -140,8 +140,11 @@ class Job:
         """Whether the run is asked to stop."""
         return (self.folder / "stop").exists()
 
-    def resume(self) -> None:
+    def resume(self, *, give_up: bool = False) -> None:
         """Lets a stopped or failed job go on from its checkpoint.
+
+        Args:
+            give_up: without the round whose sum was begun and not opened.
 
         Raises:
             PlanError: ``plan_not_approved``, the job is not one that can go on.
@@ -151,7 +154,15 @@ class Job:
                 "plan_not_approved", f"The job is {self.state}; only a stopped or failed one resumes."
             )
         (self.folder / "stop").unlink(missing_ok=True)
+        if give_up:
+            durable.write(self.folder / _GIVE_UP, b"")
         self.move(APPROVED)
+
+    def take_give_up(self) -> bool:
+        """Whether the round under way is to be given up; said once."""
+        said = (self.folder / _GIVE_UP).exists()
+        (self.folder / _GIVE_UP).unlink(missing_ok=True)
+        return said
 
 
 @dataclass(frozen=True)

@@ -252,6 +252,7 @@ class Lead:
             report=lambda progress: job.note(_shown(progress)),
             exchange=service.exchange,
             descent=job.descent,
+            give_up=job.take_give_up(),
             pace=self._pace,
         )
         flower.runtime.start_run(bundle.build(), plan.digest)

@@ -50,8 +50,18 @@ RATES = {
 }
 """Chosen on synthetic notes (docs/benchmarks.md): clipped and noised sums bear a far larger step."""
 
-PACES = {"local": (4, 3), "joint": (12, 1), "off": (4, 3)}
-"""Rounds, and steps in each. In joint mode every step is a round: one secure sum."""
+
+@dataclass(frozen=True)
+class Course:
+    """How many rounds there are, local steps in each, and the Poisson sampling rate of a step."""
+
+    rounds: int
+    steps: int
+    rate: float
+
+
+COURSES = {"local": Course(4, 3, 0.2), "joint": Course(12, 1, 0.7), "off": Course(4, 3, 0.2)}
+"""In joint mode every step is a round, and few large ones do best: one noise covers all that a step draws."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,8 @@ class Terms:
         unit: the unit of privacy; None for the one that the sites offer, which then must be the same.
         epsilon, delta: the target of the whole plan, per person or per record of one site.
         bound: clipping bound C of one unit's gradient.
-        rounds, steps: rounds, and local steps in each; None for those of ``PACES``.
-        rate: Poisson sampling rate of a step.
+        rounds, steps, rate: rounds, local steps in each, and Poisson sampling rate of a step; None for those
+            of ``COURSES``.
         rates: optimizer and learning rates; None for those of ``RATES``.
         top_layers: layers that carry LoRA; those below are run once and cached.
         minimum_sites: fewer answers than that end the run; 0 for all but one, or more if ``secure`` needs it.
@@ -85,7 +95,7 @@ class Terms:
     bound: float = 1.0
     rounds: int | None = None
     steps: int | None = None
-    rate: float = 0.2
+    rate: float | None = None
     rates: Rates | None = None
     momentum: float = 0.9
     rank: int = 8
@@ -100,10 +110,10 @@ class Terms:
     bits: int | None = None
 
     @property
-    def pace(self) -> tuple[int, int]:
-        """Rounds, and steps in each."""
-        rounds, steps = PACES[self.mode]
-        return self.rounds or rounds, self.steps or steps
+    def course(self) -> Course:
+        """Rounds, steps and rate."""
+        usual = COURSES[self.mode]
+        return Course(self.rounds or usual.rounds, self.steps or usual.steps, self.rate or usual.rate)
 
 
 def check_bits(terms: Terms, sites: int) -> None:
@@ -183,11 +193,11 @@ def draft(
 
 
 def _training(terms: Terms) -> Training:
-    rates, (rounds, steps) = terms.rates or RATES[terms.mode], terms.pace
+    rates, course = terms.rates or RATES[terms.mode], terms.course
     return Training(
-        rounds=rounds,
-        steps=steps,
-        rate=terms.rate,
+        rounds=course.rounds,
+        steps=course.steps,
+        rate=course.rate,
         optimizer=rates.optimizer,
         head_rate=rates.head,
         adapter_rate=rates.adapter,
@@ -260,8 +270,8 @@ def _adapter(terms: Terms, order: Layout) -> Adapter:
 def _privacy(terms: Terms, unit: Unit) -> Privacy:
     if terms.mode == "off":
         return Privacy(mode="off", unit=unit, bound=terms.bound, noise_multiplier=0.0, epsilon=0.0, delta=0.0)
-    rounds, steps = terms.pace
-    sigma = noise_multiplier(terms.epsilon, terms.delta, terms.rate, rounds * steps)
+    course = terms.course
+    sigma = noise_multiplier(terms.epsilon, terms.delta, course.rate, course.rounds * course.steps)
     return Privacy(
         mode=terms.mode,
         unit=unit,

@@ -34,6 +34,11 @@ NAMES = ("north", "south", "west")
 QUICK = Pace(answer=2.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
 
 
+def start(plan: Plan) -> Vector:
+    """The model before the first step."""
+    return np.zeros(plan.adapter.parameters, dtype=np.float32)
+
+
 @dataclass
 class MeanLearner:
     """Moves the model half way towards the site's own point, with real clipping and noise."""
@@ -123,7 +128,7 @@ class Consortium:
             log=log,
             replies=Replies(folder / "replies"),
             secure=self.secure(name),
-            following=Following(self.descent) if self.descent else None,
+            following=Following(self.descent, start(self.plan)) if self.descent else None,
         )
 
     @property

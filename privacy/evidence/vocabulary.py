@@ -276,6 +276,7 @@ FAMILIES: Mapping[str, Family] = {
     "sum.opened": _round({"missing": _SITES, "step": COUNT}),
     "sum.recovered": _round({"lost": _SITES, "step": COUNT}),
     "sum.closed": _round({"survivors": _SITES, "signed": _SITES, "opened": _SITES, "step": COUNT}),
+    "step.unchecked": _round({}),  # joint mode: a site could not take the step again that led to a model
     # Every sealed envelope, at both ends. `sealed` is the digest of its bytes.
     "update.sent": _round({"sealed": DIGEST, "bytes": COUNT, **_ENVELOPE}),
     "update.received": _round({"sealed": DIGEST, "bytes?": COUNT, **_ENVELOPE}),

@@ -46,7 +46,7 @@ from cloister.privacy.model import DEFAULT, describe
 from cloister.privacy.secagg import ring, rotation
 from cloister.privacy.secagg.ring import Code
 from cloister.privacy.update import Vector
-from cloister.server.proposal import PACES, RATES, Terms
+from cloister.server.proposal import COURSES, RATES, Terms
 from cloister.simulations import stage
 from cloister.simulations.bench.result import Limit, Result
 from cloister.simulations.bench.step_work import minilm
@@ -100,7 +100,7 @@ def result(found: Sequence[Vector], encode_seconds: float) -> Result:
     return Result("codec", figures, _LIMITS)
 
 
-def updates(sites: int = SITES, layers: int = LAYERS, steps: int = PACES["off"][1]) -> list[Vector]:
+def updates(sites: int = SITES, layers: int = LAYERS, steps: int = COURSES["off"].steps) -> list[Vector]:
     """What one round without privacy changes at each site: float32, shape (d,), the head included."""
     play = stage.triage(sites, 0)
     base, classifier = describe(DEFAULT), minilm(layers, len(play.labels))
@@ -108,7 +108,9 @@ def updates(sites: int = SITES, layers: int = LAYERS, steps: int = PACES["off"][
     rates = RATES["off"]
     found = []
     for name, records in play.train.items():
-        settings = Settings(steps, Terms.rate, len(records), rates.optimizer, rates.head, rates.adapter)
+        settings = Settings(
+            steps, COURSES["off"].rate, len(records), rates.optimizer, rates.head, rates.adapter
+        )
         features = prepare(classifier, tokenize(base, records.texts, Terms.max_tokens))
         trainer = LocalTrainer(classifier, features, records.targets(play.labels))
         entropy = FixedEntropy(_SEED, job=name)

@@ -19,12 +19,14 @@ import numpy as np
 
 from cloister.client.learn.features import Units, prepare
 from cloister.client.site.records import Records
-from cloister.server.proposal import Terms
+from cloister.server.proposal import COURSES, Terms
 from cloister.simulations import stage
 from cloister.simulations.bench.step_work import Work, minilm, paired, plain, private, tokens
 
 ROWS, REPEATS = 640, 9
-"""Rows of a run, of which a step draws ``Terms.rate``: 128 on average."""
+"""Rows of a run, of which a step draws a fifth: 128 on average."""
+
+_RATE = COURSES["local"].rate
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ def measure(found: Records, repeats: int = REPEATS) -> Cached:
     units = Units.of(np.arange(len(chosen)))
     classifier = minilm(Terms.top_layers, len(classes))
     read = tokens(chosen.texts, Terms.max_tokens)
-    whole = Work(classifier, read, labels, units, Terms.rate)
+    whole = Work(classifier, read, labels, units, _RATE)
     started = time.perf_counter()
     hidden = prepare(classifier, read.ids)
     filled = time.perf_counter() - started
-    cached = Work(classifier, hidden, labels, units, Terms.rate)
+    cached = Work(classifier, hidden, labels, units, _RATE)
     steps = [plain(whole, whole.natural), private(cached, cached.fused())]
     seconds = paired(whole, steps, repeats)
-    epoch = statistics.median(row[0] for row in seconds) / Terms.rate
+    epoch = statistics.median(row[0] for row in seconds) / _RATE
     return Cached([row[1] / row[0] for row in seconds], filled / epoch)

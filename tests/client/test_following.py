@@ -44,24 +44,24 @@ def refused(following: Following, number: int, task: Task, signed: tuple[str, ..
 
 
 def test_an_honest_way_is_followed_to_its_end() -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     assert all(following.take(number, task) for number, task in enumerate(way(6), start=1))
     assert np.abs(way(6)[-1].model).max() > 0.01
 
 
 def test_rounding_of_another_machine_is_borne_and_more_is_not() -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     first, second, *_ = way(3)
     following.take(1, first)
     assert following.take(2, Task(second.model * np.float32(1 + 1e-6), "", second.taken))
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     following.take(1, first)
     refused(following, 2, Task(second.model + np.float32(1e-4), "", second.taken))
 
 
 @pytest.mark.parametrize("fault", ["words", "survivors", "momentum"])
 def test_every_part_of_a_step_counts(fault: str) -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     first, second, third = way(3)
     following.take(1, first)
     following.take(2, second)
@@ -78,7 +78,7 @@ def test_every_part_of_a_step_counts(fault: str) -> None:
 
 
 def test_a_step_that_no_sum_led_to_is_refused() -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     first, second, _ = way(3)
     following.take(1, first)
     refused(following, 2, Task(second.model))
@@ -89,7 +89,7 @@ def test_a_step_that_no_sum_led_to_is_refused() -> None:
 
 
 def test_after_a_round_that_was_given_up_momentum_goes_on() -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     first, second, third = way(3)
     following.take(1, first)
     following.take(2, second)
@@ -98,7 +98,7 @@ def test_after_a_round_that_was_given_up_momentum_goes_on() -> None:
 
 
 def test_too_few_survivors_or_others_than_were_signed_are_refused() -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     first, second, _ = way(3)
     assert second.taken is not None
     following.take(1, first)
@@ -108,7 +108,12 @@ def test_too_few_survivors_or_others_than_were_signed_are_refused() -> None:
 
 
 def test_a_site_that_was_away_sees_two_models_before_it_can_follow() -> None:
-    following = Following(DESCENT)
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
     tasks = way(6)
     following.take(1, tasks[0])
     assert [following.take(number, tasks[number - 1]) for number in (4, 5, 6)] == [False, False, True]
+
+
+def test_another_start_than_the_plan_s_is_refused() -> None:
+    following = Following(DESCENT, np.zeros(5, dtype=np.float32))
+    refused(following, 1, Task(np.full(5, 1e-6, dtype=np.float32)))

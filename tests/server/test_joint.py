@@ -168,6 +168,29 @@ class TestDescent:
         kinds = [(r.reservation.round, r.kind) for r in found.sites["north"].ledger.rows("notes")]
         assert [number for number, kind in kinds if kind == "reserved"] == [1, 2, 3, 4]
 
+    def test_a_round_whose_survivor_stays_away_can_be_given_up(self, tmp_path: Path) -> None:
+        found = consortium(tmp_path)
+
+        def dying(state: Checkpoint) -> None:
+            found.saved.append(state)
+            if state.survivors and state.round == 1:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            found.federation(save=dying).run(found.grid())
+        begun = found.saved[-1]
+        away = Weather(("west", messages.TASK), back=messages.FINISH)
+        with pytest.raises(RoundError, match="--give-up"):
+            found.federation(resume=begun, present=away.present).run(found.grid(fault=away))
+        end = found.federation(resume=begun, give_up=True).run(found.grid())
+        assert end.round == 4
+        aborted = [e.round for e in found.log.entries() if e.type == "round.aborted"]
+        assert aborted == [2]
+        reserved = [
+            r.reservation.round for r in found.sites["north"].ledger.rows("notes") if r.kind == "reserved"
+        ]
+        assert reserved == [1, 2, 3, 4], "what was given up stays charged"
+
     def test_a_restarted_lead_goes_on_from_any_checkpoint_to_the_same_model(self, tmp_path: Path) -> None:
         found = consortium(tmp_path)
         end = run(found, Weather())
@@ -225,6 +248,37 @@ class TestLies:
         shifted = replace_model(np.array([0, 0, 1e-3, 0, 0], dtype=np.float32))
         assert self.tampered(found, 3, shifted) == ["step_differs"] * 4
         assert all(row.reservation.round < 3 for row in found.sites["north"].ledger.rows("notes"))
+
+    def test_a_round_that_the_lead_leaves_out_is_written_down_at_every_site(self, tmp_path: Path) -> None:
+        found = consortium(tmp_path)
+        federation = found.federation()
+        honest = federation._round
+
+        def leaping(grid: Any, state: Checkpoint, number: int) -> Checkpoint:
+            return replace(state, round=number) if number == 2 else honest(grid, state, number)
+
+        federation._round = leaping  # type: ignore[method-assign]
+        federation.run(found.grid())
+        for name in FOUR:
+            unchecked = [e.round for e in found.sites[name].log.entries() if e.type == "step.unchecked"]
+            assert unchecked == [3, 4]
+
+    @pytest.mark.parametrize("kind", [messages.TASK, messages.FINISH])
+    def test_a_second_attempt_or_an_early_end_is_no_part_of_the_plan(self, tmp_path: Path, kind: str) -> None:
+        found = consortium(tmp_path)
+        federation = found.federation()
+        state = federation.resume
+        ask = federation._task(kind, messages.UPDATE, state)
+        current = federation._stage(state, 1)
+        if kind == messages.TASK:
+            current.attempt = 2
+        site = found.sites["north"]
+        answer = site.handle(federation.envelope(current, "north", ask))
+        opened = federation.opened(current, "north", (messages.REFUSAL,), answer)
+        assert messages.refusal_reason(opened.content) == "wrong_context"
+        assert not site.ledger.rows("notes")
+        assert isinstance(site.learner, MeanLearner)
+        assert not site.learner.released
 
     def test_a_step_over_another_set_than_was_signed_is_refused(self, tmp_path: Path) -> None:
         found = consortium(tmp_path)
