@@ -17,6 +17,7 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import canonical
 from cloister.privacy.errors import UsageError
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire.messages import known
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
@@ -223,22 +224,32 @@ def log(
 
 def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
     plan = job.plan
-    privacy, training = plan.privacy, plan.training
-    cost = f"epsilon {privacy.epsilon:g} per {privacy.unit}" if privacy.mode == "local" else "NO privacy"
-    if privacy.unit == "person":
-        cost += f" (rows of one person: at most {plan.most_rows} count)"
     path = job.folder / "progress.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
     return {
         "job": plan.digest,
         "state": job.state,
         "purpose": plan.purpose,
-        "terms": f"{training.rounds} rounds of {training.steps} steps, {cost}, with {len(plan.sites)} sites; "
-        f"{_inside(plan.aggregation.visibility)}"
-        + (f"; {_inside(plan.aggregation.rounding)}" if plan.aggregation.rounding else ""),
+        "terms": _terms(plan),
         "dataset": plan.site(site.name).dataset,
         "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
     }
+
+
+def _terms(plan: Plan) -> str:
+    """What a plan asks and promises, in a line, for whoever approves it."""
+    privacy, training, how = plan.privacy, plan.training, plan.aggregation
+    steps = f"{training.steps} step{'' if training.steps == 1 else 's'}"
+    cost = "NO privacy" if privacy.mode == "off" else f"epsilon {privacy.epsilon:g} per {privacy.unit}"
+    if privacy.unit == "person":
+        cost += f" (rows of one person: at most {plan.most_rows} count)"
+    parts = [f"{training.rounds} rounds of {steps}, {cost}, with {len(plan.sites)} sites"]
+    if plan.joint:
+        parts.append(
+            "the noise is shared: it protects while secure aggregation holds and at most "
+            f"{how.colluding} of the others act together with the lead"
+        )
+    return "; ".join([*parts, _inside(how.visibility), *([_inside(how.rounding)] if how.rounding else [])])
 
 
 def _inside(sentence: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cloister.client import cli_work
 from cloister.privacy.dp import joint
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid
@@ -346,6 +347,15 @@ class TestDistribution:
         parts = [np.zeros(400) for _ in range(4)]
         first, second = (self.opened(4, draw, parts) for draw in (1, 2))
         assert abs(float(np.corrcoef(first, second)[0, 1])) < 0.25
+
+
+def test_whoever_approves_is_told_what_the_promise_rests_on() -> None:
+    told = cli_work._terms(plan(FOUR, **changes()))
+    assert told.startswith("4 rounds of 1 step, epsilon 8 per record, with 4 sites; the noise is shared:")
+    assert "at most 1 of the others act together with the lead" in told
+    local = cli_work._terms(plan(FOUR, aggregation=SECURE))
+    assert "epsilon 8 per record" in local
+    assert "shared" not in local
 
 
 def test_a_plan_of_joint_mode_survives_its_bytes() -> None:
