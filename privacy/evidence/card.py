@@ -165,16 +165,16 @@ def _privacy(evidence: Evidence) -> str:
 
 def _promise(evidence: Evidence, odds: str) -> str:
     """The neighbour relation and the worst-case odds, in words."""
+    noise = "noise that the sites share" if evidence.plan.joint else "the noise added at the site"
     if evidence.plan.privacy.unit == "person":
         return f"""\
 Differential privacy for one person added to or removed from one site's data with all of that person's rows,
-of which at most {evidence.plan.most_rows} are used, with the noise added at the site. Someone who starts at
+of which at most {evidence.plan.most_rows} are used, with {noise}. Someone who starts at
 50:50 whether a given person's rows were used can be right at most {odds} of the time, even after
 seeing everything that left the site. A person is whoever has one id at that site: somebody with two ids, or
 with records at several sites, is protected less."""
     return f"""\
-Differential privacy for one record added to or removed from one site's data, with the noise added at the
-site. Someone who starts at 50:50 whether a given record was used can be right at most {odds}
+Differential privacy for one record added to or removed from one site's data, with {noise}. Someone who starts at 50:50 whether a given record was used can be right at most {odds}
 of the time, even after seeing everything that left the site. Somebody with several records, or with
 records at several sites, is protected less."""
 

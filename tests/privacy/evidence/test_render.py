@@ -349,8 +349,10 @@ def test_a_joint_run_says_whose_noise_protects_whom() -> None:
     ):
         assert said in third
     local = page(evidence()).text()
-    for only_joint in ("share of the noise", "acting together"):
+    for only_joint in ("share of the noise", "acting together", "one noise"):
         assert only_joint not in local
+    assert "add up" in local
+    assert "add up" not in root.text()
 
 
 def test_a_record_is_promised_no_more() -> None:
