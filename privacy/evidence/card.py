@@ -174,7 +174,8 @@ of which at most {evidence.plan.most_rows} are used, with {noise}. Someone who s
 seeing everything that left the site. A person is whoever has one id at that site: somebody with two ids, or
 with records at several sites, is protected less."""
     return f"""\
-Differential privacy for one record added to or removed from one site's data, with {noise}. Someone who starts at 50:50 whether a given record was used can be right at most {odds}
+Differential privacy for one record added to or removed from one site's data, with {noise}.
+Someone who starts at 50:50 whether a given record was used can be right at most {odds}
 of the time, even after seeing everything that left the site. Somebody with several records, or with
 records at several sites, is protected less."""
 
