@@ -54,7 +54,7 @@ class Overheard:
     updates: list[bytes]
 
 
-@pytest.fixture(scope="module", params=TERMS)
+@pytest.fixture(scope="module", params=["off", pytest.param("joint", marks=pytest.mark.long)])
 def overheard(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model: Path
 ) -> Iterator[Overheard]:
