@@ -22,7 +22,7 @@ WINDOW = 32
 _EVERYTHING = 3  # ETH_P_ALL
 _LARGEST = 1 << 17
 _IP, _TCP = 14, 20
-_SIEVE = 22
+_SIEVE, _START = 22, 8
 
 
 @dataclass
@@ -83,31 +83,31 @@ def memory(pid: int) -> Iterator[bytes]:
 
 
 def windows(update: bytes) -> set[bytes]:
-    """Pieces of an update that would give it away: without those of zeros, which are everywhere."""
+    """Pieces of an update that would give it away: those of zeros and small numbers are everywhere."""
     pieces = (update[at : at + WINDOW] for at in range(0, len(update) - WINDOW, WINDOW))
-    return {piece for piece in pieces if len(set(piece)) > WINDOW // 4}
+    return {piece for piece in pieces if len(set(piece)) > WINDOW // 4 and len(set(piece[:_START])) > 4}
 
 
 def verbatim(seen: Iterable[bytes], updates: Iterable[bytes]) -> int:
     """How many pieces of updates stand in what was seen, at any place."""
     wanted = set().union(*(windows(update) for update in updates))
-    starts = np.array([int.from_bytes(piece[:4], "little") for piece in wanted], dtype=np.uint32)
+    starts = np.array([int.from_bytes(piece[:_START], "little") for piece in wanted], dtype=np.uint64)
     sieve = np.zeros(1 << _SIEVE, dtype=np.bool_)
     sieve[_hashed(starts)] = True
     found: set[bytes] = set()
     for data in seen:
-        for shift in range(4):
-            words = np.frombuffer(data, "<u4", max(0, len(data) - shift) // 4, shift)
+        for shift in range(_START):
+            words = np.frombuffer(data, "<u8", max(0, len(data) - shift) // _START, shift)
             likely = np.flatnonzero(sieve[_hashed(words)])
             for at in likely[np.isin(words[likely], starts)]:
-                place = shift + 4 * int(at)
+                place = shift + _START * int(at)
                 found |= {bytes(data[place : place + WINDOW])} & wanted
     return len(found)
 
 
-def _hashed(words: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
+def _hashed(words: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """Multiplicative hashing: a first look that is quick where there is much to look through."""
-    return (words * np.uint32(2654435761)) >> np.uint32(32 - _SIEVE)
+    return (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _SIEVE)
 
 
 def strongest(seen: bytes | bytearray, update: bytes) -> float:
