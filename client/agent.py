@@ -87,8 +87,8 @@ class Agent:
                     self._turn(member, watch)
                     if letters.trouble is not None and not watch.trouble:
                         self._once(f"The lead cannot ask this site: {letters.trouble.line()}")
-                    if letters.failure:
-                        self._failure = letters.failure
+                    if failure := watch.failure or letters.failure:
+                        self._failure = failure
                         stop.set()
             finally:
                 stop.set()

@@ -1,8 +1,8 @@
 """A site follows the steps of a joint job: it takes each one again and refuses a model that is another.
 
 It shows that the server steps as the plan says, from the sum that it claims. That the sum is the true one it
-cannot show: a server can always make the result wrong, though it learns nothing by that. Sites that start a
-round from different models sign different survivor sets, so nothing is opened for such a server.
+cannot show: a server can always make the result wrong, though it learns nothing by that. What sites sign of a
+sum names the model that they start from, so nothing is opened for a server that gives them different ones.
 """
 
 from __future__ import annotations

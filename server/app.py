@@ -117,7 +117,8 @@ class Federation:
     def _run(self, grid: Grid) -> Checkpoint:
         state = self.resume
         if self.give_up and state.survivors:
-            state = self._without(state)
+            after = replace(state, round=state.round + 1, survivors=(), taken=None)
+            state = self._give_up(after, "below_minimum", accepted=[], refused=[], lost=list(state.survivors))
         self._await_sites(state)
         if self.plan.sum_terms and not state.agreed:
             self._adding(grid, self.plan.sum_terms).agree(lambda: self._stage(self.resume, 1))
@@ -128,21 +129,6 @@ class Federation:
             self.save(state)
         self._finish(grid, state)
         return state
-
-    def _without(self, state: Checkpoint) -> Checkpoint:
-        """The state after the round under way was given up: charged, and with no step taken."""
-        self.log.append(
-            "round.aborted",
-            job=self.plan.digest,
-            round=state.round + 1,
-            reason="below_minimum",
-            accepted=[],
-            refused=[],
-            lost=list(state.survivors),
-        )
-        after = replace(state, round=state.round + 1, survivors=(), taken=None)
-        self.save(after)
-        return after
 
     def _connected(self) -> set[str]:
         """Names of the sites that both ways lead to."""
@@ -231,7 +217,7 @@ class Federation:
         try:
             words, signed, opened = self._adding(grid, summing.terms).open(current, summing)
         except AggregationError as error:
-            self._give_up(current, after, error)
+            self._give_up(after, error.id, **_outcome(current))
             raise
         self.log.append(
             "sum.closed",
@@ -252,19 +238,14 @@ class Federation:
         try:
             return replace(after, model=current.close_with(after.model, words))
         except UpdateError as error:
-            self._give_up(current, after, error)
+            self._give_up(after, error.id, **_outcome(current))
             raise
 
-    def _give_up(self, current: Round, after: Checkpoint, error: CloisterError) -> None:
-        """Ends a round whose sum is lost: asked again, sites would open the same one, or none."""
-        self.log.append(
-            "round.aborted",
-            job=self.plan.digest,
-            round=current.number,
-            reason=error.id,
-            **_outcome(current),
-        )
+    def _give_up(self, after: Checkpoint, reason: str, **outcome: list[str]) -> Checkpoint:
+        """Ends a round whose sum is lost: it stays charged, and no step is taken."""
+        self.log.append("round.aborted", job=self.plan.digest, round=after.round, reason=reason, **outcome)
         self.save(after)
+        return after
 
     def _adding(self, grid: Grid, terms: SumTerms) -> Adding:
         return Adding(
@@ -345,14 +326,14 @@ class Federation:
         """
         carrier = self._carrier(grid, ask.kind)
         post = Post(
-            carrier,
-            current,
-            lambda site: self.envelope(current, site, ask),
-            self.pace,
-            self.pace.answer if ask.patience is None else ask.patience,
-            self._connected if carrier is self.exchange else self.present,
-            self.away,
-            lambda site, reason: self._lose(current, site, reason),
+            carrier=carrier,
+            current=current,
+            envelope=lambda site: self.envelope(current, site, ask),
+            pace=self.pace,
+            patience=self.pace.answer if ask.patience is None else ask.patience,
+            present=self._connected if carrier is self.exchange else self.present,
+            away=self.away,
+            lose=lambda site, reason: self._lose(current, site, reason),
         )
         while current.of(WAITING):
             self._check_stop()

@@ -19,13 +19,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from cloister.privacy.errors import TransportError
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import messages
-
-PIECE = 64 << 10
-"""Bytes of the largest piece."""
+from cloister.privacy.wire.pieces import PIECE, cut
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ class Line:
         self.newest += 1
         self.wanted, self.limit = self.newest, max(self.limit, limit)
         self.incoming.drop()
-        self._question = self._pieces(data, self.newest)
+        number = self.newest
+        self._question = takewhile(lambda _: self.wanted == number, cut(data, number))
         self._changed.notify_all()
 
     def withdraw(self) -> None:
@@ -155,15 +155,6 @@ class Line:
                 raise self._fault
             question, self._question = self._question, None
             return question
-
-    def _pieces(self, data: bytes, number: int) -> Iterator[pb.Piece]:
-        """The pieces of a question, for as long as its answer is wanted."""
-        view = memoryview(data)
-        for start in range(0, max(1, len(data)), PIECE):
-            if self.wanted != number:
-                return
-            end = start + PIECE
-            yield pb.Piece(number=number, data=bytes(view[start:end]), last=end >= len(data))
 
 
 class Exchange:

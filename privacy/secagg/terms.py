@@ -77,7 +77,7 @@ class At:
 
     Attributes:
         round: counted from 1.
-        step: counted from 1 in joint mode, else 0.
+        step: of a round that has several sums; 0 where it has one, as all jobs of this release do.
         attempt: counted from 1.
         model: digest of the global model that every site starts from.
 

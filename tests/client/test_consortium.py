@@ -198,8 +198,8 @@ def test_a_site_is_told_what_happens_until_it_stops(service: Service) -> None:
 def test_a_site_connects_again_when_the_lead_comes_back(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloister.client.watch.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("cloister.client.watch.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("cloister.client.connection.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("cloister.client.connection.LONGEST_PAUSE_S", 0.05)
     told: queue.Queue[Mapping[str, Any]] = queue.Queue()
     with Consortium(service.member("north"), timeout=2) as member:
         watch = Watch(member, told.put)
@@ -217,7 +217,7 @@ def test_a_site_connects_again_when_the_lead_comes_back(
 def test_a_site_that_is_not_let_in_keeps_the_reason(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloister.client.watch.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("cloister.client.connection.FIRST_PAUSE_S", 0.01)
     north = service.member("north")
     service.server.stop(0)
     with Consortium(north, timeout=1) as member:

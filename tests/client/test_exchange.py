@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from cloister.client.app import answer
 from cloister.client.consortium import Consortium
-from cloister.client.exchange import PIECE, Correspondence, Incoming
+from cloister.client.exchange import _UNREAD, Correspondence, Incoming, _Outgoing
 from cloister.client.participation import Participant
 from cloister.client.site.folder import SiteFolder
+from cloister.client.watch import Watch
 from cloister.privacy.errors import (
     UNWRITABLE,
     BudgetError,
@@ -34,6 +35,7 @@ from cloister.privacy.errors import (
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire.envelope import Header, seal
+from cloister.privacy.wire.pieces import PIECE
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.exchange import Answer, Exchange
 from tests.plans import DIGEST
@@ -45,8 +47,8 @@ ANSWER_S = 20.0
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloister.client.exchange.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("cloister.client.exchange.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("cloister.client.connection.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("cloister.client.connection.LONGEST_PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -230,7 +232,35 @@ def test_a_machine_that_cannot_write_ends_and_says_nothing(
     assert exchange.receive(0) == []
 
 
+def test_a_log_that_cannot_be_written_ends_the_connection_for_good(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Consortium) -> None:
+        raise LogError("log_unwritable", "gone")
+
+    folder = service.member("north")
+    monkeypatch.setattr("cloister.client.consortium.Consortium.open", full)
+    with Consortium(folder) as member:
+        for kept in (Correspondence(member, never, lambda: LIMIT), Watch(member, lambda _: None)):
+            kept.start()
+            kept.join(10)
+            assert not kept.is_alive()
+            assert kept.failure is not None
+            assert kept.failure.id == "log_unwritable"
+
+
 # Leads that lie
+
+
+def test_a_lead_that_asks_and_does_not_read_is_disconnected_before_memory_fills() -> None:
+    waiting = _Outgoing()
+    for number in range(_UNREAD):
+        waiting.put(iter([pb.Piece(number=number)]))
+    with pytest.raises(TransportError) as caught:
+        waiting.put(iter([pb.Piece(number=9)]))
+    assert caught.value.id == "protocol"
+    waiting.end()
+    assert len(list(waiting)) == _UNREAD, "what was taken goes out"
 
 
 def says(monkeypatch: pytest.MonkeyPatch, *said: pb.Piece) -> None:
@@ -258,7 +288,7 @@ def says(monkeypatch: pytest.MonkeyPatch, *said: pb.Piece) -> None:
 def test_a_lead_that_does_not_keep_to_the_protocol_is_disconnected(
     service: Service, monkeypatch: pytest.MonkeyPatch, said: list[pb.Piece], reason: str
 ) -> None:
-    monkeypatch.setattr("cloister.client.exchange.FIRST_PAUSE_S", 60.0)
+    monkeypatch.setattr("cloister.client.connection.FIRST_PAUSE_S", 60.0)
     says(monkeypatch, *said)
     with Consortium(service.member("north")) as member:
         correspondence = Correspondence(member, never, lambda: 2 * PIECE)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cloister.privacy.errors import TransportError
 from cloister.privacy.wire import consortium_pb2 as pb
-from cloister.server.exchange import PIECE, Answer, Exchange, Incoming, Line
+from cloister.privacy.wire.pieces import PIECE
+from cloister.server.exchange import Answer, Exchange, Incoming, Line
 from tests.service import Service
 
 Code = grpc.StatusCode

@@ -77,6 +77,13 @@ def test_stop_and_resume(job: Job) -> None:
     job.resume()
     assert job.state == APPROVED
     assert not job.stopping()
+    assert not job.take_give_up()
+
+
+def test_a_round_is_given_up_once_if_somebody_says_so(job: Job) -> None:
+    job.move(FAILED, "a survivor stays away")
+    job.resume(give_up=True)
+    assert [job.take_give_up() for _ in range(2)] == [True, False]
 
 
 def test_a_job_is_found_by_the_first_digits_of_its_digest(job: Job, tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from cloister.privacy.errors import AggregationError, PlanError, RoundError, Upd
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Clipped, Share, Vector
 from cloister.privacy.wire import messages, sums
-from cloister.privacy.wire.envelope import Header
+from cloister.privacy.wire.envelope import Header, peek
 from cloister.server.checkpoint import Checkpoint
-from tests.parties import Consortium, MeanLearner
+from cloister.server.exchange import Answer, Exchange
+from tests.parties import QUICK, Consortium, MeanLearner
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, SECURE, Weather, run
 
@@ -144,6 +145,39 @@ class TestDescent:
         assert end.taken.survivors == FOUR
         assert [line.split(":")[0] for line in said] == ["Round 3", "Round 4"], "then it can follow again"
 
+    def test_a_site_that_the_service_does_not_reach_is_not_waited_for_like_one_that_trains(
+        self, tmp_path: Path
+    ) -> None:
+        found = consortium(tmp_path, training=TRAINING | {"rounds": 2})
+        line = Postman(found)
+        patient = replace(QUICK, answer=600.0)
+        end = found.federation(exchange=line, pace=patient, save=lambda _: line.lose("west")).run(
+            found.grid()
+        )
+        assert end.round == 2
+        lost = [
+            (e.round, e.body["site"], e.body["reason"]) for e in found.log.entries() if e.type == "site.lost"
+        ]
+        assert lost == [(1, "west", "site_lost"), (2, "west", "site_lost")]
+
+    def test_a_crash_between_two_writes_costs_a_site_its_round_and_not_the_job(self, tmp_path: Path) -> None:
+        found = consortium(tmp_path)
+        west = found.sites["west"]
+        honest, seen = west.handle, []
+
+        def stumbling(data: bytes) -> bytes:
+            header = peek(data, 1 << 20)
+            if (header.kind, header.round) == (messages.TASK, 2):
+                seen.append(header.round)
+                return west._refuse(header, "sum_over", "the vector came out otherwise").data
+            return honest(data)
+
+        west.handle = stumbling  # type: ignore[method-assign]
+        end = run(found, Weather())
+        assert (seen, end.excluded) == ([2], {})
+        assert end.taken is not None
+        assert end.taken.survivors == FOUR, "it is back in the last step"
+
     def test_fewer_sites_than_the_minimum_take_no_step(self, tmp_path: Path) -> None:
         found = consortium(tmp_path)
         weather = Weather(("west", messages.TASK), ("south", messages.TASK))
@@ -209,6 +243,32 @@ class TestDescent:
     def test_without_steps_to_take_there_is_no_server(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="joint mode"):
             consortium(tmp_path).federation(descent=None)
+
+
+class Postman(Exchange):
+    """The service's way to sites in this process, some of which it loses."""
+
+    def __init__(self, found: Consortium) -> None:
+        super().__init__()
+        self._sites, self._reached = found.sites, frozenset(found.sites)
+        self._replies: list[Answer] = []
+
+    def lose(self, site: str) -> None:
+        self._reached -= {site}
+
+    def reachable(self) -> frozenset[str]:
+        return self._reached
+
+    def awaited(self) -> frozenset[str]:
+        return frozenset(answer.site for answer in self._replies)
+
+    def send(self, site: str, data: bytes, round: int) -> bool:
+        self._replies.append(Answer(site, self._sites[site].handle(data)))
+        return True
+
+    def receive(self, wait: float) -> list[Answer]:
+        answers, self._replies = self._replies, []
+        return answers
 
 
 class Away(Weather):
