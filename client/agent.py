@@ -20,6 +20,7 @@ from cloister.client.consortium import Consortium
 from cloister.client.exchange import Correspondence
 from cloister.client.fleet import FleetConnection, for_app
 from cloister.client.following import Following
+from cloister.client.guard import Guard
 from cloister.client.jobs import APPROVED, DONE, REFUSED, Job, Jobs
 from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
@@ -210,6 +211,7 @@ class Agent:
             learner=learner,
             secure=self._secure(job),
             following=self._following(plan, learner.layout),
+            guard=Guard(best=learner.best),
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,

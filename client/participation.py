@@ -4,13 +4,14 @@ The order of a round at the site, each step durable before the next:
 
 1. open the task: signed by the lead of the approved plan, for this plan, site, round and model;
 2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
-3. bind the site to the coins of its audit, once, in the event log;
-4. reserve the round's privacy cost in the ledger, which may refuse;
-5. move the ratchet to the round, train, note what was spent, encode, mask where the plan says so, seal
+3. try the model on the site's held-out rows: the guard may refuse it;
+4. bind the site to the coins of its audit, once, in the event log;
+5. reserve the round's privacy cost in the ledger, which may refuse;
+6. move the ratchet to the round, train, note what was spent, encode, mask where the plan says so, seal
    (in joint mode what was spent is noted when the sum is opened, and so the number of shares is known);
-6. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
+7. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
-A crash between 4 and 6 leaves a reserve and no reply: nothing has left, so the same update is computed
+A crash between 5 and 7 leaves a reserve and no reply: nothing has left, so the same update is computed
 again from the same ratchet state under the same reserve.
 """
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cloister.client.following import Following
+from cloister.client.guard import Guard, Score
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
@@ -36,6 +38,7 @@ from cloister.privacy.errors import (
     BudgetError,
     ChannelError,
     CloisterError,
+    ModelError,
     StateError,
     UpdateError,
 )
@@ -69,8 +72,8 @@ class Learner(Protocol):
         """This site's part of one joint step from ``model``."""
         ...
 
-    def keep(self, model: Vector, round: int) -> None:
-        """Takes note of the global model that a round starts from: evaluation at the site only."""
+    def keep(self, model: Vector, round: int) -> Score | None:
+        """Takes note of the global model that stands after a round: evaluation at the site only."""
         ...
 
     def release(self, model: Vector) -> None:
@@ -134,6 +137,7 @@ class Participant:
         replies: where sealed replies are stored.
         secure: masks what leaves; there exactly where the plan asks for secure aggregation.
         following: takes the steps of a joint job again; there exactly in joint mode.
+        guard: compares each global model with those before, on the site's held-out rows.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
     """
@@ -148,6 +152,7 @@ class Participant:
     replies: Replies
     secure: SecureSums | None = None
     following: Following | None = None
+    guard: Guard = field(default_factory=Guard)
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
     bytes_up: int = field(default=0)
@@ -249,7 +254,8 @@ class Participant:
         if self.secure is not None:
             self.secure.admit(_place(header))
         self._follow(header.round, task)
-        self.learner.keep(task.model, header.round - 1)
+        if fault := self._fault(task.model, header.round - 1):
+            raise fault
         self._commit()
         reservation = self._reserve(header)
         self.entropy.advance(header.round)
@@ -269,6 +275,16 @@ class Participant:
         if not self.following.take(round, task, signed):
             self.log.append("step.unchecked", job=self.plan.digest, round=round)
             self.complain(f"Round {round}: the step before was not checked here; this site did not see it.")
+
+    def _fault(self, model: Vector, round: int) -> ModelError | None:
+        """Why this site refuses the model that stands after a round; one it only warns of is noted."""
+        score = self.learner.keep(model, round)
+        fault = None if score is None else self.guard.judge(round, score)
+        if fault is not None and self.guard.tolerance.action == "warn":
+            self.log.append("incident.raised", job=self.plan.digest, round=round, reason=fault.id)
+            self.complain(fault.line())
+            return None
+        return fault
 
     def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded:
         """What this round's training gives, as integers; what it did is what was reserved for it."""
@@ -414,14 +430,18 @@ class Participant:
         task = self._task(opened)
         if not self._finished:
             self._follow(self.plan.training.rounds + 1, task)
-        self.learner.keep(task.model, self.plan.training.rounds)
-        self.learner.release(task.model)
+        refused = self._fault(task.model, self.plan.training.rounds)
+        if refused is None:
+            self.learner.release(task.model)
         if not self._finished:
             self._conclude()
-            self.log.append("model.received", job=self.plan.digest, model=opened.header.model)
+            if refused is None:
+                self.log.append("model.received", job=self.plan.digest, model=opened.header.model)
         self._forget()
         self._finished = True
         self.done()
+        if refused is not None:  # the job ends here too, without its model
+            raise refused
         return self._seal(opened.header, messages.CLOSED, b"")
 
     def _forget(self) -> None:

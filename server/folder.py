@@ -43,7 +43,13 @@ from cloister.server.enrolment import Addresses, Enrolment
 
 SITES, OPERATOR, INVITES = "sites", "operator", "invites"
 SERVER, LOOPBACK = "server", "loopback"
-SECRETS = ("identity/identity.key", "authorities/*.key", "tls/*.key", "jobs/*/checkpoint")
+SECRETS = (
+    "identity/identity.key",
+    "authorities/*.key",
+    "tls/*.key",
+    "jobs/*/checkpoint",
+    "jobs/*/versions/[0-9]*",
+)
 """Patterns of all secret files of a lead."""
 _CERTIFICATE_DAYS = 365
 _LOCAL = ("localhost", "127.0.0.1", "::1")

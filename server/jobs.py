@@ -7,6 +7,7 @@
 ``state.json``      proposed, approved, running, finished, failed, refused or stopped
 ``progress.json``   the round, who answered, bytes moved: what ``lead status`` shows
 ``checkpoint``      the global model and what the next round needs
+``versions/``       the newest models before it (``server.versions``)
 ``stop``            its presence asks the run to stop
 ==================  =====================================================================
 
@@ -16,7 +17,7 @@ The command line and the running lead are separate processes: they meet in these
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,16 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.consent import PLAN_CONTEXT, Decision
 from cloister.privacy.descent import Descent
 from cloister.privacy.errors import PlanError, StateError
+from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Signature
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.privacy.vault import CLEAR, Vault
+from cloister.privacy.wire.messages import model_digest
 from cloister.privacy.wire.signed import Signed
 from cloister.server.checkpoint import Checkpoint
+from cloister.server.versions import Versions
 
 _LAYOUT, _GIVE_UP = "layout.json", "give-up"
 
@@ -157,6 +161,47 @@ class Job:
         if give_up:
             durable.write(self.folder / _GIVE_UP, b"")
         self.move(APPROVED)
+
+    def roll_back(self, round: int, vault: Vault, log: EventLog) -> Checkpoint:
+        """Goes back to the global model after an earlier round; the job goes on from it when it is resumed.
+
+        Rounds are never repeated: one that was begun is over, and stays charged at the sites that answered.
+
+        Args:
+            round: after which the wanted model stood.
+            vault: how the lead's folder keeps secrets.
+            log: the lead's event log.
+
+        Returns:
+            The new checkpoint.
+
+        Raises:
+            PlanError: ``plan_not_approved``, the job is not stopped; ``plan_conflict``, it is a joint one.
+            ModelError: ``version_missing``.
+        """
+        if self.state not in (STOPPED, FAILED):
+            raise PlanError(
+                "plan_not_approved",
+                f"The job is {self.state}; only a stopped or failed one goes back to an earlier model.",
+                "`cloister lead stop` it first.",
+            )
+        if self.plan.joint:
+            raise PlanError(
+                "plan_conflict",
+                "The sites of a joint job follow every step and refuse a model that no step leads to.",
+                "Propose a new plan.",
+            )
+        wanted, digest = Versions(self.folder, self.plan, vault).load(round), self.plan.digest
+        state = Checkpoint.load(self.folder / "checkpoint", digest, vault)
+        begun = any(
+            (e.type, e.job, e.round) == ("round.opened", digest, state.round + 1) for e in log.entries()
+        )
+        if begun:
+            log.append("round.aborted", job=digest, round=state.round + 1, reason="stopped")
+        log.append("model.rolled_back", job=digest, model=model_digest(wanted.model), version=round)
+        after = replace(state, round=state.round + begun, model=wanted.model, survivors=())
+        after.save(self.folder / "checkpoint", vault)
+        return after
 
     def take_give_up(self) -> bool:
         """Whether the round under way is to be given up; said once."""

@@ -23,6 +23,7 @@ from cloister.privacy.channel import certificates
 from cloister.privacy.errors import (
     UNWRITABLE,
     CloisterError,
+    ModelError,
     RoundError,
     StateError,
     TransportError,
@@ -37,6 +38,7 @@ from cloister.server.folder import LOOPBACK, OPERATOR, SERVER, SITES, LeadFolder
 from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job
 from cloister.server.post import Pace
 from cloister.server.runtime import Runtime, RuntimeSettings
+from cloister.server.versions import FACTOR, Versions
 
 _LOOK_S = 0.3
 _START_S = 60.0
@@ -246,7 +248,7 @@ class Lead:
             roster=self._folder.enrolment.roster,
             log=self._folder.log,
             resume=state,
-            save=lambda checkpoint: checkpoint.save(place, vault),
+            save=self._saving(job, state),
             present=service.present,
             stopping=lambda: stop.is_set() or job.stopping(),
             report=lambda progress: job.note(_shown(progress)),
@@ -258,6 +260,29 @@ class Lead:
         flower.runtime.start_run(bundle.build(), plan.digest)
         with flower.runtime.acquire() as session:
             session.run(server_app(federation, lambda end: self._finish(job, federation, end)))
+
+    def _saving(self, job: Job, state: Checkpoint) -> Callable[[Checkpoint], None]:
+        """Saves checkpoints of a run that goes on from ``state``, and keeps what there is to go back to."""
+        vault, before = self._folder.vault, state
+        versions = Versions(job.folder, job.plan, vault)
+
+        def save(after: Checkpoint) -> None:
+            nonlocal before
+            after.save(job.folder / "checkpoint", vault)
+            made = versions.keep(before.model, after)
+            before = after
+            if made is not None and made.jumped:
+                error = ModelError(
+                    "norm_jumped",
+                    f"Round {made.round} changed the model more than {FACTOR:g} times as far as is usual.",
+                    "Ask the sites how it does on their rows; `cloister lead rollback` goes back.",
+                )
+                self._folder.log.append(
+                    "incident.raised", job=job.plan.digest, round=made.round, reason=error.id
+                )
+                self._say(error.line())
+
+        return save
 
     def _finish(self, job: Job, federation: Federation, end: Checkpoint) -> None:
         model = messages.model_digest(end.model)

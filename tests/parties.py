@@ -10,6 +10,7 @@ import numpy as np
 
 from cloister.client.app import client_app
 from cloister.client.following import Following
+from cloister.client.guard import Score
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
@@ -50,6 +51,7 @@ class MeanLearner:
     released: list[Vector] = field(default_factory=list)
     trained: int = 0
     audit: Audit | None = None
+    scores: dict[int, Score] = field(default_factory=dict)
 
     def train(self, model: Vector, header: Header) -> Delta:
         self.trained += 1
@@ -74,8 +76,9 @@ class MeanLearner:
             clipped, self.plan.grid, self.plan.training.rate, self.entropy.stream("noise", **at)
         )
 
-    def keep(self, model: Vector, round: int) -> None:
+    def keep(self, model: Vector, round: int) -> Score | None:
         self.kept.append((round, model))
+        return self.scores.get(round)
 
     def release(self, model: Vector) -> None:
         self.released.append(model)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cloister.client.guard import Score
 from cloister.client.learn import export
 from cloister.client.learn.adapters import Classifier, place
 from cloister.client.learn.evaluation import predict, score
@@ -28,7 +29,7 @@ from cloister.privacy.update import Delta, Share, Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.envelope import Header
 
-_AUDIT = "audit.json"
+_AUDIT, _PROGRESS = "audit.json", "progress.jsonl"
 
 
 @dataclass(frozen=True)
@@ -167,21 +168,35 @@ class SiteLearner:
             if self.audit:
                 self._vault.write(self._folder / _AUDIT, self.audit.to_bytes())
 
-    def keep(self, model: Vector, round: int) -> None:
+    def keep(self, model: Vector, round: int) -> Score | None:
         """Scores a global model on the held-out records and adds a line to the site's own progress.
 
         In joint mode, where a round is one short step, a few models on the way are scored.
+
+        Returns:
+            The score; None if the model was not scored.
         """
         if self._plan.joint and not _scored(round, self._plan.training.rounds):
-            return
-        accuracy = None
+            return None
+        found = None
         if self._held is not None:
-            accuracy = score(predict(self.classifier, self._held.features, model), self._held.labels).accuracy
-        line = canonical.encode({"round": round, "accuracy": accuracy}) + b"\n"
-        path = self._folder / "progress.jsonl"
+            scores = score(predict(self.classifier, self._held.features, model), self._held.labels)
+            found = Score(scores.accuracy, scores.documents)
+        line = canonical.encode({"round": round, "accuracy": found.accuracy if found else None}) + b"\n"
+        path = self._folder / _PROGRESS
         known = path.read_bytes() if path.exists() else b""
         if line not in known:
             durable.write(path, known + line, sync=False)
+        return found
+
+    @property
+    def best(self) -> Score | None:
+        """The best score of a global model of this job so far, also before a restart."""
+        path = self._folder / _PROGRESS
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        known = [canonical.decode(line)["accuracy"] for line in lines]
+        accuracies = [float(value) for value in known if value is not None]
+        return Score(max(accuracies), len(self._held.labels)) if accuracies and self._held else None
 
     def release(self, model: Vector) -> None:
         """Keeps the final model in PEFT format."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloister.client.agent import Agent
+from cloister.client.guard import Score
 from cloister.client.jobs import Job
 from cloister.client.participation import Learner, Participant
 from cloister.client.site.folder import SiteFolder
@@ -83,10 +84,9 @@ class TimedLearner:
         with self._path.open("a") as file:
             file.write(json.dumps(vars(done)) + "\n")
 
-    def keep(self, model: Vector, round: int) -> None:
+    def keep(self, model: Vector, round: int) -> Score | None:
         """See ``Learner``."""
-        if scored(round):
-            self._learner.keep(model, round)
+        return self._learner.keep(model, round) if scored(round) else None
 
     def release(self, model: Vector) -> None:
         """See ``Learner``."""

@@ -1,0 +1,86 @@
+"""A site's guard against a bad global model: each one is tried on the site's own held-out rows.
+
+With secure aggregation nobody can look at a single update, so a site that poisons the sum is not seen in it.
+What can be seen is that the model which comes back does worse here than one that came before.
+
+Formal guarantees:
+    None under differential privacy: what is compared are the held-out rows, which no job trains on. That a
+    site refuses, and why, tells the lead one bit about them, not covered by epsilon; no figure leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cloister.privacy.errors import ModelError
+
+Action = Literal["ignore", "warn", "refuse"]
+_DEVIATIONS = 2.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a global model does on the held-out rows of a site.
+
+    Attributes:
+        accuracy: the fraction that is right.
+        rows: how many were tried.
+    """
+
+    accuracy: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a site puts up with.
+
+    Attributes:
+        points: percentage points by which a global model may do worse than the best one before.
+        action: what becomes of a round that starts from a model that did worse than that.
+    """
+
+    points: float = 10.0
+    action: Action = "warn"
+
+
+@dataclass
+class Guard:
+    """Compares each global model of a job with the best one before.
+
+    Attributes:
+        tolerance: of this site.
+        best: the best score so far; None before the first.
+    """
+
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    best: Score | None = None
+
+    def judge(self, round: int, score: Score) -> ModelError | None:
+        """What there is to say against the model that stands after a round; None if nothing is.
+
+        A fall counts from the tolerated points on, and only beyond two standard errors of the difference of
+        two fractions: on few rows, chance alone moves an accuracy by several points.
+
+        Args:
+            round: after which the model stands.
+            score: of the model.
+        """
+        best = self.best
+        if best is None or score.accuracy >= best.accuracy:
+            self.best = score
+            return None
+        if self.tolerance.action == "ignore" or best.accuracy - score.accuracy <= self._margin(best, score):
+            return None
+        return ModelError(
+            "model_fell",
+            f"The global model after round {round} is right on {score.accuracy:.1%} of held-out rows, "
+            f"an earlier one on {best.accuracy:.1%}.",
+            "Tell the lead: `cloister lead rollback` goes back to an earlier model.",
+        )
+
+    def _margin(self, best: Score, score: Score) -> float:
+        variance = sum(each.accuracy * (1 - each.accuracy) / each.rows for each in (best, score))
+        return self.tolerance.points / 100 + _DEVIATIONS * math.sqrt(variance)
