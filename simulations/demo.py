@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +166,9 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
         RoundError: the run failed, with the lead's reason.
     """
     started = time.monotonic()
-    base = describe(demo.model)
-    desk = FolderDesk(cast.lead.path, cast.lead.log, cast.lead.vault)
-    _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
-    plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
-    job = desk.jobs.propose(plan, start, cast.lead.identity, agreed_layout(plan, base))
-    watcher.say(f"Proposed plan {plan.digest[7:19]}; every site checks and approves it")
-    for site in cast.sites.values():
-        _approve(site, plan, cast.troupe)
+    job, base = propose(demo, cast)
+    watcher.say(f"Proposed plan {job.plan.digest[7:19]}; every site checks and approves it")
+    approve(job.plan, cast)
     while job.state not in (FINISHED, FAILED, STOPPED):
         cast.troupe.check()
         watcher.show(job, cast.sites)
@@ -182,13 +178,28 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
             "below_minimum", job.reason or f"The run is {job.state}.", f"See {demo.out / 'lead.out'}."
         )
     seconds = time.monotonic() - started
-    return Run(plan, job, cast.lead, cast.sites, base, seconds)
+    return Run(job.plan, job, cast.lead, cast.sites, base, seconds)
 
 
-def _approve(site: SiteFolder, plan: Plan, troupe: Troupe) -> None:
-    jobs = SiteJobs(site)
-    _wait(lambda: any(job.plan == plan for job in jobs), _APPROVE_S, site.name, troupe)
-    jobs.approve(jobs.find(plan.digest))
+def propose(demo: Demo, cast: Cast) -> tuple[Job, BaseModel]:
+    """Proposes the demo's plan, once every site has offered its records."""
+    base = describe(demo.model)
+    desk = FolderDesk(cast.lead.path, cast.lead.log, cast.lead.vault)
+    _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
+    plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
+    return desk.jobs.propose(plan, start, cast.lead.identity, agreed_layout(plan, base)), base
+
+
+def approve(plan: Plan, cast: Cast) -> None:
+    """Lets every site check and approve a plan, once it is there."""
+    for site in cast.sites.values():
+        jobs = SiteJobs(site)
+        _wait(partial(_knows, jobs, plan), _APPROVE_S, site.name, cast.troupe)
+        jobs.approve(jobs.find(plan.digest))
+
+
+def _knows(jobs: SiteJobs, plan: Plan) -> bool:
+    return any(job.plan == plan for job in jobs)
 
 
 def _wait(ready: Callable[[], bool], seconds: float, whom: str, troupe: Troupe) -> None:

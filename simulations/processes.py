@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -61,13 +62,17 @@ class Troupe:
                     f"Its output is in {output}.",
                 )
 
+    def ended(self, name: str) -> bool:
+        """Whether a process that was started is gone."""
+        return self._running[name][0].poll() is not None
+
     def kill(self, name: str) -> None:
         """Ends a process at once, as a power cut would (SIGKILL)."""
         process, _ = self._running.pop(name)
         process.kill()
         process.wait()
 
-    def __enter__(self) -> Troupe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

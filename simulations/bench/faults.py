@@ -1,0 +1,279 @@
+"""``cloister bench faults``: one job in which a process dies at every point of the protocol, beside itself.
+
+A consortium is made and a plan approved by real processes; before its first round the lead dies and all of it
+is copied. One copy runs undisturbed. In the other a site, the lead or Flower's server is killed (SIGKILL) at
+one point after the other and started again. Both have the same keys and the same ratchets, so they must come
+to the same model bit for bit, the same epsilon and the same rows in every ledger.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
+from cloister.privacy.errors import RoundError
+from cloister.privacy.model import DEFAULT
+from cloister.server.folder import LeadFolder
+from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job, Jobs
+from cloister.server.proposal import Terms
+from cloister.simulations import demo, generator
+from cloister.simulations.bench.points import BEGUN, FLOWER, LEAD, POINTS, SITE, Point
+from cloister.simulations.bench.result import Limit, Result, spread
+from cloister.simulations.processes import Troupe
+from cloister.simulations.stage import Stage
+
+LIMITS = {
+    "points": Limit(40, at_least=True),
+    "model_mismatches": Limit(0),
+    "ledger_losses": Limit(0),
+    "epsilon_mismatches": Limit(0),
+}
+SITES = (SITE, "south", "west")
+_ROUNDS_A_POINT = 2
+_REACH_S, _LOOK_S = 180.0, 0.05
+
+
+@dataclass(frozen=True)
+class Struck:
+    """What came of one point.
+
+    Attributes:
+        point: where somebody died.
+        seconds: until the protocol went on: the next round closed, or the next point was reached.
+    """
+
+    point: Point
+    seconds: float
+
+
+@dataclass(frozen=True)
+class End:
+    """What a finished job left: everything that must not depend on who died when.
+
+    Attributes:
+        models: the digest of the global model after each round.
+        accepted: whose updates each round counted.
+        rows: site -> the rows of its ledger: kind, round, attempt and mechanism.
+        epsilon: site -> what the ledger says was spent.
+    """
+
+    models: tuple[str, ...]
+    accepted: tuple[tuple[str, ...], ...]
+    rows: dict[str, list[tuple[Any, ...]]]
+    epsilon: dict[str, float]
+
+
+class Actors(Troupe):
+    """The processes of one copy, all of which can be struck."""
+
+    def __init__(self, place: Path, model: str) -> None:
+        super().__init__()
+        self._place, self._model = place, model
+        (place / "faults").mkdir(exist_ok=True)
+
+    def command(self, name: str, arguments: list[str]) -> list[str]:
+        """See ``Troupe``."""
+        where = arguments[arguments.index("--dir") + 1]
+        module = "cloister.simulations.bench.faulty"
+        faults = ["--faults", str(self._place / "faults"), "--model", self._model]
+        return [sys.executable, "-m", module, name, "--dir", where, *faults]
+
+    def begin(self, name: str) -> None:
+        """Starts the lead or a site of the copy."""
+        folder = self._place / "lead" if name == LEAD else self._place / "sites" / name
+        self.start(name, ["up", "--dir", str(folder)], self._place / f"{name}.out")
+
+    def arm(self, point: Point) -> None:
+        """From now on the point is due."""
+        (self._place / "faults" / f"{point.role}.struck").unlink(missing_ok=True)
+        partial = self._place / "faults" / "partial"
+        partial.write_text(point.name)
+        partial.replace(self._place / "faults" / f"{point.role}.due")
+
+    def struck(self, point: Point) -> bool:
+        """Whether the point was reached and its victim is gone."""
+        if not (self._place / "faults" / f"{point.role}.struck").exists():
+            return False
+        return point.victim != point.role or self.ended(point.role)
+
+
+def run(model: str = DEFAULT, points: Sequence[Point] = POINTS) -> Result:
+    """Kills at every point and compares with the run that nobody disturbed."""
+    with tempfile.TemporaryDirectory(prefix="cloister-faults-") as scratch:
+        struck, calm, disturbed = compare(Path(scratch), model, points)
+    return Result("faults", figures(struck, calm, disturbed), LIMITS)
+
+
+def figures(struck: Sequence[Struck], calm: End, disturbed: End) -> dict[str, float]:
+    """The figures of two ends of the same job."""
+    names = calm.rows.keys() | disturbed.rows.keys()
+    return {
+        "points": float(len(struck)),
+        "model_mismatches": float(differences(calm.models, disturbed.models)),
+        "sum_mismatches": float(differences(calm.accepted, disturbed.accepted)),
+        "ledger_losses": float(sum(calm.rows.get(name) != disturbed.rows.get(name) for name in names)),
+        "epsilon_mismatches": float(
+            sum(calm.epsilon.get(name) != disturbed.epsilon.get(name) for name in names)
+        ),
+        **spread("recovery_s", [each.seconds for each in struck] or [0.0]),
+    }
+
+
+def differences(calm: Sequence[object], disturbed: Sequence[object]) -> int:
+    """In how many places two sequences differ; what only one of them has differs."""
+    longer = max(len(calm), len(disturbed))
+    return sum(calm[k : k + 1] != disturbed[k : k + 1] for k in range(longer))
+
+
+def compare(place: Path, model: str, points: Sequence[Point]) -> tuple[list[Struck], End, End]:
+    """What came of every point, and how the undisturbed and the disturbed copy of one job ended.
+
+    Raises:
+        RoundError: a point was never reached, a process did not start again, or a job failed.
+    """
+    base = place / "base"
+    prepare(base, model, sum(point.phase == "round" for point in points))
+    calm, disturbed = (Path(shutil.copytree(base, place / name)) for name in ("calm", "disturbed"))
+    with Actors(calm, model) as actors:
+        for name in (LEAD, *SITES):
+            actors.begin(name)
+        _wait(lambda: _over(calm), 1800.0, "the undisturbed job", actors.check)
+    with Actors(disturbed, model) as actors:
+        struck = disturb(disturbed, actors, points)
+    return struck, end(calm), end(disturbed)
+
+
+def prepare(base: Path, model: str, points: int) -> None:
+    """A consortium whose plan, with rounds for so many points, everybody approved; nobody runs any more."""
+    base.mkdir()
+    play, terms = _stage(), _terms(points)
+    wanted = demo.Demo(base, play, replace(terms, labels=play.labels), model)
+    with Actors(base, model) as actors:
+        actors.arm(BEGUN)
+        cast = demo.assemble(wanted, actors, lambda _: None)
+        job, _ = demo.propose(wanted, cast)
+        demo.approve(job.plan, cast)
+        _wait(lambda: actors.struck(BEGUN), _REACH_S, "the start of the job")
+
+
+def disturb(place: Path, actors: Actors, points: Sequence[Point]) -> list[Struck]:
+    """Runs a job to its end; at each point, in their order, somebody dies and is started again."""
+    ordered = [point for phase in ("start", "round", "end") for point in points if point.phase == phase]
+    found: list[Struck] = []
+    if ordered:
+        actors.arm(ordered[0])
+    for name in (LEAD, *SITES):
+        actors.begin(name)
+    for point, after in zip(ordered, [*ordered[1:], None], strict=True):
+        _wait(partial(actors.struck, point), _REACH_S, point.name)
+        died, closed = time.monotonic(), _closed(place)
+        if after is not None and point.phase != "round":  # the protocol gets there before a round is over
+            actors.arm(after)
+        if point.victim == point.role:
+            actors.begin(point.role)
+        _wait(partial(_went_on, place, actors, point, after, closed), _REACH_S, f"more after {point.name}")
+        found.append(Struck(point, time.monotonic() - died))
+        if after is not None and point.phase == "round":
+            actors.arm(after)
+    _wait(lambda: _over(place), 1800.0, "the disturbed job", actors.check)
+    return found
+
+
+def _went_on(place: Path, actors: Actors, point: Point, after: Point | None, closed: int) -> bool:
+    """Whether the protocol has gone on since a point: what was under way when Flower died does not count."""
+    if _over(place) or _closed(place) > closed + (point.victim == FLOWER):
+        return True
+    return point.phase != "round" and after is not None and actors.struck(after)
+
+
+def end(place: Path) -> End:
+    """What the finished job of a copy left.
+
+    Raises:
+        RoundError: it did not finish.
+    """
+    job = _job(place)
+    if job.state != FINISHED:
+        raise RoundError("site_failed", f"The job in {place.name} is {job.state}: {job.reason}")
+    plan, log = job.plan, LeadFolder.open(place / "lead").log
+    closed = {e.round: e.body for e in log.entries() if (e.type, e.job) == ("round.closed", plan.digest)}
+    rows, epsilon = {}, {}
+    for name in SITES:
+        ledger = Datasets(SiteFolder.open(place / "sites" / name)).ledger
+        rows[name] = sorted(
+            (row.kind, kept.round, kept.attempt, str(kept.mechanism))
+            for row in ledger.rows(demo.DATASET)
+            if (kept := row.reservation).job == plan.digest
+        )
+        epsilon[name] = ledger.epsilon(demo.DATASET)
+    return End(
+        tuple(str(body["model"]) for body in closed.values()),
+        tuple(_names(body["accepted"]) for body in closed.values()),
+        rows,
+        epsilon,
+    )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(str(name) for name in value)
+
+
+def table(struck: Iterable[Struck]) -> str:
+    """The points and the seconds after which the protocol went on, one line each."""
+    return "\n".join(f"{each.point.name:<60}{each.seconds:>8.1f} s" for each in struck)
+
+
+def _stage() -> Stage:
+    settings = generator.GeneratorSettings(sites=len(SITES), notes=120, test=24, alpha=10.0)
+    corpus = generator.generate(settings)
+    test = generator.records(corpus.test)
+    train = (generator.records(notes) for notes in corpus.train.values())
+    return Stage("a benchmark", test.classes(), dict(zip(SITES, train, strict=True)), test)
+
+
+def _terms(points: int) -> Terms:
+    return Terms(
+        purpose="a benchmark",
+        labels=("a", "b"),
+        rounds=_ROUNDS_A_POINT * points + 4,
+        steps=1,
+        rate=0.1,
+        epsilon=40.0,
+        top_layers=1,
+        max_tokens=16,
+        secure=True,
+    )
+
+
+def _job(place: Path) -> Job:
+    return next(iter(Jobs(place / "lead" / "jobs")))
+
+
+def _over(place: Path) -> bool:
+    return _job(place).state in (FINISHED, FAILED, STOPPED)
+
+
+def _closed(place: Path) -> int:
+    """How many rounds are over."""
+    job, log = _job(place).plan.digest, LeadFolder.open(place / "lead").log
+    return sum((event.type, event.job) == ("round.closed", job) for event in log.entries())
+
+
+def _wait(
+    ready: Callable[[], bool], seconds: float, what: str, check: Callable[[], None] = lambda: None
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        check()
+        if time.monotonic() > deadline:
+            raise RoundError("deadline", f"Waited {seconds:.0f} seconds for {what} in vain.")
+        time.sleep(_LOOK_S)

@@ -1,0 +1,103 @@
+"""The benchmark of faults: its points exist, its program strikes where it should, no loss is overlooked."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloister.simulations.bench.faults import LIMITS, SITES, End, Struck, differences, figures, table
+from cloister.simulations.bench.faulty import Armed
+from cloister.simulations.bench.points import BEGUN, FLOWER, LEAD, POINTS, SITE, Point
+
+CALM = End(
+    models=("a", "b", "c"),
+    accepted=(SITES, SITES, SITES),
+    rows={name: [("reserved", 1, 1, "m"), ("spent", 1, 1, "m")] for name in SITES},
+    epsilon=dict.fromkeys(SITES, 1.5),
+)
+
+
+@pytest.mark.parametrize("point", [BEGUN, *POINTS], ids=lambda point: point.name)
+def test_every_point_is_a_function_of_the_product(point: Point) -> None:
+    owner, name = point.owner()
+    assert callable(getattr(owner, name))
+
+
+def test_there_are_enough_points_of_every_kind() -> None:
+    assert len({point.name for point in POINTS}) == len(POINTS) >= LIMITS["points"].limit
+    assert {point.victim for point in POINTS} == {SITE, LEAD, FLOWER}
+    assert {point.phase for point in POINTS} == {"start", "round", "end"}
+    assert min(Counter((point.phase, point.role) for point in POINTS).values()) >= 2
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from cloister.simulations.bench import faulty
+from cloister.simulations.bench.points import Point
+point = Point("round", "north", "privacy.durable:write", sys.argv[2], "north")
+faulty.POINTS = (point,)
+faulty.wrap("north", faulty.Armed(Path(sys.argv[1]), "north"))
+from cloister.privacy import durable
+durable.write(Path(sys.argv[1]) / "file", b"first")
+(Path(sys.argv[1]) / "north.due").write_text(point.name)
+durable.write(Path(sys.argv[1]) / "file", b"second")
+print("alive")
+"""
+
+
+@pytest.mark.parametrize(("when", "content"), [("before", b"first"), ("after", b"second")])
+def test_a_process_dies_before_or_after_the_function_once_it_is_due(
+    tmp_path: Path, when: str, content: bytes
+) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path), when], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout == b""
+    assert (tmp_path / "file").read_bytes() == content
+    assert (tmp_path / "north.struck").exists()
+    assert not (tmp_path / "north.due").exists()
+
+
+def test_another_point_than_the_due_one_does_nothing(tmp_path: Path) -> None:
+    (tmp_path / "north.due").write_text("north: before somewhere")
+    Armed(tmp_path, "north").strike(next(point for point in POINTS if point.role == SITE))
+    assert (tmp_path / "north.due").exists()
+
+
+def test_ends_that_agree_have_no_mismatch() -> None:
+    struck = [Struck(POINTS[0], 2.0), Struck(POINTS[1], 4.0)]
+    found = figures(struck, CALM, CALM)
+    assert found["points"] == 2
+    assert found["recovery_s"] == 3.0
+    assert [found[name] for name in ("model_mismatches", "ledger_losses", "epsilon_mismatches")] == [0, 0, 0]
+    assert found["sum_mismatches"] == 0
+    assert table(struck).splitlines()[1].endswith("4.0 s")
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "figure"),
+    [
+        (replace(CALM, models=("a", "x", "y")), "model_mismatches"),
+        (replace(CALM, models=("a", "b")), "model_mismatches"),
+        (replace(CALM, accepted=(SITES, SITES[1:], SITES)), "sum_mismatches"),
+        (replace(CALM, rows=CALM.rows | {"south": CALM.rows["south"][:1]}), "ledger_losses"),
+        (replace(CALM, rows={name: CALM.rows[name] for name in SITES[1:]}), "ledger_losses"),
+        (replace(CALM, epsilon=CALM.epsilon | {"west": 1.6}), "epsilon_mismatches"),
+    ],
+)
+def test_whatever_differs_is_counted(disturbed: End, figure: str) -> None:
+    found = figures([], CALM, disturbed)
+    assert found[figure] >= 1
+    assert sum(found[name] for name in found if name.endswith(("mismatches", "losses"))) == found[figure]
+
+
+def test_what_only_one_run_has_differs() -> None:
+    assert differences("abc", "abd") == 1
+    assert differences("abc", "abcde") == 2
+    assert differences((), ()) == 0
