@@ -169,7 +169,7 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
     desk = FolderDesk(cast.lead.path, cast.lead.log, cast.lead.vault)
     _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
     plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
-    job = desk.jobs.propose(plan, start, cast.lead.identity, agreed_layout(plan, base))
+    job = desk.propose(plan, start, cast.lead.identity, agreed_layout(plan, base))
     watcher.say(f"Proposed plan {plan.digest[7:19]}; every site checks and approves it")
     for site in cast.sites.values():
         _approve(site, plan, cast.troupe)
