@@ -20,6 +20,7 @@ BENCHES = {
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
     "codec": "what few bits a parameter keep of a mean of updates",
+    "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
 _TAKES_TEXTS = "step"

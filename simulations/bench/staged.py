@@ -16,6 +16,7 @@ from typing import Any
 from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
+from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.evidence.bundle import Audience, Contents
 from cloister.privacy.evidence.derive import Said, composed, derived
@@ -27,8 +28,9 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
 
 DATASET = "records"
+POLICY = b"version: 1\n# stands for the policy of a site\n"
 _OTHER_JOB = canonical.digest(b"another job of the same parties")
-_EPSILON, _DELTA, _STEPS, _RATE = 8.0, 1e-5, 4, 0.05
+_EPSILON, _DELTA, _STEPS, _RATE = 1.0, 1e-5, 4, 0.05
 _BYTES = 60_000
 
 
@@ -81,7 +83,11 @@ class Staged:
 
     def parts(self) -> tuple[Part, ...]:
         """What every party says."""
-        return tuple(Part.make(log, self.identity(name), self.plan) for name, log in self.logs.items())
+        return tuple(self.part(name) for name in self.logs)
+
+    def part(self, name: str) -> Part:
+        """What one party says."""
+        return Part.make(self.logs[name], self.identity(name), self.plan, {canonical.digest(POLICY): POLICY})
 
     def approvals(self) -> dict[str, Signed]:
         """The plan under the lead's keys, and every site's decision under its own."""
@@ -101,7 +107,9 @@ class Staged:
         return Contents(self.plan, self.keys, found, self.approvals(), evidence, audience)
 
 
-def staged(folder: Path, sites: int = 4, rounds: int = 3, *, witnessed: bool = True) -> Staged:
+def staged(
+    folder: Path, sites: int = 4, rounds: int = 3, *, witnessed: bool = True, sampler: str = "poisson"
+) -> Staged:
     """Writes the logs of a job of ``sites`` sites (at least 4) and ``rounds`` rounds (at least 3).
 
     In round 2 the last site refuses. Every log also holds an event of another job.
@@ -111,6 +119,7 @@ def staged(folder: Path, sites: int = 4, rounds: int = 3, *, witnessed: bool = T
         sites: how many.
         rounds: how many.
         witnessed: whether sites countersign the lead's head in every round.
+        sampler: how the first site says that it samples.
     """
     clock = Clock()
     lead = PrivateIdentity.generate("lead", "lead")
@@ -119,7 +128,7 @@ def staged(folder: Path, sites: int = 4, rounds: int = 3, *, witnessed: bool = T
     plan = _plan(lead, parties, rounds)
     everybody = {"lead": lead, **parties}
     logs = {name: EventLog.open(folder / name, key, clock=clock) for name, key in everybody.items()}
-    play = _Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed)
+    play = _Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed, sampler=sampler)
     play.meet()
     play.approve()
     model = made_up("model", 0)
@@ -195,8 +204,8 @@ def _plan(lead: PrivateIdentity, parties: dict[str, PrivateIdentity], rounds: in
 class _Play:
     """Writes what the parties of a job would write."""
 
-    def __init__(self, job: Staged, folder: Path, *, witnessed: bool) -> None:
-        self.staged, self.witnessed = job, witnessed
+    def __init__(self, job: Staged, folder: Path, *, witnessed: bool, sampler: str) -> None:
+        self.staged, self.witnessed, self.sampler = job, witnessed, sampler
         self.job, self.names = job.plan.digest, list(job.sites)
         self.ledgers = {name: Ledger(folder / f"{name}.sqlite", job.logs[name]) for name in self.names}
         self.seen: dict[str, Any] = dict.fromkeys(self.names)
@@ -224,6 +233,7 @@ class _Play:
             logs[name].append("channel.opened", party="lead", local=own, remote=server, **facts)
             self.ledgers[name].open_budget(DATASET, "record", _EPSILON, _DELTA)
             logs[name].append("job.refused", job=_OTHER_JOB, reason="site_refused")
+            logs[name].append("policy.loaded", policy=canonical.digest(POLICY), signers=["steward"])
             for other in self.staged.keys:
                 if other.name != name:
                     logs[name].append(
@@ -243,6 +253,7 @@ class _Play:
         self.log("lead", "job.started", model=made_up("model", 0), code=plan.lead.code)
         for name in self.names:
             self.log(name, "sum.agreed", sites=self.names)
+            self.log(name, "audit.committed", commitment=made_up("coins", name), phantoms=1000, guesses=200)
 
     def round(self, number: int, model: str) -> str:
         """One round; the digest of the model after it."""
@@ -279,7 +290,7 @@ class _Play:
             "mode": "local",
             "unit": "record",
             "mechanism": "gaussian",
-            "sampler": "poisson",
+            "sampler": self.sampler if name == self.names[0] else "poisson",
         }
         numbers: dict[str, Any] = {"noise_multiplier": mechanism.noise_multiplier, "clip": plan.privacy.bound}
         steps: dict[str, Any] = {"rate": mechanism.rate, "steps": mechanism.steps, "entropy": "ratchet"}
@@ -305,9 +316,18 @@ class _Play:
         for name in self.names:
             log.append("log.countersigned", witness=name, **body)
 
+    def _audit(self, name: str) -> None:
+        """What the phantom units of a job would have shown."""
+        delta = self.staged.plan.privacy.delta
+        claimed = self.ledgers[name].epsilon(DATASET)
+        found: dict[str, Any] = {"correct": 120, "claimed": claimed, "delta": delta, "failed": False}
+        bound = tails.epsilon_lower_bound(120, 200, 1000, delta)
+        self.log(name, "audit.result", commitment=made_up("coins", name), bound=bound, **found)
+
     def end(self, model: str) -> None:
         """The final model goes to everybody."""
         for name in self.names:
+            self._audit(name)
             self.log(name, "model.received", model=model)
         self.log("lead", "model.released", model=model, recipients=self.names)
         for name in self.names:
