@@ -24,7 +24,8 @@ from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity
-from cloister.simulations.bench.result import Limit, Result as Figures
+from cloister.simulations.bench.result import Limit
+from cloister.simulations.bench.result import Result as Figures
 from cloister.simulations.bench.staged import staged
 
 _SITES, _ROUNDS = 10, 50
