@@ -32,7 +32,8 @@ from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, durable
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.audit import Audit
-from cloister.privacy.entropy import Entropy, KeyStream
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.entropy import Entropy, KeyStream, Ratchet
 from cloister.privacy.errors import (
     UNWRITABLE,
     BudgetError,
@@ -240,13 +241,15 @@ class Participant:
         return task
 
     def _train(self, opened: Opened) -> Sealed:
-        header, job = opened.header, self.plan.digest
+        header = opened.header
         if not 1 <= header.round <= self.plan.training.rounds:
             raise ChannelError("wrong_context", f"The plan has no round {header.round}.")
         if header.attempt != 1:  # what was approved is the plan's rounds, each once; a resend is no attempt
             raise ChannelError("wrong_context", "A round is attempted once; the next one has fresh noise.")
         if stored := self.replies.load(header):
             self._release(header, stored)
+            if not self._has_sent(stored):  # a crash came between storing and this
+                self._send(header, stored)
             return stored
         if self._finished:
             raise ChannelError("replay", "The job is over; nothing is trained after its end.")
@@ -262,10 +265,22 @@ class Participant:
         sealed = self._hide(header, self._update(task.model, header, reservation))
         self.replies.store(header, sealed)
         self._release(header, sealed)
-        self.log.append(
-            "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
-        )
+        self._send(header, sealed)
         return sealed
+
+    def _send(self, header: Header, sealed: Sealed) -> None:
+        """Writes down that an update leaves."""
+        self.log.append(
+            "update.sent",
+            job=self.plan.digest,
+            round=header.round,
+            sealed=sealed.digest,
+            bytes=len(sealed.data),
+            model=header.model,
+        )
+
+    def _has_sent(self, sealed: Sealed) -> bool:
+        return any(e.type == "update.sent" and e.body["sealed"] == sealed.digest for e in self.log.entries())
 
     def _follow(self, round: int, task: messages.Task) -> None:
         """In joint mode, takes the step that led to the model of a round."""
@@ -292,15 +307,36 @@ class Participant:
             share = self.learner.share(model, header)
             if reservation is None or share.mechanisms != (reservation.mechanism,):
                 raise BudgetError("reservation_conflict", "The share is not of the noise that was reserved.")
+            self._tell(header, share.mechanisms)
             return residues(share)
         delta = self.learner.train(model, header)
         if reservation:
+            self._tell(header, delta.mechanisms)
             self.ledger.spend(reservation, delta.mechanisms)
         weight, few = self.plan.weight(self.name), self.plan.quantisation
         if few is None:
             return encode(delta, weight, self.plan.ring)
         rotated = quantisation.rotate(delta, weight, few, _place(header))
         return quantisation.quantise(rotated, few, self._stream("rounding", header))
+
+    def _tell(self, header: Header, mechanisms: tuple[GaussianSteps, ...]) -> None:
+        """Writes down what the steps of a round did to the data, as the update says it."""
+        privacy = self.plan.privacy
+        for block in accounting.merged(mechanisms):
+            self.log.append(
+                "dp.step_summary",
+                job=self.plan.digest,
+                round=header.round,
+                mode=privacy.mode,
+                unit=privacy.unit,
+                mechanism="discrete-gaussian" if self.plan.joint else "gaussian",
+                sampler="full-batch" if block.rate == 1 else "poisson",
+                entropy="ratchet" if isinstance(self.entropy, Ratchet) else "fixed",
+                noise_multiplier=block.noise_multiplier,
+                clip=privacy.bound,
+                rate=block.rate,
+                steps=block.steps,
+            )
 
     def _hide(self, header: Header, encoded: Encoded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""

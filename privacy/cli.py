@@ -50,7 +50,7 @@ COMMANDS = {
     "simulate": Command(
         "cloister.simulations.scenarios.cli:app", "Research in one process, before asking anybody."
     ),
-    "report": Command("cloister.privacy.evidence.cli:report", "The evidence of a job, for people."),
+    "report": Command("cloister.server.cli_report:report", "The evidence of a job, for people."),
     "verify": Command(
         "cloister.privacy.evidence.cli:verify", "Checks evidence without trusting who made it."
     ),

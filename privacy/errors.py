@@ -14,6 +14,7 @@
     ├── BudgetError       the privacy ledger refuses
     ├── EntropyError      a random stream would be used twice or cannot be kept
     ├── LogError          the event log is damaged or cannot be written
+    ├── EvidenceError     a bundle of evidence does not hold
     ├── ModelError        the base model or adapter is not the one agreed
     ├── StateError        the state on disk cannot be read or written
     └── TransportError    Flower or the consortium service cannot be reached or refuses
@@ -239,6 +240,18 @@ class LogError(CloisterError):
         "head_invalid": "a signed head does not verify",
         "head_missing": "no signed head vouches for the log",
         "proof_invalid": "an inclusion or consistency proof does not verify",
+    }
+
+
+class EvidenceError(CloisterError):
+    """A bundle of evidence does not hold, or cannot be made."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "bundle_altered": "a file, signature, proof or record of a bundle is not what was signed",
+        "bundle_incomplete": "a bundle lacks a part, a file or an end that it needs",
+        "claim_not_reproducible": "a claim of a bundle does not follow from the records in it",
+        "key_untrusted": "a bundle is signed with a key that is not among those that are trusted",
+        "job_unfinished": "a job has not ended with a model, so there is no evidence of one",
     }
 
 

@@ -136,6 +136,18 @@ class PublicIdentity:
         except (InvalidSignature, ValueError) as error:
             raise ChannelError("signature_invalid", f"A signature of {self.name} does not verify.") from error
 
+    def verify_bare(self, message: bytes, signature: Signature) -> None:
+        """Checks both signatures of ``PrivateIdentity.sign_bare``.
+
+        Raises:
+            ChannelError: ``signature_invalid`` unless both hold.
+        """
+        try:
+            ed25519.Ed25519PublicKey.from_public_bytes(self.ed25519).verify(signature.ed25519, message)
+            mldsa.MLDSA65PublicKey.from_public_bytes(self.mldsa65).verify(signature.mldsa65, message)
+        except (InvalidSignature, ValueError) as error:
+            raise ChannelError("signature_invalid", f"A signature of {self.name} does not verify.") from error
+
     @cached_property
     def sealing_key(self) -> Any:  # the class behind the alias has no name that types can use
         """The key that others seal for.
@@ -217,6 +229,16 @@ class PrivateIdentity:
         return Signature(
             self._ed25519.sign(_framed(message, context)), self._mldsa65.sign(message, context.encode())
         )
+
+    def sign_bare(self, message: bytes) -> Signature:
+        """Signs a message of a public format that brings its own context, so that others can check it.
+
+        What it signs begins with ``DSSEv1`` (``privacy.evidence.dsse``), where a framed message begins with
+        the length of a context, and ML-DSA's own context is empty: neither signature can stand for the other.
+        """
+        if not message.startswith(b"DSSEv1 "):
+            raise ValueError("only what brings its own context is signed without one")
+        return Signature(self._ed25519.sign(message), self._mldsa65.sign(message))
 
     def save(self, folder: Path, vault: Vault = CLEAR) -> None:
         """Writes the keys, as ``vault`` keeps secrets, and the public identity; none is ever replaced.

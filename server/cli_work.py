@@ -115,15 +115,7 @@ def propose(
         raise UsageError("option_invalid", "At least two labels are needed.", "--labels a,b,c")
     base = describe(model)
     plan, start = draft(terms, folder.enrolment.roster, desk.offers(), base, code.installed())
-    job = desk.jobs.propose(plan, start, folder.identity, agreed_layout(plan, base))
-    folder.log.append(
-        "job.proposed",
-        job=plan.digest,
-        base=plan.base.digest,
-        roster=plan.roster,
-        code=plan.lead.code,
-        sites=[site.name for site in plan.sites],
-    )
+    job = desk.propose(plan, start, folder.identity, agreed_layout(plan, base))
     if json:
         _print(
             {

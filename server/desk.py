@@ -9,7 +9,10 @@ from cloister.privacy import canonical, durable, folder
 from cloister.privacy.canonical import Json
 from cloister.privacy.consent import Decision, Offer
 from cloister.privacy.evidence.log import EventLog
-from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
+from cloister.privacy.layout import Layout
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.signed import Signed
 from cloister.server.jobs import FAILED, FINISHED, OPEN, STOPPED, Job, Jobs
@@ -29,6 +32,19 @@ class FolderDesk:
     def __init__(self, path: Path, log: EventLog, vault: Vault = CLEAR) -> None:
         self.jobs = Jobs(path / "jobs", vault)
         self._offers, self._log = path / "offers", log
+
+    def propose(self, plan: Plan, start: Vector, lead: PrivateIdentity, order: Layout | None = None) -> Job:
+        """Lays a plan out for the sites (``Jobs.propose``) and writes it down."""
+        job = self.jobs.propose(plan, start, lead, order)
+        self._log.append(
+            "job.proposed",
+            job=plan.digest,
+            base=plan.base.digest,
+            roster=plan.roster,
+            code=plan.lead.code,
+            sites=[site.name for site in plan.sites],
+        )
+        return job
 
     def proposals(self, site: str) -> Iterable[Signed]:
         """Plans that name a site and were not refused."""

@@ -104,11 +104,12 @@ class Job:
 
     def decisions(self) -> dict[str, Decision]:
         """Site name -> its decision."""
-        signed = (
-            self._read(f"decisions/{path.name}") for path in (self.folder / "decisions").glob("*.signed")
-        )
-        found = [Decision.from_bytes(Signed.from_json(value).content) for value in signed]
-        return {decision.site: decision for decision in found}
+        return {name: Decision.from_bytes(s.content) for name, s in self.signed_decisions().items()}
+
+    def signed_decisions(self) -> dict[str, Signed]:
+        """Site name -> its decision under its signatures."""
+        paths = (self.folder / "decisions").glob("*.signed")
+        return {p.stem: Signed.from_json(self._read(f"decisions/{p.name}")) for p in sorted(paths)}
 
     def decide(self, decision: Decision, signature: Signature) -> None:
         """Keeps a site's verified decision; one that comes after the start changes nothing.

@@ -286,11 +286,20 @@ class Lead:
 
     def _finish(self, job: Job, federation: Federation, end: Checkpoint) -> None:
         model = messages.model_digest(end.model)
+        self._count(job, federation)
         self._folder.log.append("job.finished", job=job.plan.digest, model=model, rounds=end.round)
         self._folder.log.head()
         job.note({**job.progress, **_moved(federation.up, federation.down), "model": model})
         job.move(FINISHED)
         self._say(f"Finished {job.plan.digest[7:19]}: {model}")
+
+    def _count(self, job: Job, federation: Federation) -> None:
+        """Writes down what moved in this process, by site."""
+        for site, size in sorted(federation.down.items()):
+            up = federation.up[site]
+            self._folder.log.append(
+                "traffic.counted", job=job.plan.digest, site=site, bytes_up=up, bytes_down=size
+            )
 
     def _end(self, job: Job, error: CloisterError) -> None:
         """Notes that a run ended before its time, and why."""

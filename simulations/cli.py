@@ -140,6 +140,7 @@ def _perform(demo_: stagecraft.Demo, *, as_json: bool) -> None:
     for part in shown:
         console.print(part)
     console.print(f"Everything is in {demo_.out}: result.json, report.html, model/, and each party's folder.")
+    console.print(f"To check its evidence: cloister verify {demo_.out}/bundle --trust {demo_.out}/trust.json")
 
 
 def _shower(live: Live, play: Stage) -> Callable[[Job, Mapping[str, SiteFolder]], None]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import RenderableType
 
-from cloister.privacy import durable
+from cloister.privacy import canonical, durable
+from cloister.privacy.canonical import Json
 from cloister.privacy.evidence.card import card
 from cloister.privacy.evidence.render import render
+from cloister.privacy.identity import PublicIdentity
 from cloister.simulations import baselines, dossier, outcome, stage
 from cloister.simulations.baselines import Ground
 from cloister.simulations.demo import Demo, Run
@@ -37,14 +39,23 @@ def conclude(
     federated, own = ground.scores(run.model(), run.base, held)
     compared = baselines.measure(ground, train, demo.stage.test)
     found = Outcome(run, compared, federated, own, stage.majority(demo.stage.test), memory.peak_rss)
-    result = found.to_json()
+    made = dossier.gather(found, len(demo.stage.test))
+    bundle = dossier.bundle(found, made)
+    bundle.write(demo.out / "bundle")
+    result = found.to_json() | {"bundle": "bundle"}
     _keep(demo, "result.json", json.dumps(result, indent=2) + "\n")
-    evidence = dossier.gather(found, len(demo.stage.test))
+    evidence = made.evidence
     _keep(demo, "evidence.json", json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     _keep(demo, "report.html", render(evidence))
+    _keep(demo, "trust.json", canonical.encode(_members(made.keys)).decode() + "\n")
     shutil.copytree(run.site_job(next(iter(run.sites))) / "model", demo.out / "model")
     _keep(demo, "model/README.md", card(evidence))
     return result, [outcome.table(found), *outcome.reading(found)]
+
+
+def _members(keys: Iterable[PublicIdentity]) -> Mapping[str, Json]:
+    """Everybody's keys in the form of ``cloister site peers --json``."""
+    return {"members": [{"name": m.name, "role": m.role, "identity": m.digest()} for m in keys]}
 
 
 def _keep(demo: Demo, name: str, text: str) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from cloister.client.site.datasets import Datasets
 from cloister.privacy.dp import accounting
-from cloister.privacy.evidence.evidence import lower_bound
+from cloister.privacy.evidence import derive
 from cloister.privacy.evidence.reading import statement_of
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.prv import prv_epsilon
@@ -23,7 +22,6 @@ _SHARED = (
     "The noise is shared: it protects against the server, outsiders and up to {t} of the other sites acting "
     "together, as long as secure aggregation holds; what one site sends would be protected less by itself."
 )
-_AUDIT = {"audit.committed", "audit.result"}
 
 
 @dataclass(frozen=True)
@@ -109,52 +107,13 @@ def epsilon(run: Run, name: str) -> dict[str, Any]:
         "rounds_charged": len(spent),
         "audit": audit(run, name),
         "plan_target": plan.privacy.epsilon,
-        **({"outside": outside(run, name)} if plan.joint else {}),
+        **({"outside": derive.outside(plan, list(run.sites[name].log.entries()))} if plan.joint else {}),
     }
-
-
-def outside(run: Run, name: str) -> float:
-    """Epsilon of a joint job against whoever knows no site's share: all shares of each sum count.
-
-    A step whose sum this site did not see opened counts as it was reserved.
-    """
-    plan, ledger = run.plan, Datasets(run.sites[name]).ledger
-    rows = [row for row in ledger.rows(DATASET) if row.reservation.job == plan.digest]
-    charged = {row.reservation.round: row.reservation.mechanism for row in rows if row.kind == "reserved"}
-    survivors = {
-        e.round: len(cast(list[str], e.body["survivors"]))
-        for e in run.sites[name].log.entries()
-        if (e.type, e.job) == ("sum.signed", plan.digest)
-    }
-    settled = {row.reservation.round for row in rows if row.kind == "spent"}
-    for number in settled & survivors.keys():
-        charged[number] = plan.grid.event(plan.training.rate, 1, survivors[number])
-    return accounting.epsilon(charged.values(), plan.privacy.delta)
 
 
 def audit(run: Run, name: str) -> dict[str, Any] | None:
     """What the phantom units of the job showed at a site, as evidence; None if it did not come to that."""
-    plan, log = run.plan, run.sites[name].log
-    events = {e.type: e.body for e in log.entries() if e.job == plan.digest and e.type in _AUDIT}
-    if events.keys() != _AUDIT:
-        return None
-    bound, result = events["audit.committed"], events["audit.result"]
-    counts = (result["correct"], bound["guesses"], bound["phantoms"])
-    correct, guesses, phantoms = (int(cast(int, count)) for count in counts)
-    return {
-        "commitment": bound["commitment"],
-        "phantoms": str(phantoms),
-        "guesses": str(guesses),
-        "correct": str(correct),
-        "claimed": rounded_up(float(cast(float, result["claimed"]))),
-        "bound": lower_bound(correct, guesses, phantoms, plan.privacy.delta),
-        "failed": result["failed"],
-    }
-
-
-def rounded_up(number: float) -> str:
-    """Three decimals, never less than the number itself."""
-    return f"{math.ceil(number * 1000) / 1000:.3f}"
+    return derive.audited(run.plan, run.sites[name].log.entries())
 
 
 def table(outcome: Outcome) -> Table:

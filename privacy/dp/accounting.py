@@ -176,6 +176,7 @@ def converted(divergence: Floats, orders: Floats, delta: float) -> float:
     return max(0.0, float(bounds.min()))
 
 
+@lru_cache(maxsize=256)
 def _privacy_loss_distribution(blocks: tuple[GaussianSteps, ...], delta: float) -> float:
     from dp_accounting import dp_event
     from dp_accounting.pld import pld_privacy_accountant

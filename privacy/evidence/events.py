@@ -82,15 +82,17 @@ class Event:
             LogError: ``event_malformed``.
         """
         value: Any = canonical.decode(line, otherwise=malformed("A line is not canonical JSON."))
-        if not isinstance(value, dict) or value.pop("v", None) != VERSION:
+        if not isinstance(value, dict) or type(value.get("v")) is not int or value.pop("v") != VERSION:
             raise malformed("A line is not an event of this version.")
+        if None in (value.get("job", ""), value.get("round", "")):
+            raise malformed("A line writes an event in another form than the one that exists.")
         value = {"job": None, "round": None, **value}
         if value.keys() != cls.__dataclass_fields__.keys():
             raise malformed("A line lacks a field of every event, or has one more.")
         event = cls(**value)
-        if event.encode() != line:
-            raise malformed("A line writes an event in another form than the one that exists.")
-        return event
+        event._check_frame()
+        check(event.type, event.job, event.round, event.body)
+        return event  # canonical, with exactly these fields: what ``encode`` gives
 
     def _check_frame(self) -> None:
         kinds = {"writer": NAME, "seq": COUNT, "prev": DIGEST}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -39,6 +40,7 @@ def _declared(reason: str) -> str:
 _MOST_PHANTOMS = 100_000
 
 
+@lru_cache(maxsize=1024)
 def lower_bound(correct: int, guesses: int, phantoms: int, delta: float) -> str:
     """The pipeline lower bound as it is printed: three decimals, rounded down."""
     bound = tails.epsilon_lower_bound(correct, guesses, phantoms, delta)

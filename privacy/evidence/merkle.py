@@ -10,15 +10,19 @@ The ``verify_`` functions return nothing or raise ``LogError`` with the id ``pro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from cloister.privacy.errors import LogError
 
 EMPTY = hashlib.sha256(b"").digest()
 """Root of the tree without leaves (RFC 6962, section 2.1)."""
+
+
+_Part: TypeAlias = Callable[[int, int], bytes]
+"""Root of the tree over the leaves from a place (inclusive) to another."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -67,36 +71,83 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     """Hashes that lead from leaf ``index`` to the root, lowest first (RFC 9162, section 2.1.3.1)."""
     if not 0 <= index < len(leaves):
         raise ValueError("the tree has no such leaf")
-    proof: list[bytes] = []
-    start, stop = 0, len(leaves)
-    while stop - start > 1:
-        middle = _middle(start, stop)
-        if index < middle:
-            proof.append(root(leaves[middle:stop]))
-            stop = middle
-        else:
-            proof.append(root(leaves[start:middle]))
-            start = middle
-    return tuple(reversed(proof))
+    return _inclusion(lambda start, stop: root(leaves[start:stop]), index, len(leaves))
 
 
 def consistency_proof(leaves: Sequence[bytes], old: int) -> tuple[bytes, ...]:
     """Hashes that tie the tree of the first ``old`` leaves to the whole (RFC 9162, section 2.1.4.1)."""
     if not 0 < old <= len(leaves):
         raise ValueError("the earlier tree must have a leaf, and no more than the later one")
+    return _consistency(lambda start, stop: root(leaves[start:stop]), old, len(leaves))
+
+
+def _inclusion(part: _Part, index: int, size: int) -> tuple[bytes, ...]:
     proof: list[bytes] = []
-    start, stop = 0, len(leaves)
+    start, stop = 0, size
+    while stop - start > 1:
+        middle = _middle(start, stop)
+        if index < middle:
+            proof.append(part(middle, stop))
+            stop = middle
+        else:
+            proof.append(part(start, middle))
+            start = middle
+    return tuple(reversed(proof))
+
+
+def _consistency(part: _Part, old: int, size: int) -> tuple[bytes, ...]:
+    proof: list[bytes] = []
+    start, stop = 0, size
     while old < stop:
         middle = _middle(start, stop)
         if old <= middle:
-            proof.append(root(leaves[middle:stop]))
+            proof.append(part(middle, stop))
             stop = middle
         else:
-            proof.append(root(leaves[start:middle]))
+            proof.append(part(start, middle))
             start = middle
     if start:  # where the old tree is itself a left subtree, the verifier already holds its root
-        proof.append(root(leaves[start:stop]))
+        proof.append(part(start, stop))
     return tuple(reversed(proof))
+
+
+class Tree:
+    """A tree with all its perfect subtrees at hand: many proofs of one log cost one pass over it.
+
+    Args:
+        leaves: the leaf hashes, in order.
+    """
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        level = list(leaves)
+        self.size = len(level)
+        self._levels = [level]
+        while len(level) > 1:
+            level = [node_hash(level[n], level[n + 1]) for n in range(0, len(level) - 1, 2)]
+            self._levels.append(level)
+
+    def root(self, size: int) -> bytes:
+        """Root of the tree over the first ``size`` leaves."""
+        return self._root(0, size) if size else EMPTY
+
+    def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
+        """``inclusion_proof`` of the first ``size`` leaves."""
+        if not 0 <= index < size <= self.size:
+            raise ValueError("the tree has no such leaf")
+        return _inclusion(self._root, index, size)
+
+    def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """``consistency_proof`` of the first ``new`` leaves."""
+        if not 0 < old <= new <= self.size:
+            raise ValueError("the earlier tree must have a leaf, and no more than the later one")
+        return _consistency(self._root, old, new)
+
+    def _root(self, start: int, stop: int) -> bytes:
+        size = stop - start
+        if not size & (size - 1) and not start % size:
+            return self._levels[size.bit_length() - 1][start // size]
+        middle = _middle(start, stop)
+        return node_hash(self._root(start, middle), self._root(middle, stop))
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

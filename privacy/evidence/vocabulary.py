@@ -278,18 +278,20 @@ FAMILIES: Mapping[str, Family] = {
     "sum.closed": _round({"survivors": _SITES, "signed": _SITES, "opened": _SITES, "step": COUNT}),
     "step.unchecked": _round({}),  # joint mode: a site could not take the step again that led to a model
     # Every sealed envelope, at both ends. `sealed` is the digest of its bytes.
-    "update.sent": _round({"sealed": DIGEST, "bytes": COUNT, **_ENVELOPE}),
+    "update.sent": _round({"sealed": DIGEST, "bytes": COUNT, "model?": DIGEST, **_ENVELOPE}),
     "update.received": _round({"sealed": DIGEST, "bytes?": COUNT, **_ENVELOPE}),
     "update.accepted": _round({"sealed": DIGEST, "site?": NAME}),
     "update.refused": _any({"reason": REASON, "sealed?": DIGEST, "site?": NAME}),
     "update.acknowledged": _job({"sealed": DIGEST, "site?": NAME}),
+    # Bytes of all envelopes of a site, as one process of the lead counted them.
+    "traffic.counted": _job({"site": NAME, "bytes_up": COUNT, "bytes_down": COUNT}),
     # Privacy. `reservation` ties what was reserved, spent and released.
     "dp.step_summary": _round(
         {
             "mode": MODE,
             "unit": UNIT,
             "mechanism": one_of("gaussian", "discrete-gaussian"),
-            "sampler": one_of("poisson", "full-batch"),
+            "sampler": one_of("poisson", "full-batch", "shuffled"),
             "entropy": one_of("ratchet", "fixed"),
             "noise_multiplier": SCALE,
             "clip": SCALE,

@@ -21,6 +21,7 @@ BENCHES = {
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
     "codec": "what few bits a parameter keep of a mean of updates",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
+    "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
 _TAKES_TEXTS = "step"

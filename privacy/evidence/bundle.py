@@ -1,0 +1,228 @@
+"""The bundle: everything that somebody needs who trusts neither the lead, nor the server, nor us.
+
+==============================  =====================================================================
+``MANIFEST.json``               digest and size of every file, signed by every party that answered
+``VERIFY.txt``                  how to check the bundle without our code
+``report.html``                 for people, rendered from ``evidence.json`` alone
+``evidence.json``               what the report says, before it is put into words
+``plan.json``, ``keys.json``    what was run, and the public keys of its parties
+``approvals/<party>.json``      the plan under the lead's keys, each site's decision under its own
+``events/``, ``heads/``         this job's events of every party with proofs, under signed heads (``part``)
+``policies/``                   policies that events name, as far as the audience may see them
+``attestations/``               in-toto statements about parts, plan, final model and report
+documents                       written from the evidence alone (``PAPERS``)
+==============================  =====================================================================
+
+A bundle holds events of one job only, never a record, an update or a key that opens anything.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias
+
+from cloister.privacy import canonical, durable
+from cloister.privacy.canonical import Json
+from cloister.privacy.errors import EvidenceError, UsageError
+from cloister.privacy.evidence import byhand
+from cloister.privacy.evidence.card import card
+from cloister.privacy.evidence.dsse import Envelope, Statement
+from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.render import render
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.plan import Plan
+from cloister.privacy.wire.signed import Signed
+
+MANIFEST, REPORT = (f"urn:cloister:evidence:{what}:1" for what in ("manifest", "report"))
+MANIFEST_FILE, EVIDENCE_FILE, REPORT_FILE = "MANIFEST.json", "evidence.json", "report.html"
+FILE_LIMIT, TOTAL_LIMIT = 512 << 20, 2 << 30
+"""Largest file and largest bundle in bytes that are read."""
+
+Audience: TypeAlias = Literal["auditor", "partner", "public"]
+"""Who a bundle is for. An auditor sees the policies that events name; others see their digests only."""
+
+Paper: TypeAlias = Callable[[Mapping[str, Any]], bytes]
+"""A document as a pure function of the evidence, as JSON."""
+
+PAPERS: tuple[tuple[str, Paper], ...] = (("model-card.md", lambda evidence: card(evidence).encode()),)
+"""Name in the bundle -> how the document is written. The verifier writes each again and compares."""
+
+_VERSION = 1
+_SAFE = re.compile(r"[A-Za-z0-9@._-]{1,160}(/[A-Za-z0-9@._-]{1,160}){0,3}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The files of a bundle; read is not verified (``checks.verify``).
+
+    Attributes:
+        files: name -> bytes, ``MANIFEST.json`` among them.
+    """
+
+    files: Mapping[str, bytes]
+
+    @property
+    def manifest(self) -> Envelope:
+        """The signed list of all other files.
+
+        Raises:
+            EvidenceError: ``bundle_incomplete``, ``bundle_altered``.
+        """
+        if MANIFEST_FILE not in self.files:
+            raise EvidenceError(
+                "bundle_incomplete", "There is no MANIFEST.json.", "Ask for the whole folder."
+            )
+        return Envelope.from_bytes(self.files[MANIFEST_FILE])
+
+    @property
+    def digest(self) -> str:
+        """The digest of what the manifest's signatures are over: the name of the bundle."""
+        return canonical.digest(self.manifest.payload)
+
+    def signed(self, party: PrivateIdentity) -> Bundle:
+        """The same bundle with the signature of one more party under its manifest."""
+        return Bundle({**self.files, MANIFEST_FILE: self.manifest.signed(party).to_bytes()})
+
+    def write(self, folder: Path) -> None:
+        """Writes a new folder, whole or not at all.
+
+        Raises:
+            UsageError: ``folder_in_use``.
+            StateError: ``disk_full``, ``state_unwritable``.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError("folder_in_use", f"{folder} holds something already.", "Name a new folder.")
+        beside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+        try:
+            for name, data in self.files.items():
+                (beside / name).parent.mkdir(parents=True, exist_ok=True)
+                durable.write(beside / name, data, mode=0o644, sync=False)
+            beside.replace(folder)
+            durable.sync_folder(folder.resolve().parent)
+        except OSError as error:
+            raise durable.unwritable(folder, error) from error
+
+    @classmethod
+    def read(cls, folder: Path) -> Bundle:
+        """The files of a folder.
+
+        Raises:
+            UsageError: ``option_invalid``, there is no such folder.
+            EvidenceError: ``bundle_altered``, something in it is no plain file of a possible name or size.
+        """
+        if not folder.is_dir():
+            raise UsageError("option_invalid", f"{folder} is no folder.", "Name the folder of a bundle.")
+        files: dict[str, bytes] = {}
+        total = 0
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                continue
+            size = path.lstat().st_size
+            total += size
+            if path.is_symlink() or not path.is_file() or not safe(name):
+                raise EvidenceError("bundle_altered", f"{name!r} is no file of a bundle.")
+            if size > FILE_LIMIT or total > TOTAL_LIMIT:
+                raise EvidenceError("bundle_altered", f"{name} is larger than any file of a bundle.")
+            files[name] = path.read_bytes()
+        return cls(files)
+
+
+def safe(name: str) -> bool:
+    """Whether a name can be one of a file in a bundle: relative, plain, nothing above the folder."""
+    return _SAFE.fullmatch(name) is not None and ".." not in PurePosixPath(name).parts
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bundle is made of.
+
+    Attributes:
+        plan: of the job.
+        keys: the public keys of all its parties.
+        parts: the part of every party that sent one.
+        approvals: name of a party -> the plan under the lead's keys, a site's decision under its own.
+        evidence: the value of ``evidence.json``.
+        audience: who the bundle is for.
+    """
+
+    plan: Plan
+    keys: tuple[PublicIdentity, ...]
+    parts: tuple[Part, ...]
+    approvals: Mapping[str, Signed]
+    evidence: Mapping[str, Any]
+    audience: Audience = "auditor"
+
+    def bundle(self, lead: PrivateIdentity, *others: PrivateIdentity) -> Bundle:
+        """The bundle, its report and manifest signed by the lead, and by whoever else is at hand."""
+        files = self._files()
+        subjects = {name: _hex(files[name]) for name in (EVIDENCE_FILE, REPORT_FILE)}
+        about = {"job": self.plan.digest, "party": lead.public.name}
+        place = f"attestations/{lead.public.name}.report.dsse.json"
+        files[place] = Envelope.make(Statement(subjects, REPORT, about), lead).to_bytes()
+        manifest = Envelope.make(listing(files, self.plan, self.audience), lead, *others)
+        return Bundle({**files, MANIFEST_FILE: manifest.to_bytes()})
+
+    def _files(self) -> dict[str, bytes]:
+        names = [self.plan.lead.name, *(site.name for site in self.plan.sites)]
+        files: dict[str, bytes] = {
+            "plan.json": self.plan.to_bytes(),
+            "keys.json": canonical.encode([member.to_json() for member in self.keys]),
+            "VERIFY.txt": byhand.text(self.plan.digest, names),
+            EVIDENCE_FILE: canonical.encode(dict(self.evidence)),
+            REPORT_FILE: render(self.evidence).encode(),
+            **{name: paper(self.evidence) for name, paper in PAPERS},
+        }
+        for name, signed in self.approvals.items():
+            files[f"approvals/{name}.json"] = canonical.encode(signed.to_json())
+        for part in self.parts:
+            files |= {name: data for name, data in part.files.items() if shown_to(name, self.audience)}
+        return files
+
+
+def shown_to(name: str, audience: str) -> bool:
+    """Whether an audience sees a file of a party's part."""
+    return audience == "auditor" or not name.startswith("policies/")
+
+
+def listing(files: Mapping[str, bytes], plan: Plan, audience: Audience) -> Statement:
+    """The statement that a manifest makes: every file, its digest, its size, and who should sign."""
+    sizes: dict[str, Json] = {name: len(data) for name, data in files.items()}
+    parties = [plan.lead.name, *(site.name for site in plan.sites)]
+    predicate = {
+        "version": _VERSION,
+        "job": plan.digest,
+        "audience": audience,
+        "parties": sorted(parties),
+        "sizes": sizes,
+    }
+    return Statement({name: _hex(data) for name, data in files.items()}, MANIFEST, predicate)
+
+
+def relisted(bundle: Bundle, plan: Plan, audience: Audience, *signers: PrivateIdentity) -> Bundle:
+    """A bundle whose files were changed on purpose, under a new manifest."""
+    files = {name: data for name, data in bundle.files.items() if name != MANIFEST_FILE}
+    manifest = Envelope.make(listing(files, plan, audience), *signers)
+    return replace(bundle, files={**files, MANIFEST_FILE: manifest.to_bytes()})
+
+
+def _hex(data: bytes) -> str:
+    return canonical.digest(data).removeprefix("sha256:")
+
+
+def keys_of(plan: Plan, members: Iterable[PublicIdentity]) -> tuple[PublicIdentity, ...]:
+    """The members that a plan names, the lead first, in the plan's order.
+
+    Raises:
+        EvidenceError: ``bundle_incomplete``, a party's keys are not among them.
+    """
+    by_digest = {member.digest(): member for member in members}
+    parties = (plan.lead, *plan.sites)
+    missing = [party.name for party in parties if party.identity not in by_digest]
+    if missing:
+        raise EvidenceError("bundle_incomplete", f"The keys of {', '.join(missing)} are not here.")
+    return tuple(by_digest[party.identity] for party in parties)

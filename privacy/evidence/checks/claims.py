@@ -1,0 +1,192 @@
+"""What is said, against what follows: evidence from events, report and documents from the evidence."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloister.privacy import canonical
+from cloister.privacy.errors import CloisterError, InputError
+from cloister.privacy.evidence import byhand, derive
+from cloister.privacy.evidence.bundle import EVIDENCE_FILE, PAPERS, REPORT_FILE
+from cloister.privacy.evidence.checks.case import Case
+from cloister.privacy.evidence.checks.findings import (
+    Finding,
+    Findings,
+    Result,
+    altered,
+    incomplete,
+    unfounded,
+)
+from cloister.privacy.evidence.evidence import Evidence
+from cloister.privacy.evidence.render import render
+
+_PREFIX = "base_model.model."
+
+
+def readable(case: Case) -> Findings:
+    """The evidence is well formed and agrees with itself."""
+    try:
+        Evidence.from_json(case.evidence)
+    except InputError as error:
+        yield Finding("evidence", Result.NOT_REPRODUCIBLE, EVIDENCE_FILE, error.what.rstrip("."))
+
+
+def evidence(case: Case) -> Findings:
+    """Every field of the evidence that plan and events decide is what they decide."""
+    logs = {name: writer.events for name, writer in case.writers.items()}
+    heads = {name: writer.newest for name, writer in case.writers.items()}
+    expected = derive.derived(case.plan, case.keys.values(), logs, heads)
+    found = dict(case.evidence)
+    for field in sorted(found.keys() - expected.keys() - {*derive.DECLARED}):
+        yield unfounded("evidence", EVIDENCE_FILE, f"nothing decides its field {field}")
+    progress = expected.pop("progress")
+    yield from _progress(found.get("progress"), progress)
+    for field, value in expected.items():
+        stated = _without_prv(found.get(field)) if field == "privacy" else found.get(field)
+        for place in _differences(value, stated, field):
+            yield unfounded("evidence", f"{EVIDENCE_FILE} {place}", "the events say otherwise")
+    yield from _created(case)
+
+
+def _without_prv(privacy: Any) -> Any:
+    """Another accountant's figure, which needs torch, is held to PLD elsewhere (``accounts``)."""
+    return [
+        {**entry, "accountants": {**entry["accountants"], "prv": None}} if entry["accountants"] else entry
+        for entry in privacy
+    ]
+
+
+def _progress(stated: Any, expected: list[dict[str, Any]]) -> Findings:
+    """Each point's epsilon is the ledger's total; no charged round is left out. Accuracies are words."""
+    totals = {(point["site"], point["round"]): point["epsilon"] for point in expected}
+    seen = set()
+    for point in stated:
+        key = (point["site"], point["round"])
+        seen.add(key)
+        if point["epsilon"] != totals.get(key):
+            reason = f"epsilon of {key[0]} after round {key[1]} is not the total of its ledger"
+            yield unfounded("evidence", f"{EVIDENCE_FILE} progress", reason)
+    for name, number in sorted(totals.keys() - seen):
+        if number and seen:
+            reason = f"round {number} of {name} is left out"
+            yield unfounded("evidence", f"{EVIDENCE_FILE} progress", reason)
+
+
+def _differences(expected: Any, found: Any, place: str) -> Iterator[str]:
+    """Where two JSON values differ, innermost first named."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted(expected.keys() | found.keys()):
+            yield from _differences(expected.get(key), found.get(key), f"{place}.{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for number, pair in enumerate(zip(expected, found, strict=True)):
+            yield from _differences(*pair, f"{place}[{number}]")
+    elif canonical.encode(expected) != canonical.encode(found):
+        yield place
+
+
+def _created(case: Case) -> Findings:
+    """Evidence is not older than the last event of its maker."""
+    last = case.lead[-1] if case.lead else None
+    if last and str(case.evidence.get("created")) < last.event.ts[:19]:
+        yield unfounded("evidence", f"{EVIDENCE_FILE} created", f"it is dated before {last.id}")
+
+
+def report(case: Case) -> Findings:
+    """The report is what the evidence gives with the template of its version, byte for byte."""
+    found = case.bundle.files.get(REPORT_FILE)
+    if found is not None and render(case.evidence).encode() != found:
+        yield unfounded("report", REPORT_FILE, "rendered from evidence.json it reads differently")
+
+
+def papers(case: Case) -> Findings:
+    """Every document is what the evidence gives, byte for byte."""
+    expected = {name: paper(case.evidence) for name, paper in PAPERS}
+    expected["VERIFY.txt"] = byhand.text(case.plan.digest, case.parties)
+    for name, data in expected.items():
+        if name in case.bundle.files and case.bundle.files[name] != data:
+            yield unfounded("papers", name, "written from evidence.json it reads differently")
+
+
+def policies(case: Case) -> Findings:
+    """Policies that are shown are those that were in force, and decisions were made under one of them."""
+    audience = case.manifest.predicate.get("audience")
+    for name, writer in case.writers.items():
+        loaded: set[Any] = set()
+        for one in writer.shown:
+            if one.event.type in ("policy.loaded", "policy.changed"):
+                loaded.add(one.event.body["policy"])
+            if one.event.type == "policy.decision" and one.event.body["policy"] not in loaded:
+                yield unfounded("policy", one.id, "it was decided under a policy that was never loaded")
+        for place, digest in _shown_policies(case, name):
+            data = case.bundle.files[place]
+            if canonical.digest(data) != digest:
+                yield altered("policy", place, "it is not the policy that its name says")
+            if digest not in loaded:
+                yield altered("policy", place, f"{name} never loaded it")
+        shown = {digest for _, digest in _shown_policies(case, name)}
+        for digest in sorted(map(str, loaded - shown)) if audience == "auditor" else ():
+            yield incomplete("policy", f"events/{name}.jsonl", f"the policy {digest[:19]} is not shown")
+
+
+def _shown_policies(case: Case, name: str) -> Iterator[tuple[str, str]]:
+    for place in sorted(case.bundle.files):
+        if match := re.fullmatch(rf"policies/{name}@([0-9a-f]{{64}})\.yaml", place):
+            yield place, f"sha256:{match[1]}"
+
+
+def model(case: Case, file: Path) -> Findings:
+    """A released model is the one that the job ended with.
+
+    Args:
+        case: the bundle.
+        file: an exported folder, or a file with the bytes that the digest is of (little-endian float32).
+    """
+    stated = case.evidence.get("model")
+    wanted = stated.get("digest") if isinstance(stated, Mapping) else None
+    try:
+        found = _digest_of(file)
+    except (OSError, ValueError, CloisterError):
+        yield incomplete("model", file.name, "it cannot be read as an exported model")
+        return
+    if found != wanted:
+        yield altered("model", file.name, f"its digest is {found}, not {wanted}")
+
+
+def _digest_of(file: Path) -> str:
+    if file.is_file():
+        return canonical.digest_of_file(file)
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for part in ("head.safetensors", "adapter_model.safetensors"):
+        if (file / part).is_file():
+            tensors |= _tensors((file / part).read_bytes())
+    if not tensors:
+        raise ValueError("no tensors")
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        state.update(tensors[name].tobytes())
+    return "sha256:" + state.hexdigest()
+
+
+def _tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """The float32 tensors of safetensors bytes, without the library: a header of JSON, then the values."""
+    length = int.from_bytes(data[:8], "little")
+    if not 0 < length <= len(data) - 8:
+        raise ValueError("the header is cut")
+    import json
+
+    found = {}
+    for name, entry in json.loads(data[8 : 8 + length]).items():
+        if name == "__metadata__":
+            continue
+        start, stop = entry["data_offsets"]
+        if entry["dtype"] != "F32" or not 0 <= start <= stop <= len(data) - 8 - length:
+            raise ValueError("not float32, or beyond the end")
+        raw = data[8 + length + start : 8 + length + stop]
+        found[name.removeprefix(_PREFIX)] = np.frombuffer(raw, dtype="<f4")
+    return found

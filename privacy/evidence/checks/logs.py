@@ -1,0 +1,162 @@
+"""Each log by itself, and whether anybody was shown another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from cloister.privacy import canonical
+from cloister.privacy.errors import CloisterError, LogError
+from cloister.privacy.evidence import merkle
+from cloister.privacy.evidence.checks.case import Case, Writer
+from cloister.privacy.evidence.checks.findings import Finding, Findings, altered, incomplete, unfounded
+from cloister.privacy.evidence.events import GENESIS
+from cloister.privacy.evidence.heads import refuse_forks
+from cloister.privacy.evidence.part import Shown
+from cloister.privacy.evidence.selection import selected
+
+_DATED = frozenset({"consent.recorded", "approval.granted", "policy.loaded", "policy.changed"})
+_TOLERANCE_S = 5.0
+
+
+def chains(case: Case) -> Findings:
+    """Every event is its writer's, in order, chained to its neighbour, under the newest head."""
+    for name, writer in case.writers.items():
+        yield from _chain(name, writer)
+        yield from _included(writer)
+        yield from _in_time(writer.shown)
+        known = {event.seq for event in selected(writer.events, case.plan)}
+        for one in writer.shown:
+            if one.event.seq not in known:
+                yield altered("chain", one.id, "it is no event of this job, nor one that the job rests on")
+
+
+def _chain(name: str, writer: Writer) -> Findings:
+    first = writer.shown[0].event
+    if (first.seq, first.type, first.prev) != (0, "log.opened", GENESIS):
+        yield incomplete("chain", f"events/{name}.jsonl", "the first event of the log is not shown")
+    elif first.body["identity"] != writer.identity.digest():
+        yield altered("chain", f"{name}/0", "the log was begun under other keys")
+    for one in writer.shown:
+        if one.event.writer != name:
+            yield altered("chain", one.id, f"it stands among the events of {name}")
+    for before, after in pairwise(writer.shown):
+        if after.event.seq <= before.event.seq:
+            yield altered("chain", after.id, "it is not in the order of the log")
+        elif after.event.seq == before.event.seq + 1 and after.event.prev != canonical.digest(before.line):
+            yield altered("chain", after.id, "it does not follow from the event before it")
+
+
+def _included(writer: Writer) -> Findings:
+    head = writer.newest
+    for one in writer.shown:
+        try:
+            leaf = merkle.leaf_hash(one.line)
+            merkle.verify_inclusion(leaf, one.event.seq, head.size, one.proof, head.root)
+        except LogError:
+            yield altered(
+                "chain", one.id, f"it is not in the log whose head of {head.size} events was signed"
+            )
+
+
+def _in_time(shown: Sequence[Shown]) -> Findings:
+    """Nothing that permits is dated before what stands before it in the log."""
+    for before, after in pairwise(shown):
+        earlier = (_moment(before) - _moment(after)).total_seconds()
+        if after.event.type in _DATED and earlier > _TOLERANCE_S:
+            yield unfounded(
+                "consent", after.id, f"it is dated {earlier:.0f} s before {before.id}, which it stands after"
+            )
+
+
+def _moment(one: Shown) -> datetime:
+    return datetime.fromisoformat(one.event.ts)
+
+
+def heads(case: Case) -> Findings:
+    """All heads of a log are signed and beginnings of the newest one; so is every head that others saw."""
+    for name, writer in case.writers.items():
+        yield from _signed(case, name, writer)
+        yield from _only_grew(name, writer)
+    for name in case.writers:
+        yield from _witnessed(case, name)
+
+
+def _signed(case: Case, name: str, writer: Writer) -> Findings:
+    for head in writer.heads:
+        place = f"heads/{name}/{head.size:015d}.head"
+        if place not in case.bundle.files:
+            yield altered("heads", f"heads/{name}", f"the head of size {head.size} stands under another name")
+        others = [key for other, key in case.keys.items() if other != name]
+        try:
+            head.verify(writer.identity, others)
+        except CloisterError as error:
+            yield Finding.of("heads", place, error)
+    try:
+        refuse_forks(writer.heads)
+    except LogError as error:
+        yield Finding.of("heads", f"heads/{name}", error)
+
+
+def _only_grew(name: str, writer: Writer) -> Findings:
+    place, newest = f"heads/{name}/growth.json", writer.newest
+    for grown in writer.grown:
+        try:
+            merkle.verify_consistency(grown.size, newest.size, grown.root, newest.root, grown.proof)
+        except LogError as error:
+            yield Finding.of("heads", place, error)
+    roots = {grown.size: grown.root for grown in writer.grown}
+    for head in writer.heads[:-1]:
+        if roots.get(head.size) != head.root:
+            yield altered("heads", place, f"the log is not shown to begin with its head of size {head.size}")
+
+
+def _witnessed(case: Case, name: str) -> Findings:
+    """Heads of a log that anybody wrote down are heads of the log that is shown."""
+    writer = case.writers[name]
+    for one, size, root in _seen(case, name):
+        if size > writer.newest.size:
+            reason = f"the log of {name} had {size} events then; the one that is shown ends at "
+            yield altered("heads", one.id, f"{reason}{writer.newest.size}")
+            continue
+        known = _root_at(writer, size)
+        if known is None:
+            yield incomplete("heads", one.id, f"nothing shows that the log of {name} began with this head")
+        elif known != root:
+            yield altered("heads", one.id, f"the log of {name} was another one at size {size}")
+
+
+def _seen(case: Case, name: str) -> Iterator[tuple[Shown, int, bytes]]:
+    """Events that name a head of a party's log: by its witnesses, and by itself."""
+    for writer in case.writers.values():
+        for one in writer.shown:
+            body, own = one.event.body, writer.identity.name == name
+            if (one.event.type == "log.witnessed" and body["party"] == name) or (
+                one.event.type == "log.countersigned" and own
+            ):
+                size = body["size"]
+                yield one, size if isinstance(size, int) else 0, canonical.raw(str(body["root"]))
+
+
+def _root_at(writer: Writer, size: int) -> bytes | None:
+    known = {writer.newest.size: writer.newest.root, **{g.size: g.root for g in writer.grown}}
+    if size in known:
+        return known[size]
+    lines = [one.line for one in writer.shown[:size]]
+    if [one.event.seq for one in writer.shown[:size]] != list(range(size)):
+        return None
+    return merkle.root([merkle.leaf_hash(line) for line in lines])
+
+
+def witnesses(case: Case) -> dict[str, set[str]]:
+    """Name of a party -> who countersigned one of its heads that the bundle holds."""
+    found: dict[str, set[str]] = {}
+    for name, writer in case.writers.items():
+        others = [key for other, key in case.keys.items() if other != name]
+        for head in writer.heads:
+            try:
+                found.setdefault(name, set()).update(head.verify(writer.identity, others))
+            except CloisterError:
+                continue  # that a head does not verify, the check of heads says
+    return found

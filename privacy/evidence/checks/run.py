@@ -1,0 +1,156 @@
+"""All checks of a bundle, in order, and what they make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.privacy import canonical
+from cloister.privacy.errors import CloisterError, IdentityError, InputError
+from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
+from cloister.privacy.evidence.checks import accounts, claims, logs, meeting, mixtures, rounds, signatures
+from cloister.privacy.evidence.checks.case import Case, Opening
+from cloister.privacy.evidence.checks.findings import WORST_FIRST, Finding, Findings, Result
+
+Check = Callable[[Case], Findings]
+
+ALONE: tuple[Check, ...] = (
+    signatures.files,
+    signatures.signatures,
+    logs.chains,
+    logs.heads,
+    rounds.grammar,
+    accounts.sites,
+    claims.policies,
+)
+"""Checks that hold what is there to itself."""
+
+TOGETHER: tuple[Check, ...] = (meeting.updates, meeting.outcomes, meeting.channels, accounts.traffic)
+"""Checks that hold the parts of all parties against each other; only where all are there."""
+
+SAID: tuple[Check, ...] = (accounts.guarantees, claims.evidence, claims.report, claims.papers)
+"""Checks of what the bundle says; only where all parts are there and the evidence can be read."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a bundle.
+
+    Formal guarantees:
+        ``VERIFIED`` means: what the parties' keys signed is whole and consistent, and every claim follows
+        from it, under the keys of the bundle, or of the trust file where one was given. It does not mean
+        that what a party wrote down is true.
+
+    Attributes:
+        findings: everything that does not hold.
+        notes: what a reader should know, although nothing is wrong with it.
+        events: how many events were checked.
+        bundle: the digest of what the manifest's signatures are over; "" if it cannot be read.
+    """
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    events: int
+    bundle: str
+
+    @property
+    def result(self) -> Result:
+        """The worst of what was found."""
+        found = {finding.result for finding in self.findings}
+        return next((result for result in WORST_FIRST if result in found), Result.VERIFIED)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``cloister verify --json`` prints."""
+        return {
+            "result": self.result.word,
+            "bundle": self.bundle,
+            "events": self.events,
+            "findings": [
+                {"check": f.check, "result": f.result.word, "place": f.place, "reason": f.reason}
+                for f in self.findings
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def verify(
+    bundle: Bundle,
+    trust: Mapping[str, str] | None = None,
+    model: Path | None = None,
+    *,
+    full: bool = False,
+) -> Verdict:
+    """Checks a bundle.
+
+    Args:
+        bundle: its files.
+        trust: name of a party -> digest of its keys, from a source that does not depend on the lead.
+        model: a released model to compare with; None for none.
+        full: also the slow accounts for a person at several sites.
+    """
+    opening = Opening(bundle)
+    case = opening.case()
+    if case is None:
+        return Verdict(tuple(opening.findings), (), 0, "")
+    found = [*opening.findings, *signatures.keys(case, trust)]
+    for check in ALONE:
+        found += check(case)
+    readable = list(claims.readable(case)) if case.evidence else []
+    found += readable
+    if case.whole:
+        for check in TOGETHER:
+            found += check(case)
+        for check in SAID if case.evidence and not readable else ():
+            found += check(case)
+        if full and not found:
+            found += mixtures.persons(case)
+    if model is not None:
+        found += claims.model(case, model)
+    events = sum(len(writer.shown) for writer in case.writers.values())
+    return Verdict(tuple(found), tuple(_notes(case, trust)), events, bundle.digest)
+
+
+def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
+    notes = []
+    if trust is None:
+        notes.append("The keys were not checked: give a file of keys that you trust with --trust.")
+    try:
+        missing = sorted(set(case.parties) - set(signatures.signers_of(case)))
+    except CloisterError:
+        missing = []  # said as a finding
+    if missing:
+        notes.append(f"{MANIFEST_FILE} is not signed by {', '.join(missing)}.")
+    seen = logs.witnesses(case)
+    for name, writer in case.writers.items():
+        if not seen.get(name):
+            notes.append(f"No head of the log of {name} is countersigned by another party.")
+        hidden = writer.newest.size - len(writer.shown)
+        if hidden:
+            notes.append(
+                f"{hidden} events of the log of {name} are not shown: by its word, of other matters."
+            )
+    return notes
+
+
+def trusted(data: bytes) -> dict[str, str]:
+    """The keys of a trust file: what ``cloister site peers --json`` prints, or the same fields by hand.
+
+    Members that were never confirmed at the site that printed the file are left out.
+
+    Raises:
+        InputError: ``file_format``.
+    """
+    refusal = InputError(
+        "file_format", "The trust file is not a list of members.", "Take `cloister site peers --json`."
+    )
+    value = canonical.decode(data.strip(), otherwise=refusal)
+    try:
+        members = [m for m in value["members"] if m.get("confirmed", True) or m.get("own", False)]
+        found = {str(m["name"]): str(m["identity"]) for m in members}
+    except (KeyError, TypeError, AttributeError, IdentityError) as error:
+        raise refusal from error
+    if not found or not all(map(canonical.is_digest, found.values())):
+        raise refusal
+    return found

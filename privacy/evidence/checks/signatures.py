@@ -1,0 +1,180 @@
+"""Files, keys and signatures: is this what was signed, whole, and by whom?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from cloister.privacy import canonical
+from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
+from cloister.privacy.errors import CloisterError
+from cloister.privacy.evidence import bundle as bundles
+from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, PAPERS, REPORT_FILE
+from cloister.privacy.evidence.checks.case import Case
+from cloister.privacy.evidence.checks.findings import Finding, Findings, Result, altered, incomplete
+from cloister.privacy.evidence.dsse import Envelope, Statement
+from cloister.privacy.evidence.heads import origin_of
+from cloister.privacy.evidence.part import PART, owned, statements
+from cloister.privacy.wire.signed import Signed
+
+_FIXED = ("plan.json", "keys.json", "VERIFY.txt", EVIDENCE_FILE, REPORT_FILE)
+
+
+def files(case: Case) -> Findings:
+    """No file too many or too few, each with the digest and the size that the manifest states."""
+    stated, found = case.manifest.subjects, case.bundle.files
+    for name in sorted(stated.keys() - found.keys()):
+        yield incomplete("files", name, "the manifest lists it, and it is missing")
+    for name in sorted(found.keys() - stated.keys() - {MANIFEST_FILE}):
+        yield altered("files", name, "it is not in the manifest")
+    for name in sorted(stated.keys() & found.keys()):
+        if canonical.digest(found[name]) != f"sha256:{stated[name]}":
+            yield altered("files", name, "its bytes are not those that the manifest names")
+        if not _known(case, name):
+            yield altered("files", name, "a bundle has no such file")
+    for name in _needed(case):
+        if name not in found and name not in stated:
+            yield incomplete("files", name, "a bundle must have it")
+    yield from _manifest(case)
+
+
+def _manifest(case: Case) -> Findings:
+    audience = case.manifest.predicate.get("audience")
+    if audience not in ("auditor", "partner", "public"):
+        yield altered("files", MANIFEST_FILE, "it names no audience that exists")
+        return
+    listed = {name: case.bundle.files.get(name, b"") for name in case.manifest.subjects}
+    if all(name in case.bundle.files for name in listed):
+        stated = bundles.listing(listed, case.plan, audience)
+        if stated.predicate != case.manifest.predicate or stated.kind != case.manifest.kind:
+            yield altered(
+                "files", MANIFEST_FILE, "sizes, parties or job are not those of the files and the plan"
+            )
+
+
+def _known(case: Case, name: str) -> bool:
+    approvals = {f"approvals/{party}.json" for party in case.parties}
+    fixed = {*_FIXED, *approvals, _report_place(case), *(paper for paper, _ in PAPERS)}
+    return name in fixed or any(owned(name, party) for party in case.parties)
+
+
+def _needed(case: Case) -> Iterable[str]:
+    yield from _FIXED
+    yield _report_place(case)
+    yield from (name for name, _ in PAPERS)
+    for party in case.parties:
+        yield f"approvals/{party}.json"
+        for what in ("part", "approval", "model"):
+            yield f"attestations/{party}.{what}.dsse.json"
+
+
+def _report_place(case: Case) -> str:
+    return f"attestations/{case.plan.lead.name}.report.dsse.json"
+
+
+def keys(case: Case, trust: Mapping[str, str] | None) -> Findings:
+    """Every key is the one that the plan names, and, where a trust file is given, one that it names."""
+    named = {party.name: party.identity for party in (case.plan.lead, *case.plan.sites)}
+    for name in sorted(case.keys.keys() - named.keys()):
+        yield altered("keys", "keys.json", f"{name} is not in the plan")
+    for name, identity in named.items():
+        if name not in case.keys:
+            yield incomplete("keys", "keys.json", f"the keys of {name} are missing")
+        elif case.keys[name].digest() != identity:
+            yield altered("keys", "keys.json", f"the keys of {name} are not those that the plan names")
+        if trust is not None and trust.get(name) != identity:
+            reason = "is not in the trust file" if name not in trust else "has another key in the trust file"
+            yield Finding("keys", Result.UNTRUSTED, "plan.json", f"{name} {reason}")
+
+
+def signatures(case: Case) -> Findings:
+    """Every signature verifies; every party signed its own part; the lead signed report and manifest."""
+    try:
+        signers = signers_of(case)
+        if case.plan.lead.name not in signers:
+            yield altered("signatures", MANIFEST_FILE, "it is not signed by the lead")
+    except CloisterError as error:
+        yield Finding.of("signatures", MANIFEST_FILE, error)
+    for party in case.parties:
+        yield from _approval(case, party)
+        for what, expected in _expected(case, party).items():
+            yield from _attestation(case, party, what, expected)
+
+
+def signers_of(case: Case) -> tuple[str, ...]:
+    """Who signed the manifest.
+
+    Raises:
+        EvidenceError: a signature does not verify or is of nobody in the plan.
+    """
+    return case.bundle.manifest.verify(case.keys.values())
+
+
+def _expected(case: Case, party: str) -> dict[str, Statement]:
+    """The statements that a party must have signed, as they follow from the bundle's files."""
+    writer = case.writers.get(party)
+    if writer is None:
+        return {}
+    head = {
+        "origin": origin_of(writer.identity),
+        "size": writer.newest.size,
+        "root": writer.newest.root.hex(),
+    }
+    own = {
+        name: canonical.digest(data).removeprefix("sha256:")
+        for name, data in case.bundle.files.items()
+        if owned(name, party) and not name.startswith("attestations/")
+    }
+    said = {"part": Statement(own, PART, {"job": case.plan.digest, "head": head})}
+    said |= statements(party, case.plan, writer.events)
+    if party == case.plan.lead.name:
+        subjects = {
+            name: canonical.digest(case.bundle.files.get(name, b"")).removeprefix("sha256:")
+            for name in (EVIDENCE_FILE, REPORT_FILE)
+        }
+        about = {"job": case.plan.digest, "party": party}
+        said["report"] = Statement(subjects, bundles.REPORT, about)
+    return said
+
+
+def _attestation(case: Case, party: str, what: str, expected: Statement) -> Findings:
+    place = f"attestations/{party}.{what}.dsse.json"
+    data = case.bundle.files.get(place)
+    if data is None or party not in case.keys:
+        return  # that it is missing, the check of files says
+    try:
+        envelope = Envelope.from_bytes(data)
+        found, signers = envelope.statement(), envelope.verify([case.keys[party]])
+    except CloisterError as error:
+        yield Finding.of("signatures", place, error)
+        return
+    if signers != (party,):
+        yield altered("signatures", place, f"it is not signed by {party}")
+    shown = case.manifest.predicate.get("audience")
+    withheld = {name for name in found.subjects if not bundles.shown_to(name, str(shown))}
+    subjects = {name: h for name, h in found.subjects.items() if name not in withheld}
+    if Statement(subjects, found.kind, found.predicate) != expected:
+        odd = sorted(set(subjects.items()) ^ set(expected.subjects.items()))
+        about = f", such as {odd[0][0]}" if odd else ""
+        yield altered("signatures", place, f"{party} signed something else than is here{about}")
+
+
+def _approval(case: Case, party: str) -> Findings:
+    place = f"approvals/{party}.json"
+    data = case.bundle.files.get(place)
+    if data is None or party not in case.keys:
+        return
+    lead = party == case.plan.lead.name
+    context = PLAN_CONTEXT if lead else DECISION_CONTEXT
+    wanted = case.plan.to_bytes() if lead else _decision(case, party)
+    try:
+        signed = Signed.from_json(canonical.decode(data))
+        if signed.open(case.keys[party], context) != wanted:
+            yield altered("consent", place, f"{party} did not approve this plan")
+        if canonical.encode(signed.to_json()) != data:
+            yield altered("form", place, "it is not of the form that exists")
+    except CloisterError as error:
+        yield Finding.of("signatures", place, error)
+
+
+def _decision(case: Case, party: str) -> bytes:
+    return Decision(site=party, plan=case.plan.digest, approve=True).to_bytes()

@@ -1,0 +1,255 @@
+"""A party's part of a bundle: its events of one job with proofs, its heads, its policies, under its keys.
+
+::
+
+    events/<writer>.jsonl                  {"event": {…}, "proof": base64} a line, the proof of RFC 6962
+    heads/<writer>/<size>.head             the newest head, and the newest that each witness countersigned
+    heads/<writer>/growth.json             every other signed size: its root, and that the log only grew
+    policies/<writer>@<64 hex>.yaml        policies that the events name, as the party shows them
+    attestations/<writer>.part.dsse.json   the digests of the files above, signed
+    attestations/<writer>.approval.dsse.json, attestations/<writer>.model.dsse.json
+
+A party makes its part alone, from its own folder, and hands it over as one file.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloister.privacy import canonical
+from cloister.privacy.canonical import Json
+from cloister.privacy.errors import EvidenceError, LogError
+from cloister.privacy.evidence import files, merkle
+from cloister.privacy.evidence.dsse import Envelope, Statement
+from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.heads import SignedHead, origin_of
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.evidence.selection import selected
+from cloister.privacy.identity import PrivateIdentity
+from cloister.privacy.plan import Plan
+
+PART, APPROVAL, MODEL = (f"urn:cloister:evidence:{what}:1" for what in ("part", "approval", "model"))
+PART_LIMIT = 256 << 20
+"""Largest part in bytes that is read."""
+
+_VERSION = 1
+_LINE = re.compile(rb'\{"event":(\{.*\}),"proof":"([A-Za-z0-9+/]*={0,2})"\}')
+_HASH = 32
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An event of a bundle, the bytes that it is hashed as, and the proof of its place."""
+
+    event: Event
+    line: bytes
+    proof: tuple[bytes, ...]
+
+    @property
+    def id(self) -> str:
+        """How findings and reports name the event: ``writer/seq``."""
+        return f"{self.event.writer}/{self.event.seq}"
+
+    def encode(self) -> bytes:
+        """The line of ``events/<writer>.jsonl``, without its newline."""
+        proof = base64.b64encode(b"".join(self.proof))
+        return b'{"event":' + self.line + b',"proof":"' + proof + b'"}'
+
+    @classmethod
+    def decode(cls, line: bytes) -> Shown:
+        """Exactly what ``encode`` gives.
+
+        Raises:
+            LogError: ``event_malformed``.
+        """
+        match = _LINE.fullmatch(line)
+        refusal = LogError("event_malformed", "A line of a bundle is not an event with its proof.")
+        if match is None:
+            raise refusal
+        raw = base64.b64decode(match[2])
+        proof = tuple(raw[n : n + _HASH] for n in range(0, len(raw), _HASH))
+        found = cls(Event.decode(match[1]), match[1], proof)
+        if found.encode() != line or len(raw) % _HASH:
+            raise refusal
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Everything of one party, as the files of a bundle.
+
+    Attributes:
+        writer: name of the party.
+        files: name in the bundle -> bytes.
+    """
+
+    writer: str
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def make(
+        cls,
+        log: EventLog,
+        party: PrivateIdentity,
+        plan: Plan,
+        policies: Mapping[str, bytes] | None = None,
+    ) -> Part:
+        """The part of a party about a job.
+
+        Args:
+            log: the party's log; a new head is signed.
+            party: its keys.
+            plan: of the job.
+            policies: digest -> the bytes of policies that may be shown.
+
+        Raises:
+            LogError: the log is damaged or cannot be written.
+            EvidenceError: ``job_unfinished``, the log says nothing of the job.
+        """
+        newest = log.head()
+        lines = [line[:-1] for line in files.lines(log.folder, 0, files.written(log.folder))][: newest.size]
+        tree = merkle.Tree([merkle.leaf_hash(line) for line in lines])
+        events = list(selected(map(Event.decode, lines), plan))
+        if not any(event.job == plan.digest for event in events):
+            raise EvidenceError("job_unfinished", f"The log of {party.public.name} says nothing of the job.")
+        shown = [Shown(e, lines[e.seq], tree.inclusion(e.seq, newest.size)) for e in events]
+        heads = [head for head in files.stored_heads(log.folder) if head.size <= newest.size]
+        name = party.public.name
+        made = {
+            f"events/{name}.jsonl": b"".join(one.encode() + b"\n" for one in shown),
+            f"heads/{name}/growth.json": _growth(heads, tree, newest),
+            **{f"heads/{name}/{head.size:015d}.head": head.serialise() for head in _kept(heads, newest)},
+            **_policies(name, events, policies or {}),
+        }
+        return cls(name, {**made, **_attested(party, plan, events, newest, made)})
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events that it shows.
+
+        Raises:
+            LogError: ``event_malformed``.
+        """
+        lines = self.files.get(f"events/{self.writer}.jsonl", b"").splitlines()
+        return tuple(Shown.decode(line).event for line in lines)
+
+    @property
+    def newest(self) -> SignedHead:
+        """The newest head that it shows; not verified.
+
+        Raises:
+            LogError: ``head_invalid``, ``head_missing``.
+        """
+        notes = [data for name, data in self.files.items() if name.endswith(".head")]
+        if not notes:
+            raise LogError("head_missing", f"The part of {self.writer} holds no signed head.")
+        return max(map(SignedHead.parse, notes), key=lambda head: head.size)
+
+    def to_bytes(self) -> bytes:
+        """One file to hand over."""
+        texts: dict[str, Json] = {name: data.decode() for name, data in self.files.items()}
+        return canonical.encode({"version": _VERSION, "writer": self.writer, "files": texts})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Part:
+        """What ``to_bytes`` gives; signatures and proofs are checked where the bundle is.
+
+        Raises:
+            EvidenceError: ``bundle_altered``.
+        """
+        refusal = EvidenceError(
+            "bundle_altered", "This is not a party's part of a bundle.", "Ask the party for it again."
+        )
+        value = canonical.decode(data, otherwise=refusal)
+        if not isinstance(value, dict) or value.keys() != {"version", "writer", "files"}:
+            raise refusal
+        writer, named = value["writer"], value["files"]
+        texts = isinstance(named, dict) and all(isinstance(text, str) for text in named.values())
+        if value["version"] != _VERSION or not isinstance(writer, str) or not texts:
+            raise refusal
+        if not all(owned(name, writer) for name in named):
+            raise refusal
+        return cls(writer, {name: text.encode() for name, text in named.items()})
+
+
+def owned(name: str, writer: str) -> bool:
+    """Whether a file of a bundle is of a party's part."""
+    own = re.escape(writer)
+    forms = (
+        rf"events/{own}\.jsonl",
+        rf"heads/{own}/(growth\.json|\d{{15}}\.head)",
+        rf"policies/{own}@[0-9a-f]{{64}}\.yaml",
+        rf"attestations/{own}\.(part|approval|model)\.dsse\.json",
+    )
+    return re.fullmatch("|".join(forms), name) is not None
+
+
+def _kept(heads: Iterable[SignedHead], newest: SignedHead) -> list[SignedHead]:
+    """The newest head, and the newest that each witness countersigned."""
+    by_witness = {
+        mark.name: head
+        for head in sorted(heads, key=lambda head: head.size)
+        for mark in head.signatures
+        if mark.name != newest.origin
+    }
+    found = {head.size: head for head in (*by_witness.values(), newest)}
+    return [found[size] for size in sorted(found)]
+
+
+def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) -> bytes:
+    """Roots of all signed sizes below the newest, with their consistency proofs."""
+    grown: list[Json] = [
+        {
+            "size": size,
+            "root": tree.root(size).hex(),
+            "proof": base64.b64encode(b"".join(tree.consistency(size, newest.size))).decode(),
+        }
+        for size in sorted({head.size for head in heads if head.size < newest.size})
+    ]
+    return canonical.encode({"size": newest.size, "earlier": grown})
+
+
+def _policies(name: str, events: Iterable[Event], policies: Mapping[str, bytes]) -> dict[str, bytes]:
+    named = {str(event.body["policy"]) for event in events if "policy" in event.body}
+    shown = {digest: policies[digest] for digest in named & policies.keys()}
+    return {f"policies/{name}@{d.removeprefix('sha256:')}.yaml": data for d, data in shown.items()}
+
+
+def _attested(
+    party: PrivateIdentity,
+    plan: Plan,
+    events: Iterable[Event],
+    newest: SignedHead,
+    made: Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """The statements of a party about its part, the plan and the final model."""
+    name = party.public.name
+    digests = {file: canonical.digest(data).removeprefix("sha256:") for file, data in made.items()}
+    head = {"origin": origin_of(party.public), "size": newest.size, "root": newest.root.hex()}
+    said = {"part": Statement(digests, PART, {"job": plan.digest, "head": head})}
+    said |= statements(name, plan, events)
+    return {
+        f"attestations/{name}.{what}.dsse.json": Envelope.make(statement, party).to_bytes()
+        for what, statement in said.items()
+    }
+
+
+def statements(name: str, plan: Plan, events: Iterable[Event]) -> dict[str, Statement]:
+    """What a party states of the plan and of the final model, as its events of the job have it."""
+    approving, ending = ("job.started", "job.finished") if name == plan.lead.name else _SITE
+    said: dict[str, Statement] = {}
+    for event in events:
+        about: dict[str, Any] = {"job": plan.digest, "party": name, "event": event.seq}
+        if event.job == plan.digest and event.type == approving:
+            said["approval"] = Statement({"plan.json": plan.digest.removeprefix("sha256:")}, APPROVAL, about)
+        if event.job == plan.digest and event.type == ending and event.round is None:
+            digest = str(event.body["model"]).removeprefix("sha256:")
+            said["model"] = Statement({"model": digest}, MODEL, about)
+    return said
+
+
+_SITE = ("approval.granted", "model.received")

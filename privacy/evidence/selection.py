@@ -1,0 +1,70 @@
+"""Which events of a log a bundle shows: those of one job, and those at party level that it rests on.
+
+Never an event of another job, of another dataset, or about somebody who is not in the plan. That nothing
+of the job was left out, only the writer knows; what others saw of it must match (``checks.rounds``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from cloister.privacy.evidence.events import Event
+from cloister.privacy.plan import Plan
+
+_STANDING = frozenset(
+    {
+        *("log.opened", "log.rotated", "key.enrolled", "key.confirmed", "key.rotated", "key.revoked"),
+        *("certificate.issued", "site.joined", "policy.loaded", "policy.changed", "consent.recorded"),
+        *("budget.opened", "dataset.opened"),
+    }
+)
+"""Holds from when it is written: shown from the beginning of the log to the end of the job."""
+
+_MEANWHILE = frozenset(
+    {
+        *("log.recovered", "log.gap", "clock.status", "channel.refused", "auth.failed", "incident.raised"),
+        *("incident.closed", "policy.rejected", "consent.expired", "approval.timeout", "site.lost"),
+        *("site.returned", "budget.exhausted", "policy.decision"),
+    }
+)
+"""Shown where it was written between the first and the last event of the job."""
+
+_AFTERWARDS = frozenset({"site.withdrew", "consent.withdrawn", "log.witnessed", "log.countersigned"})
+"""Shown from the first event of the job on: it changes what the job is worth, whenever it comes."""
+
+_CHANNEL = "channel.opened"
+
+
+def selected(events: Iterable[Event], plan: Plan) -> Iterator[Event]:
+    """The events of one log that a bundle of the plan's job shows, in their order."""
+    known = [event for event in events if _may_be_shown(event, plan)]
+    own = [event.seq for event in known if event.job == plan.digest]
+    first, last = (own[0], own[-1]) if own else (0, -1)
+    before = {
+        (event.body.get("party"), event.body.get("route")): event.seq
+        for event in known
+        if event.type == _CHANNEL and event.seq < first
+    }
+    newest = set(before.values())
+    for event in known:
+        if event.job == plan.digest or event.seq in newest or _rests(event, first, last):
+            yield event
+
+
+def _rests(event: Event, first: int, last: int) -> bool:
+    if event.type in _STANDING:
+        return event.seq <= last or event.type == "log.opened"
+    if event.type in _AFTERWARDS:
+        return event.seq >= first
+    return (event.type in _MEANWHILE or event.type == _CHANNEL) and first <= event.seq <= last
+
+
+def _may_be_shown(event: Event, plan: Plan) -> bool:
+    if event.job is not None:
+        return event.job == plan.digest
+    parties = {plan.lead.name, *(site.name for site in plan.sites)}
+    named = {event.body[field] for field in ("party", "site", "witness") if field in event.body}
+    if not named <= parties:
+        return False
+    datasets = {site.dataset for site in plan.sites if site.name == event.writer}
+    return "dataset" not in event.body or event.body["dataset"] in datasets

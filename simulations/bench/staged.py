@@ -1,0 +1,337 @@
+"""A job that never ran, with evidence that is real: true keys, logs, ledgers, proofs and signatures.
+
+No model is trained: digests of models and updates are made up, everything around them is written by the
+code that writes it in a real job. For measuring the verifier, and for trying what it finds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cloister.client.site.ledger import Ledger
+from cloister.privacy import canonical
+from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
+from cloister.privacy.dp import tails
+from cloister.privacy.dp.calibration import noise_multiplier
+from cloister.privacy.evidence.bundle import Audience, Contents
+from cloister.privacy.evidence.derive import Said, composed, derived
+from cloister.privacy.evidence.heads import Growth
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.evidence.part import Part
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
+from cloister.privacy.plan import Plan
+from cloister.privacy.wire.signed import Signed
+
+DATASET = "records"
+POLICY = b"version: 1\n# stands for the policy of a site\n"
+_OTHER_JOB = canonical.digest(b"another job of the same parties")
+_EPSILON, _DELTA, _STEPS, _RATE = 1.0, 1e-5, 4, 0.05
+_BYTES = 60_000
+
+
+def made_up(*parts: object) -> str:
+    """A digest that stands for something that was never made."""
+    return canonical.digest("/".join(map(str, parts)).encode())
+
+
+@dataclass
+class Clock:
+    """A clock that goes on by ten milliseconds whenever it is read."""
+
+    moment: datetime = field(default_factory=lambda: datetime(2026, 1, 31, 12, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        """The next moment."""
+        self.moment += timedelta(milliseconds=10)
+        return self.moment
+
+
+@dataclass
+class Staged:
+    """A finished job of a lead and its sites.
+
+    Attributes:
+        plan: of the job.
+        lead: the lead's keys.
+        sites: name -> the site's keys.
+        logs: name of a party -> its log.
+    """
+
+    plan: Plan
+    lead: PrivateIdentity
+    sites: dict[str, PrivateIdentity]
+    logs: dict[str, EventLog]
+
+    @property
+    def keys(self) -> tuple[PublicIdentity, ...]:
+        """Everybody's public keys, the lead first."""
+        return (self.lead.public, *(site.public for site in self.sites.values()))
+
+    @property
+    def trust(self) -> dict[str, str]:
+        """The keys as somebody knows them who asked every party."""
+        return {member.name: member.digest() for member in self.keys}
+
+    def identity(self, name: str) -> PrivateIdentity:
+        """The keys of a party."""
+        return self.lead if name == self.lead.public.name else self.sites[name]
+
+    def parts(self) -> tuple[Part, ...]:
+        """What every party says."""
+        return tuple(self.part(name) for name in self.logs)
+
+    def part(self, name: str) -> Part:
+        """What one party says."""
+        return Part.make(self.logs[name], self.identity(name), self.plan, {canonical.digest(POLICY): POLICY})
+
+    def approvals(self) -> dict[str, Signed]:
+        """The plan under the lead's keys, and every site's decision under its own."""
+        said = {self.lead.public.name: Signed.make(self.plan.to_bytes(), self.lead, PLAN_CONTEXT)}
+        for name, site in self.sites.items():
+            said[name] = Signed.make(approval(self.plan, name).to_bytes(), site, DECISION_CONTEXT)
+        return said
+
+    def contents(self, parts: Sequence[Part] | None = None, audience: Audience = "auditor") -> Contents:
+        """What a bundle is made of."""
+        found = self.parts() if parts is None else tuple(parts)
+        logs = {part.writer: part.events for part in found}
+        heads = {part.writer: part.newest for part in found}
+        fields = derived(self.plan, self.keys, logs, heads)
+        said = Said("simulation", "2026-02-01T12:00:00Z", "60.0")
+        evidence = composed(fields, said)
+        return Contents(self.plan, self.keys, found, self.approvals(), evidence, audience)
+
+
+def staged(
+    folder: Path, sites: int = 4, rounds: int = 3, *, witnessed: bool = True, sampler: str = "poisson"
+) -> Staged:
+    """Writes the logs of a job of ``sites`` sites (at least 4) and ``rounds`` rounds (at least 3).
+
+    In round 2 the last site refuses. Every log also holds an event of another job.
+
+    Args:
+        folder: an empty one.
+        sites: how many.
+        rounds: how many.
+        witnessed: whether sites countersign the lead's head in every round.
+        sampler: how the first site says that it samples.
+    """
+    clock = Clock()
+    lead = PrivateIdentity.generate("lead", "lead")
+    names = [f"site-{number:02}" for number in range(1, sites + 1)]
+    parties = {name: PrivateIdentity.generate(name, "site") for name in names}
+    plan = _plan(lead, parties, rounds)
+    everybody = {"lead": lead, **parties}
+    logs = {name: EventLog.open(folder / name, key, clock=clock) for name, key in everybody.items()}
+    play = _Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed, sampler=sampler)
+    play.meet()
+    play.approve()
+    model = made_up("model", 0)
+    for number in range(1, rounds + 1):
+        model = play.round(number, model)
+    play.end(model)
+    return play.staged
+
+
+def _plan(lead: PrivateIdentity, parties: dict[str, PrivateIdentity], rounds: int) -> Plan:
+    roster = Roster("staged", (lead.public, *(site.public for site in parties.values())))
+    code = made_up("code")
+    sigma = noise_multiplier(_EPSILON, _DELTA, _RATE, rounds * _STEPS)
+    value: dict[str, Any] = {
+        "version": 1,
+        "consortium": "staged",
+        "purpose": "a job that never ran",
+        "nonce": hashlib.sha256(b"staged").hexdigest()[:32],
+        "roster": roster.digest(),
+        "lead": {"name": "lead", "identity": lead.public.digest(), "code": code},
+        "sites": [
+            {
+                "name": name,
+                "identity": site.public.digest(),
+                "code": code,
+                "dataset": DATASET,
+                "rows": {"low": 1024, "high": 2047},
+            }
+            for name, site in parties.items()
+        ],
+        "base": {"name": "all-MiniLM-L6-v2", "digest": made_up("base"), "max_tokens": 64},
+        "task": {"kind": "sequence-classification", "labels": ["calm", "urgent"]},
+        "adapter": {
+            "kind": "lora",
+            "rank": 8,
+            "alpha": 16.0,
+            "targets": ["query", "value"],
+            "top_layers": 1,
+            "seed": made_up("seed"),
+            "parameters": 14_598,
+            "layout": made_up("layout"),
+        },
+        "training": {
+            "algorithm": "fedavg",
+            "rounds": rounds,
+            "steps": _STEPS,
+            "rate": _RATE,
+            "optimizer": "sgd",
+            "head_rate": 1.0,
+            "adapter_rate": 0.1,
+            "momentum": 0.9,
+        },
+        "privacy": {
+            "mode": "local",
+            "unit": "record",
+            "relation": "add-remove",
+            "bound": 1.0,
+            "noise_multiplier": sigma,
+            "epsilon": _EPSILON,
+            "delta": _DELTA,
+        },
+        "aggregation": {
+            "secure": True,
+            "minimum_sites": len(parties) - 1,
+            "range": 4.0,
+            "threshold": len(parties) - 1,
+            "colluding": 1,
+        },
+    }
+    return Plan.from_bytes(canonical.encode(value))
+
+
+class _Play:
+    """Writes what the parties of a job would write."""
+
+    def __init__(self, job: Staged, folder: Path, *, witnessed: bool, sampler: str) -> None:
+        self.staged, self.witnessed, self.sampler = job, witnessed, sampler
+        self.job, self.names = job.plan.digest, list(job.sites)
+        self.ledgers = {name: Ledger(folder / f"{name}.sqlite", job.logs[name]) for name in self.names}
+        self.seen: dict[str, Any] = dict.fromkeys(self.names)
+        self.up = dict.fromkeys(self.names, 0)
+
+    def log(self, name: str, type: str, *, round: int | None = None, **fields: Any) -> None:
+        """One event of the job."""
+        self.staged.logs[name].append(type, job=self.job, round=round, **fields)
+
+    def meet(self) -> None:
+        """Keys, certificates, connections and budgets, from before the job."""
+        server = made_up("certificate", "lead")
+        for name, key in self.staged.sites.items():
+            logs, own = self.staged.logs, made_up("certificate", name)
+            facts: dict[str, Any] = {
+                "route": "consortium",
+                "tls": "1.3",
+                "group": "X25519MLKEM768",
+                "cipher": "not-seen",
+            }
+            logs["lead"].append("key.enrolled", party=name, identity=key.public.digest(), role="site")
+            logs["lead"].append("site.joined", site=name, identity=key.public.digest())
+            logs["lead"].append("channel.opened", party=name, local=server, remote=own, **facts)
+            logs[name].append("site.joined", site=name, identity=key.public.digest())
+            logs[name].append("channel.opened", party="lead", local=own, remote=server, **facts)
+            self.ledgers[name].open_budget(DATASET, "record", _EPSILON, _DELTA)
+            logs[name].append("job.refused", job=_OTHER_JOB, reason="site_refused")
+            logs[name].append("policy.loaded", policy=canonical.digest(POLICY), signers=["steward"])
+            for other in self.staged.keys:
+                if other.name != name:
+                    logs[name].append(
+                        "key.confirmed", party=other.name, identity=other.digest(), method="words"
+                    )
+
+    def approve(self) -> None:
+        """The plan is proposed, approved everywhere, and started."""
+        plan = self.staged.plan
+        about: dict[str, Any] = {"subject": self.job, "stage": "start", "role": "administrator"}
+        proposed: dict[str, Any] = {"base": plan.base.digest, "roster": plan.roster, "code": plan.lead.code}
+        self.log("lead", "job.proposed", sites=self.names, **proposed)
+        for name in self.names:
+            self.log(name, "approval.requested", **about)
+            self.log(name, "approval.granted", **about)
+            self.log("lead", "job.accepted", site=name)
+        self.log("lead", "job.started", model=made_up("model", 0), code=plan.lead.code)
+        for name in self.names:
+            self.log(name, "sum.agreed", sites=self.names)
+            self.log(name, "audit.committed", commitment=made_up("coins", name), phantoms=1000, guesses=200)
+
+    def round(self, number: int, model: str) -> str:
+        """One round; the digest of the model after it."""
+        refusing = {self.names[-1]} if number == 2 else set()
+        there = [name for name in self.names if name not in refusing]
+        self.log("lead", "round.opened", round=number, model=model, invited=self.names)
+        for name in refusing:
+            self.log(name, "incident.raised", round=number, reason="survivor_set_fixed")
+            self.log("lead", "update.refused", round=number, site=name, reason="survivor_set_fixed")
+        for name in there:
+            self.train(name, number, model)
+        for name in there:
+            self.log(name, "sum.signed", round=number, step=0, survivors=there)
+            self.log(name, "sum.opened", round=number, step=0, missing=sorted(refusing))
+        self.log("lead", "sum.closed", round=number, step=0, survivors=there, signed=there, opened=there)
+        after = made_up("model", number)
+        outcome: dict[str, Any] = {"accepted": there, "refused": sorted(refusing), "lost": []}
+        self.log("lead", "round.closed", round=number, model=after, **outcome)
+        for name in there:
+            self.log(name, "update.acknowledged", sealed=made_up("update", name, number))
+        if self.witnessed:
+            self.witness()
+        return after
+
+    def train(self, name: str, number: int, model: str) -> None:
+        """What a site does in a round, and what the lead gets of it."""
+        plan, sealed = self.staged.plan, made_up("update", name, number)
+        mechanism = plan.round_mechanism
+        if mechanism is None:
+            raise ValueError("a staged job has privacy")
+        ledger = self.ledgers[name]
+        reservation = ledger.reserve(DATASET, self.job, number, 1, mechanism)
+        summary: dict[str, Any] = {
+            "mode": "local",
+            "unit": "record",
+            "mechanism": "gaussian",
+            "sampler": self.sampler if name == self.names[0] else "poisson",
+        }
+        numbers: dict[str, Any] = {"noise_multiplier": mechanism.noise_multiplier, "clip": plan.privacy.bound}
+        steps: dict[str, Any] = {"rate": mechanism.rate, "steps": mechanism.steps, "entropy": "ratchet"}
+        self.log(name, "dp.step_summary", round=number, **summary, **numbers, **steps)
+        ledger.spend(reservation, [mechanism])
+        ledger.release(reservation, sealed)
+        self.log(name, "update.sent", round=number, sealed=sealed, bytes=_BYTES, model=model)
+        self.log("lead", "update.received", round=number, sealed=sealed, site=name)
+        self.up[name] += _BYTES + 1000
+
+    def witness(self) -> None:
+        """Every site countersigns the lead's head and writes it down."""
+        log, lead = self.staged.logs["lead"], self.staged.lead.public
+        head = log.head()
+        body: dict[str, Any] = {"size": head.size, "root": "sha256:" + head.root.hex()}
+        for name, key in self.staged.sites.items():
+            previous = self.seen[name]
+            proof = log.consistency(previous.size, head.size) if previous else ()
+            signed = Growth(head, previous, proof).countersign(lead, key)
+            self.staged.logs[name].append("log.witnessed", party="lead", **body)
+            self.seen[name] = head
+            log.keep(signed)
+        for name in self.names:
+            log.append("log.countersigned", witness=name, **body)
+
+    def _audit(self, name: str) -> None:
+        """What the phantom units of a job would have shown."""
+        delta = self.staged.plan.privacy.delta
+        claimed = self.ledgers[name].epsilon(DATASET)
+        found: dict[str, Any] = {"correct": 120, "claimed": claimed, "delta": delta, "failed": False}
+        bound = tails.epsilon_lower_bound(120, 200, 1000, delta)
+        self.log(name, "audit.result", commitment=made_up("coins", name), bound=bound, **found)
+
+    def end(self, model: str) -> None:
+        """The final model goes to everybody."""
+        for name in self.names:
+            self._audit(name)
+            self.log(name, "model.received", model=model)
+        self.log("lead", "model.released", model=model, recipients=self.names)
+        for name in self.names:
+            self.log("lead", "traffic.counted", site=name, bytes_up=self.up[name], bytes_down=_BYTES)
+        self.log("lead", "job.finished", model=model, rounds=self.staged.plan.training.rounds)
+        if self.witnessed:
+            self.witness()

@@ -1,0 +1,808 @@
+"""What a cheating lead can do to a bundle, with its own keys and with those of a colluding site, and which
+check finds it. Every row signs everything anew that it can sign; a row that ends ``verified`` is a defect.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from cloister.privacy import canonical
+from cloister.privacy.consent import DECISION_CONTEXT, approval
+from cloister.privacy.evidence.bundle import Bundle
+from cloister.privacy.evidence.checks import signatures
+from cloister.privacy.evidence.checks.case import Opening
+from cloister.privacy.evidence.checks.findings import Result
+from cloister.privacy.evidence.checks.run import Verdict, verify
+from cloister.privacy.evidence.dsse import Envelope
+from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.part import Part, Shown
+from cloister.privacy.evidence.render import render
+from cloister.privacy.wire.signed import Signed
+from cloister.simulations.bench.staged import made_up, staged
+from tests.cheating import Forger, Lines, changed, where
+
+FAKE = made_up("forged")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Three jobs: one whose heads nobody witnessed, one with witnesses, one whose first site shuffles."""
+
+    plain: Forger
+    witnessed: Forger
+    shuffled: Forger
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    def forger(name: str, **how: Any) -> Forger:
+        folder = tmp_path_factory.mktemp(name)
+        return Forger(staged(folder / "job", **how), folder)
+
+    return Stage(
+        forger("plain", witnessed=False),
+        forger("witnessed"),
+        forger("shuffled", witnessed=False, sampler="shuffled"),
+    )
+
+
+Alteration = Callable[[Stage], Bundle]
+TABLE: list[tuple[str, Alteration, str, Result]] = []
+
+
+def found_by(check: str, result: Result = Result.ALTERED) -> Callable[[Alteration], Alteration]:
+    """Puts an alteration into the table, with the check that must find it and what it makes of the bundle."""
+
+    def add(alteration: Alteration) -> Alteration:
+        TABLE.append((alteration.__name__, alteration, check, result))
+        return alteration
+
+    return add
+
+
+def without(lines: Lines, *types: str, **body: Any) -> Lines:
+    return [e for e in lines if e.type not in types or {**e.body, **body} != dict(e.body)]
+
+
+def edited(lines: Lines, type: str, change: Callable[[Event], Event], round: int | None = None) -> Lines:
+    return [change(e) if e.type == type and round in (None, e.round) else e for e in lines]
+
+
+# The lead rewrites its own log
+
+
+@found_by("rounds")
+def drop_the_last_round(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Iterator[Event]:
+        last = made_up("model", 2)
+        for event in lines:
+            if event.round == 3:
+                continue
+            if event.type in ("model.released", "job.finished"):
+                event = changed(event, model=last, **({"rounds": 2} if event.type == "job.finished" else {}))
+            yield event
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("updates")
+def drop_a_round_and_number_the_others_anew(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Iterator[Event]:
+        for event in lines:
+            if event.round == 1:
+                continue
+            event = replace(event, round=event.round - 1) if event.round else event
+            yield (
+                changed(event, model=made_up("model", 0))
+                if (event.type, event.round)
+                == (
+                    "round.opened",
+                    1,
+                )
+                else event
+            )
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("updates")
+def merge_two_rounds(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Iterator[Event]:
+        for event in lines:
+            if event.round == 2 and event.type in ("round.opened", "sum.closed", "update.refused"):
+                continue
+            if event.round == 1 and event.type in ("round.closed", "sum.closed"):
+                continue
+            event = replace(event, round=1) if event.round == 2 else event
+            yield replace(event, round=event.round - 1) if event.round == 3 else event
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("survivors")
+def change_the_survivors_of_a_sum(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        fewer = ["site-01", "site-02", "site-03"]
+        lines = edited(
+            lines, "sum.closed", lambda e: changed(e, survivors=fewer, signed=fewer, opened=fewer), 3
+        )
+        lines = edited(lines, "round.closed", lambda e: changed(e, accepted=fewer, lost=["site-04"]), 3)
+        place = where(lines, "update.received", 3, site="site-04")
+        lost = replace(lines[place], type="site.lost", body={"site": "site-04", "reason": "site_lost"})
+        return [*lines[:place], lost, *lines[place + 1 :]]
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("updates")
+def count_a_site_that_had_refused(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        everybody = ["site-01", "site-02", "site-03", "site-04"]
+        place = where(lines, "update.refused", 2)
+        body = {"site": "site-04", "sealed": FAKE}
+        lines = [
+            *lines[:place],
+            replace(lines[place], type="update.received", body=body),
+            *lines[place + 1 :],
+        ]
+        lines = edited(lines, "sum.closed", lambda e: changed(e, survivors=everybody), 2)
+        return edited(lines, "round.closed", lambda e: changed(e, accepted=everybody, refused=[]), 2)
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("rounds")
+def delete_a_refusal(stage: Stage) -> Bundle:
+    return stage.plain.bundle(stage.plain.rewritten("lead", lambda lines: without(lines, "update.refused")))
+
+
+@found_by("refusals")
+def delete_a_refusal_and_the_invitation(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        lines = without(lines, "update.refused")
+        lines = edited(lines, "round.opened", lambda e: changed(e, invited=list(e.body["invited"])[:3]), 2)
+        return edited(lines, "round.closed", lambda e: changed(e, refused=[]), 2)
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("updates")
+def make_up_an_update(stage: Stage) -> Bundle:
+    return stage.plain.bundle(
+        stage.plain.rewritten(
+            "lead",
+            lambda lines: edited(
+                lines,
+                "update.received",
+                lambda e: changed(e, sealed=FAKE) if e.body["site"] == "site-02" else e,
+                3,
+            ),
+        )
+    )
+
+
+@found_by("updates")
+def leave_out_an_update_that_came(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        fewer = ["site-01", "site-02", "site-03"]
+        lines = without(lines, "update.received", site="site-04", sealed=made_up("update", "site-04", 1))
+        lines = edited(lines, "round.opened", lambda e: changed(e, invited=fewer), 1)
+        lines = edited(
+            lines, "sum.closed", lambda e: changed(e, survivors=fewer, signed=fewer, opened=fewer), 1
+        )
+        return edited(lines, "round.closed", lambda e: changed(e, accepted=fewer), 1)
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("rounds")
+def swap_the_model_between_two_rounds(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        lines = edited(lines, "round.closed", lambda e: changed(e, model=FAKE), 1)
+        return edited(lines, "round.opened", lambda e: changed(e, model=FAKE), 2)
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("model")
+def swap_the_adapter(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        for kind in ("model.released", "job.finished"):
+            lines = edited(lines, kind, lambda e: changed(e, model=FAKE))
+        return edited(lines, "round.closed", lambda e: changed(e, model=FAKE), 3)
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("rounds", Result.NOT_REPRODUCIBLE)
+def start_before_everybody_approved(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        late = lines.pop(where(lines, "job.accepted", site="site-03"))
+        place = where(lines, "round.closed", 1)
+        return [*lines[:place], late, *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("consent", Result.NOT_REPRODUCIBLE)
+def go_on_after_a_site_withdrew(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "round.opened", 2)
+        gone = replace(lines[place], type="site.withdrew", job=None, round=None, body={"site": "site-02"})
+        return [*lines[:place], gone, *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("lead", edit))
+
+
+@found_by("channels")
+def claim_a_better_channel_than_the_site_saw(stage: Stage) -> Bundle:
+    return stage.plain.bundle(
+        stage.plain.rewritten(
+            "lead",
+            lambda lines: edited(lines, "channel.opened", lambda e: changed(e, group="SecP384r1MLKEM1024")),
+        )
+    )
+
+
+@found_by("channels")
+def swap_a_certificate(stage: Stage) -> Bundle:
+    return stage.plain.bundle(
+        stage.plain.rewritten(
+            "lead", lambda lines: edited(lines, "channel.opened", lambda e: changed(e, remote=FAKE))
+        )
+    )
+
+
+@found_by("traffic")
+def understate_what_a_site_sent(stage: Stage) -> Bundle:
+    return stage.plain.bundle(
+        stage.plain.rewritten(
+            "lead", lambda lines: edited(lines, "traffic.counted", lambda e: changed(e, bytes_up=1000))
+        )
+    )
+
+
+@found_by("rounds", Result.NOT_REPRODUCIBLE)
+def end_the_log_before_the_job(stage: Stage) -> Bundle:
+    part = stage.plain.rewritten("lead", lambda lines: lines[: where(lines, "job.finished")])
+    return stage.plain.bundle(part, evidence=lambda e: e.update(model=_model(stage)))
+
+
+def _model(stage: Stage) -> Any:
+    return stage.plain.job.contents(stage.plain.parts()).evidence["model"]
+
+
+@found_by("rounds", Result.NOT_REPRODUCIBLE)
+def run_other_code(stage: Stage) -> Bundle:
+    return stage.plain.bundle(
+        stage.plain.rewritten(
+            "lead", lambda lines: edited(lines, "job.started", lambda e: changed(e, code=FAKE))
+        )
+    )
+
+
+# Heads, once sites have countersigned them
+
+
+@found_by("heads")
+def fork_the_log_after_it_was_witnessed(stage: Stage) -> Bundle:
+    """Another event for a round that sites had seen the head of, with nothing else against it."""
+    lead = stage.witnessed
+    part = lead.rewritten(
+        "lead",
+        lambda lines: edited(
+            without(lines, "log.countersigned"), "traffic.counted", lambda e: changed(e, bytes_down=1)
+        ),
+    )
+    return lead.bundle(part)
+
+
+@found_by("heads")
+def remove_an_incident_that_sites_had_seen_under_a_head(stage: Stage) -> Bundle:
+    lead = stage.witnessed
+
+    def edit(lines: Lines) -> Lines:
+        lines.pop(where(lines, "channel.opened", party="site-03"))
+        return without(lines, "log.countersigned")
+
+    return lead.bundle(lead.rewritten("lead", edit))
+
+
+@found_by("heads")
+def show_an_older_head_than_others_hold(stage: Stage) -> Bundle:
+    lead = stage.witnessed
+
+    def edit(lines: Lines) -> Lines:
+        lines = without(lines, "log.countersigned")
+        return lines[: where(lines, "job.finished") + 1]
+
+    return lead.bundle(lead.rewritten("lead", edit))
+
+
+@found_by("heads")
+def two_heads_of_one_size(stage: Stage) -> Bundle:
+    """The honest part, and beside it the countersigned head of another history."""
+    lead = stage.witnessed
+    other = lead.rewritten(
+        "lead", lambda lines: edited(lines, "traffic.counted", lambda e: changed(e, bytes_down=2))
+    )
+    mine = next(part for part in lead.parts() if part.writer == "lead")
+    heads = {name: data for name, data in other.files.items() if name.endswith(".head")}
+    size = next(name for name in mine.files if name.endswith(".head"))
+    return lead.bundle(_signed_part(lead, "lead", {**mine.files, size: next(iter(heads.values()))}))
+
+
+@found_by("heads", Result.INCOMPLETE)
+def hide_the_heads_that_were_countersigned(stage: Stage) -> Bundle:
+    lead = stage.witnessed
+    mine = next(part for part in lead.parts() if part.writer == "lead")
+    newest = max(name for name in mine.files if name.endswith(".head"))
+    files = {n: d for n, d in mine.files.items() if not n.endswith(".head") or n == newest}
+    growth = canonical.decode(files["heads/lead/growth.json"])
+    files["heads/lead/growth.json"] = canonical.encode({**growth, "earlier": []})
+    lines = files["events/lead.jsonl"].splitlines(keepends=True)
+    dropped = next(i for i, line in enumerate(lines) if b'"key.enrolled"' in line)
+    files["events/lead.jsonl"] = b"".join(lines[:dropped] + lines[dropped + 1 :])
+    return lead.bundle(_signed_part(lead, "lead", files))
+
+
+def _signed_part(forger: Forger, name: str, files: dict[str, bytes]) -> Part:
+    """A part with other files, under the party's own keys."""
+    place = f"attestations/{name}.part.dsse.json"
+    said = Envelope.from_bytes(files[place]).statement()
+    subjects = {
+        file: canonical.digest(data).removeprefix("sha256:")
+        for file, data in files.items()
+        if not file.startswith("attestations/")
+    }
+    envelope = Envelope.make(replace(said, subjects=subjects), forger.job.identity(name))
+    return Part(name, {**files, place: envelope.to_bytes()})
+
+
+# What is claimed
+
+
+def claim(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of the first site's guarantee."""
+
+    def edit(evidence: dict[str, Any]) -> None:
+        first, *rest = evidence["privacy"]
+        evidence["privacy"] = [{**first, **fields}, *rest]
+
+    return edit
+
+
+def accountant(name: str, value: str) -> Callable[[dict[str, Any]], None]:
+    def edit(evidence: dict[str, Any]) -> None:
+        first, *rest = evidence["privacy"]
+        evidence["privacy"] = [{**first, "accountants": {**first["accountants"], name: value}}, *rest]
+
+    return edit
+
+
+def _claims(
+    name: str, edit: Callable[[dict[str, Any]], None], check: str, *, consistent: bool = True
+) -> None:
+    """An edit of the evidence, with report and documents made anew from it where they can be."""
+
+    def alteration(stage: Stage) -> Bundle:
+        if consistent:
+            return stage.plain.bundle(evidence=edit)
+        return stage.plain.bundle(files=lambda files: _evidence(stage, files, edit))
+
+    alteration.__name__ = name.replace(" ", "_")
+    TABLE.append((alteration.__name__, alteration, check, Result.NOT_REPRODUCIBLE))
+
+
+def _evidence(stage: Stage, files: dict[str, bytes], edit: Callable[[dict[str, Any]], None]) -> None:
+    """Evidence that contradicts itself cannot be rendered, so the honest report stays beside it."""
+    value = canonical.decode(files["evidence.json"])
+    edit(value)
+    files["evidence.json"] = canonical.encode(value)
+    place = "attestations/lead.report.dsse.json"
+    said = Envelope.from_bytes(files[place]).statement()
+    hexed = canonical.digest(files["evidence.json"]).removeprefix("sha256:")
+    said = replace(said, subjects={**said.subjects, "evidence.json": hexed})
+    files[place] = Envelope.make(said, stage.plain.job.lead).to_bytes()
+
+
+_claims("change epsilon in the evidence", claim(epsilon="0.300"), "epsilon")
+_claims("change the ruling accountant's value", accountant("rdp", "0.300"), "epsilon")
+_claims("change the second accountant's value", accountant("pld", "0.300"), "epsilon")
+_claims("claim another PRV account", accountant("prv", "0.300"), "epsilon")
+_claims("claim more noise", claim(noise_multiplier="4"), "evidence")
+_claims("claim another delta", claim(delta="1e-09"), "evidence", consistent=False)
+_claims("claim fewer steps", claim(steps="1"), "evidence")
+_claims("claim a larger budget", claim(budget="100"), "evidence")
+_claims("claim a smaller rate", claim(rate="0.001"), "evidence")
+_claims("leave out the audit of a pipeline", claim(audit=None), "evidence")
+
+
+def _drop_site(evidence: dict[str, Any]) -> None:
+    evidence["privacy"] = evidence["privacy"][1:]
+    for done in evidence["rounds"]:
+        done["accepted"] = done["accepted"][1:]
+
+
+_claims("leave a site out of the guarantees", _drop_site, "evidence")
+_claims(
+    "count one site more in a round",
+    lambda e: e["rounds"][1].update(accepted=[*e["rounds"][1]["accepted"], "site-04"], refused=[]),
+    "evidence",
+)
+_claims("leave a round out of the evidence", lambda e: e.update(rounds=e["rounds"][:-1]), "evidence")
+_claims("move fewer bytes", lambda e: e["traffic"][0].update(bytes_up="1"), "evidence")
+_claims("claim another root", lambda e: e["logs"][0].update(root=FAKE), "evidence")
+_claims("rename a site", lambda e: e["traffic"][0].update(site="site-99"), "evidence", consistent=False)
+_claims("name another purpose", lambda e: e.update(purpose="nicer"), "evidence", consistent=False)
+_claims(
+    "lower sigma in the plan that is shown",
+    lambda e: e.update(plan=_noisier(e["plan"])),
+    "evidence",
+    consistent=False,
+)
+_claims("name another final model", lambda e: e.update(model={**e["model"], "digest": FAKE}), "evidence")
+_claims("date the evidence before the job", lambda e: e.update(created="2026-01-01T00:00:00Z"), "evidence")
+_claims("smooth the budget over rounds", lambda e: e["progress"][2].update(epsilon=0.1), "evidence")
+_claims("claim a stronger channel", lambda e: e["channels"][0].update(group="X25519"), "evidence")
+_claims("leave out who refused", lambda e: e["rounds"][1].update(refused=[]), "evidence")
+
+
+def _noisier(plan: dict[str, Any]) -> dict[str, Any]:
+    return {**plan, "privacy": {**plan["privacy"], "noise_multiplier": 9.0}}
+
+
+@found_by("sampler", Result.NOT_REPRODUCIBLE)
+def claim_poisson_for_shuffled(stage: Stage) -> Bundle:
+    return stage.shuffled.bundle()
+
+
+# Files
+
+
+def _replaced(name: str, old: bytes, new: bytes) -> Callable[[dict[str, bytes]], None]:
+    def edit(files: dict[str, bytes]) -> None:
+        assert old in files[name]
+        files[name] = files[name].replace(old, new)
+
+    return edit
+
+
+def _report_signed(stage: Stage, edit: Callable[[bytes], bytes]) -> Bundle:
+    def change(files: dict[str, bytes]) -> None:
+        files["report.html"] = edit(files["report.html"])
+        place = "attestations/lead.report.dsse.json"
+        said = Envelope.from_bytes(files[place]).statement()
+        hexed = canonical.digest(files["report.html"]).removeprefix("sha256:")
+        said = replace(said, subjects={**said.subjects, "report.html": hexed})
+        files[place] = Envelope.make(said, stage.plain.job.lead).to_bytes()
+
+    return stage.plain.bundle(files=change)
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def edit_the_page(stage: Stage) -> Bundle:
+    return _report_signed(stage, lambda page: page.replace(b"</title>", b" (approved)</title>"))
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def put_another_report_in_its_place(stage: Stage) -> Bundle:
+    value = dict(stage.plain.job.contents(stage.plain.parts()).evidence)
+    return _report_signed(stage, lambda _: render({**value, "seconds": "1.0"}).encode())
+
+
+@found_by("papers", Result.NOT_REPRODUCIBLE)
+def edit_the_model_card(stage: Stage) -> Bundle:
+    return stage.plain.bundle(files=_replaced("model-card.md", b"## Limits", b"## No limits"))
+
+
+@found_by("papers", Result.NOT_REPRODUCIBLE)
+def edit_how_to_verify(stage: Stage) -> Bundle:
+    return stage.plain.bundle(files=_replaced("VERIFY.txt", b"openssl pkeyutl -verify", b"true #"))
+
+
+@found_by("files")
+def add_a_file(stage: Stage) -> Bundle:
+    return stage.plain.bundle(files=lambda files: files.update({"approved-by-regulator.txt": b"yes\n"}))
+
+
+@found_by("files", Result.INCOMPLETE)
+def leave_out_the_statement_about_a_part(stage: Stage) -> Bundle:
+    return stage.plain.bundle(files=lambda files: files.pop("attestations/site-01.part.dsse.json"))
+
+
+@found_by("files", Result.INCOMPLETE)
+def leave_out_a_site(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        for name in [name for name in files if "site-03" in name]:
+            del files[name]
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("signatures")
+def drop_a_row_of_a_sites_ledger(stage: Stage) -> Bundle:
+    return stage.plain.bundle(files=lambda files: _cut(files, "site-02", b'"budget.spent"'))
+
+
+@found_by("signatures")
+def delete_an_incident_of_a_site(stage: Stage) -> Bundle:
+    return stage.plain.bundle(files=lambda files: _cut(files, "site-04", b'"incident.raised"'))
+
+
+def _cut(files: dict[str, bytes], site: str, mark: bytes) -> None:
+    lines = files[f"events/{site}.jsonl"].splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if mark in line)
+    files[f"events/{site}.jsonl"] = b"".join(lines[:place] + lines[place + 1 :])
+
+
+@found_by("chain")
+def write_an_event_in_a_sites_name(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        name = "events/site-01.jsonl"
+        lines = files[name][:-1].split(b"\n")
+        place = next(i for i, line in enumerate(lines) if b'"approval.granted"' in line)
+        shown = Shown.decode(lines[place])
+        event = replace(shown.event, ts="2026-01-31T11:00:00.000Z")
+        lines[place] = replace(shown, event=event, line=event.encode()).encode()
+        files[name] = b"\n".join(lines) + b"\n"
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("chain")
+def put_events_in_another_order(stage: Stage) -> Bundle:
+    lead = stage.plain
+    part = next(p for p in lead.parts() if p.writer == "lead")
+    lines = part.files["events/lead.jsonl"].splitlines(keepends=True)
+    lines[20], lines[21] = lines[21], lines[20]
+    return lead.bundle(_signed_part(lead, "lead", {**part.files, "events/lead.jsonl": b"".join(lines)}))
+
+
+@found_by("keys")
+def replace_a_key(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        keys = canonical.decode(files["keys.json"])
+        other = stage.witnessed.job.sites["site-02"].public.to_json()
+        files["keys.json"] = canonical.encode([other if k["name"] == "site-02" else k for k in keys])
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("keys", Result.UNTRUSTED)
+def invent_the_sites(stage: Stage) -> Bundle:
+    """A whole job that the lead played alone: nothing contradicts itself, but nobody knows the keys."""
+    return stage.witnessed.bundle()
+
+
+@found_by("signatures", Result.UNTRUSTED)
+def sign_a_part_in_a_sites_place(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "attestations/site-01.part.dsse.json"
+        said = Envelope.from_bytes(files[place]).statement()
+        files[place] = Envelope.make(said, stage.plain.job.lead).to_bytes()
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("signatures")
+def approve_in_a_sites_place(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        said = approval(stage.plain.job.plan, "site-01").to_bytes()
+        forged = Signed.make(said, stage.plain.job.lead, DECISION_CONTEXT)
+        files["approvals/site-01.json"] = canonical.encode(forged.to_json())
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("policy")
+def swap_a_policy(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        name = next(name for name in files if name.startswith("policies/site-01"))
+        files[name] = b"version: 1\n# allows everything\n"
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("policy")
+def swap_a_policy_and_its_name(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        del files[next(name for name in files if name.startswith("policies/site-01"))]
+        data = b"version: 1\n# allows everything\n"
+        files[f"policies/site-01@{canonical.digest(data).removeprefix('sha256:')}.yaml"] = data
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("policy")
+def hide_a_policy_from_an_auditor(stage: Stage) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        del files[next(name for name in files if name.startswith("policies/site-01"))]
+
+    return stage.plain.bundle(files=edit)
+
+
+@found_by("updates")
+def show_an_older_part_of_a_site(stage: Stage) -> Bundle:
+    """What the site had said, and signed, in the middle of the job."""
+    lead = stage.plain
+    half = lead.rewritten("site-01", lambda lines: lines[: where(lines, "budget.reserved", 3)])
+    return lead.bundle(half)
+
+
+# One site colludes: it signs what the lead wants
+
+
+@found_by("consent", Result.NOT_REPRODUCIBLE)
+def date_a_consent_back(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        granted = lines.pop(where(lines, "approval.granted"))
+        place = where(lines, "sum.signed", 1)
+        return [*lines[:place], replace(granted, ts="2026-01-31T11:00:00.000Z"), *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("consent", Result.NOT_REPRODUCIBLE)
+def approve_before_the_keys_were_compared(stage: Stage) -> Bundle:
+    part = stage.plain.rewritten("site-01", lambda lines: without(lines, "key.confirmed"))
+    return stage.plain.bundle(part)
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def leave_a_charge_out_of_the_ledger(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        return [e for e in lines if not (e.type.startswith("budget.") and e.round == 2)]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def charge_less_noise_than_the_plan(stage: Stage) -> Bundle:
+    part = stage.plain.rewritten(
+        "site-01",
+        lambda lines: edited(lines, "budget.reserved", lambda e: changed(e, reservation=FAKE), 1),
+    )
+    return stage.plain.bundle(part)
+
+
+@found_by("epsilon", Result.NOT_REPRODUCIBLE)
+def charge_less_than_a_round_costs(stage: Stage) -> Bundle:
+    part = stage.plain.rewritten(
+        "site-01", lambda lines: edited(lines, "budget.reserved", lambda e: changed(e, epsilon=0.1), 1)
+    )
+    return stage.plain.bundle(part)
+
+
+@found_by("epsilon", Result.NOT_REPRODUCIBLE)
+def pass_the_budget(stage: Stage) -> Bundle:
+    part = stage.plain.rewritten(
+        "site-01",
+        lambda lines: edited(
+            lines, "budget.opened", lambda e: changed(e, epsilon=0.5) if e.body["dataset"] == "records" else e
+        ),
+    )
+    return stage.plain.bundle(part)
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def charge_after_the_update_left(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        late = lines.pop(where(lines, "budget.reserved", 3))
+        place = where(lines, "update.sent", 3)
+        return [*lines[: place + 1], late, *lines[place + 1 :]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("policy", Result.NOT_REPRODUCIBLE)
+def decide_under_a_policy_that_was_never_loaded(stage: Stage) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "approval.granted")
+        body = {"policy": FAKE, "request": FAKE, "rules": [], "outcome": "allow"}
+        return [*lines[:place], replace(lines[place], type="policy.decision", body=body), *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("chain")
+def show_an_event_of_another_job(stage: Stage) -> Bundle:
+    lead = stage.plain
+    log, keys = lead.job.logs["site-01"], lead.job.identity("site-01")
+    honest = next(part for part in lead.parts() if part.writer == "site-01")
+    lines = honest.files["events/site-01.jsonl"].splitlines()
+    hidden = next(e for e in log.entries() if e.job not in (None, lead.job.plan.digest))
+    proof = log.inclusion(hidden.seq, honest.newest.size)
+    lines.append(Shown(hidden, hidden.encode(), proof).encode())
+    lines.sort(key=lambda line: Shown.decode(line).event.seq)
+    files = {**honest.files, "events/site-01.jsonl": b"".join(line + b"\n" for line in lines)}
+    assert keys.public.name == "site-01"
+    return lead.bundle(_signed_part(lead, "site-01", files))
+
+
+def test_what_nobody_altered_is_verified(stage: Stage) -> None:
+    for forger in (stage.plain, stage.witnessed):
+        verdict = verify(forger.bundle(), forger.job.trust)
+        assert [finding.line() for finding in verdict.findings] == []
+        assert verdict.result is Result.VERIFIED
+
+
+def test_there_are_enough_of_them() -> None:
+    names = [name for name, *_ in TABLE]
+    assert len(names) == len(set(names)) >= 60
+
+
+def _rows() -> Iterator[Any]:
+    """The table; the first row of each check is tried in every run, the others in longer ones."""
+    seen: set[str] = set()
+    for name, alteration, check, result in TABLE:
+        marks = [pytest.mark.slow] if check in seen else []
+        seen.add(check)
+        yield pytest.param(alteration, check, result, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("alteration", "check", "result"), list(_rows()))
+def test_an_alteration_is_found_by_its_check(
+    stage: Stage, alteration: Alteration, check: str, result: Result
+) -> None:
+    verdict = verify(alteration(stage), _trust(stage, alteration))
+    assert check in {finding.check for finding in verdict.findings}, lines(verdict)
+    assert verdict.result is result, lines(verdict)
+    assert all(finding.place and finding.reason for finding in verdict.findings)
+
+
+def _trust(stage: Stage, alteration: Alteration) -> dict[str, str]:
+    """What an auditor knows who asked the parties of the job that the bundle says it is of."""
+    name = alteration.__name__
+    if name == "claim_poisson_for_shuffled":
+        return stage.shuffled.job.trust
+    heads = [row for row in TABLE if row[2] == "heads"]
+    return stage.witnessed.job.trust if alteration in [row[1] for row in heads] else stage.plain.job.trust
+
+
+def lines(verdict: Verdict) -> list[str]:
+    return [finding.line() for finding in verdict.findings]
+
+
+def test_a_job_that_the_lead_invented_is_found_by_trust_alone(stage: Stage) -> None:
+    invented = stage.witnessed.bundle()
+    assert verify(invented).result is Result.VERIFIED
+    assert "The keys were not checked" in verify(invented).notes[0]
+    assert verify(invented, stage.plain.job.trust).result is Result.UNTRUSTED
+
+
+def test_no_bit_flip_is_missed(stage: Stage) -> None:
+    honest = stage.plain.bundle()
+    case = Opening(honest).case()
+    assert case is not None
+    draw = random.Random(20261128)
+    for name, data in honest.files.items():
+        for _ in range(5):
+            place = draw.randrange(8 * len(data))
+            flipped = bytearray(data)
+            flipped[place // 8] ^= 1 << place % 8
+            bundle = Bundle({**honest.files, name: bytes(flipped)})
+            if name == "MANIFEST.json":
+                assert verify(bundle).result is not Result.VERIFIED, place
+            else:
+                found = signatures.files(replace(case, bundle=bundle))
+                assert name in {finding.place for finding in found}, (name, place)
+
+
+@pytest.mark.slow
+def test_no_bit_flip_ends_in_anything_but_a_finding(stage: Stage) -> None:
+    honest = stage.plain.bundle()
+    draw = random.Random(7)
+    names = sorted(honest.files)
+    for _ in range(400):
+        name = draw.choice(names)
+        flipped = bytearray(honest.files[name])
+        place = draw.randrange(8 * len(flipped))
+        flipped[place // 8] ^= 1 << place % 8
+        verdict = verify(Bundle({**honest.files, name: bytes(flipped)}), stage.plain.job.trust)
+        assert verdict.result in (Result.ALTERED, Result.UNTRUSTED), (name, place)
