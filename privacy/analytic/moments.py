@@ -157,25 +157,45 @@ def clipped(terms: Terms, rows: Floats, labels: Indices, units: Indices | None =
 def unit_norms(terms: Terms, rows: Floats, labels: Indices, units: Indices | None = None) -> Floats:
     """The Euclidean norm of each unit's vector before it is cut, shape (units,); see the module docstring."""
     _check(terms, rows, labels)
-    targets = terms.targets(labels)
-    if units is None:
-        lengths, fours = (rows**2).sum(axis=1), (rows**4).sum(axis=1)
-        squares = lengths * (targets**2).sum(axis=1)
-        if terms.triangle:
-            squares += terms.weight**2 * (lengths**2 + fours) / 2
-        return np.asarray(np.sqrt(squares))
-    order = np.argsort(units, kind="stable")
-    ends = np.cumsum(np.bincount(units))[:-1]
-    return np.array([_norm(terms, rows[mine], targets[mine]) for mine in np.split(order, ends)])
-
-
-def _norm(terms: Terms, rows: Floats, targets: Floats) -> float:
-    """The norm of the sum of the vectors of some rows."""
-    products = rows @ rows.T
-    squares = float((products * (targets @ targets.T)).sum())
+    squares = outer_norms(rows, terms.targets(labels), units) ** 2
     if terms.triangle:
-        squares += terms.weight**2 * float((products**2).sum() + ((rows**2) @ (rows**2).T).sum()) / 2
-    return math.sqrt(max(squares, 0.0))
+        squares += terms.weight**2 * _triangle_squares(rows, units)
+    return np.asarray(np.sqrt(squares))
+
+
+def outer_norms(rows: Floats, targets: Floats, units: Indices | None = None) -> Floats:
+    """The Frobenius norm of each unit's sum of outer products x y', shape (units,); none of them is formed.
+
+    Args:
+        rows: x, shape (n, p).
+        targets: y, shape (n, k).
+        units: whose row each is, shape (n,), numbered from 0 without gaps; None where each is its own.
+    """
+    if units is None:
+        return np.asarray(np.sqrt((rows**2).sum(axis=1) * (targets**2).sum(axis=1)))
+
+    def square(mine: Indices) -> float:
+        return float(((rows[mine] @ rows[mine].T) * (targets[mine] @ targets[mine].T)).sum())
+
+    return np.sqrt(np.maximum([square(mine) for mine in _by_unit(units)], 0.0))
+
+
+def _triangle_squares(rows: Floats, units: Indices | None) -> Floats:
+    """The squared norm of the upper triangle of each unit's sum of x x'."""
+    if units is None:
+        return np.asarray(((rows**2).sum(axis=1) ** 2 + (rows**4).sum(axis=1)) / 2)
+
+    def square(mine: Indices) -> float:
+        own = rows[mine]
+        return float(((own @ own.T) ** 2).sum() + ((own**2) @ (own**2).T).sum()) / 2
+
+    return np.array([square(mine) for mine in _by_unit(units)])
+
+
+def _by_unit(units: Indices) -> list[Indices]:
+    """The rows of each unit."""
+    order = np.argsort(units, kind="stable")
+    return list(np.split(order, np.cumsum(np.bincount(units))[:-1]))
 
 
 def _sum(terms: Terms, rows: Floats, labels: Indices, factors: Floats | None) -> Floats:
