@@ -17,6 +17,7 @@ so a unit's norm follows from the inner products of its rows, and its rows are w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -31,6 +32,7 @@ Indices: TypeAlias = NDArray[np.int64]
 Kind: TypeAlias = Literal["ridge", "means"]
 
 _JUST_BELOW_ONE = 1 - 2.0**-40
+_PAIRS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,10 @@ def outer_norms(rows: Floats, targets: Floats, units: Indices | None = None) -> 
     if units is None:
         return np.asarray(np.sqrt((rows**2).sum(axis=1) * (targets**2).sum(axis=1)))
 
-    def square(mine: Indices) -> float:
-        return float(((rows[mine] @ rows[mine].T) * (targets[mine] @ targets[mine].T)).sum())
+    def products(one: Indices, other: Indices) -> Floats:
+        return _inner(rows[one], rows[other]) * _inner(targets[one], targets[other])
 
-    return np.sqrt(np.maximum([square(mine) for mine in _by_unit(units)], 0.0))
+    return np.sqrt(np.maximum(_over_pairs(units, products), 0.0))
 
 
 def _triangle_squares(rows: Floats, units: Indices | None) -> Floats:
@@ -185,17 +187,30 @@ def _triangle_squares(rows: Floats, units: Indices | None) -> Floats:
     if units is None:
         return np.asarray(((rows**2).sum(axis=1) ** 2 + (rows**4).sum(axis=1)) / 2)
 
-    def square(mine: Indices) -> float:
-        own = rows[mine]
-        return float(((own @ own.T) ** 2).sum() + ((own**2) @ (own**2).T).sum()) / 2
+    def products(one: Indices, other: Indices) -> Floats:
+        return (_inner(rows[one], rows[other]) ** 2 + _inner(rows[one] ** 2, rows[other] ** 2)) / 2
 
-    return np.array([square(mine) for mine in _by_unit(units)])
+    return _over_pairs(units, products)
 
 
-def _by_unit(units: Indices) -> list[Indices]:
-    """The rows of each unit."""
+def _inner(one: Floats, other: Floats) -> Floats:
+    """The inner product of each row with the other one of its place."""
+    return np.asarray(np.einsum("ij,ij->i", one, other))
+
+
+def _over_pairs(units: Indices, products: Callable[[Indices, Indices], Floats]) -> Floats:
+    """The sum over all ordered pairs of rows of each unit, a row with itself included, block by block."""
     order = np.argsort(units, kind="stable")
-    return list(np.split(order, np.cumsum(np.bincount(units))[:-1]))
+    counts = np.bincount(units)
+    mates = counts[units[order]]
+    one = np.repeat(order, mates)
+    within = np.arange(one.size) - np.repeat(np.cumsum(mates) - mates, mates)
+    other = order[np.repeat((np.cumsum(counts) - counts)[units[order]], mates) + within]
+    found = np.zeros(counts.size)
+    for start in range(0, one.size, _PAIRS):
+        part = slice(start, start + _PAIRS)
+        found += np.bincount(units[one[part]], products(one[part], other[part]), counts.size)
+    return found
 
 
 def _sum(terms: Terms, rows: Floats, labels: Indices, factors: Floats | None) -> Floats:

@@ -8,6 +8,7 @@ single unit is ever formed. A test holds every step to ``LocalTrainer`` on the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -59,12 +60,12 @@ class Steps:
     noise_multiplier: float = 0.0
 
     @classmethod
-    def of(cls, plan: Plan, units: int, steps: int | None = None) -> Steps:
-        """What a plan asks of a site with a public number of units."""
+    def of(cls, plan: Plan, units: int) -> Steps:
+        """What a plan asks of a site in a round, with a public number of units."""
         training, privacy = plan.training, plan.privacy
         private = privacy.mode != "off"
         return cls(
-            steps or training.steps,
+            training.steps,
             training.rate,
             units,
             training.head_rate,
@@ -159,18 +160,32 @@ class Head:
         return Clipped(self._sum(model, rows, bound), bound)
 
     def _sum(self, model: Vector, rows: Indices | None, bound: float | None) -> Floats:
-        inputs, targets = self.inputs, self.targets
-        units = self.holding.units
         if rows is not None:
-            inputs, targets = inputs[rows], targets[rows]
-            units = None if units is None else np.unique(units[rows], return_inverse=True)[1]
-        errors = softmax(inputs @ matrix(model, self.targets.shape[1]).T) - targets
+            return Head.of(self.holding.take(rows), self.targets.shape[1])._sum(model, None, bound)
+        inputs, units = self.inputs, self.holding.units
+        # float32 will do for what the gradient is; how long it is, and the sum, need float64.
+        weights = matrix(model, self.targets.shape[1]).astype(np.float32)
+        errors = softmax(self._narrow @ weights.T).astype(np.float64) - self.targets
         if bound is not None:
-            factors = _JUST_BELOW_ONE * bound / np.maximum(outer_norms(inputs, errors, units), 1e-300)
+            factors = _JUST_BELOW_ONE * bound / np.maximum(self._norms(errors), 1e-300)
             factors = np.minimum(1.0, factors)
             errors *= (factors if units is None else factors[units])[:, None]
         gradient = errors.T @ inputs
         return np.concatenate([gradient[:, -1], gradient[:, :-1].reshape(-1)])
+
+    def _norms(self, errors: Floats) -> Floats:
+        """The norm of each unit's gradient."""
+        if self.holding.units is None:
+            return np.asarray(np.sqrt(self._squares * (errors**2).sum(axis=1)))
+        return outer_norms(self.inputs, errors, self.holding.units)
+
+    @cached_property
+    def _narrow(self) -> NDArray[np.float32]:
+        return self.inputs.astype(np.float32)
+
+    @cached_property
+    def _squares(self) -> Floats:
+        return np.asarray((self.inputs**2).sum(axis=1))
 
     def _sampled(self, rate: float, entropy: Entropy, at: Moment, step: int) -> Indices | None:
         """The rows of a step; None for all of them, with the key stream left untouched."""
@@ -185,7 +200,7 @@ def matrix(model: Vector, classes: int) -> Floats:
     return np.hstack([model[classes:].reshape(classes, -1), model[:classes, None]]).astype(np.float64)
 
 
-def softmax(logits: Floats) -> Floats:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Class probabilities, row by row."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -138,21 +138,22 @@ def local(plan: Plan, members: Members, sums: Sums) -> Trained:
     return Trained(model, sent, plan.training.rounds)
 
 
-def alone(plan: Plan, holding: Holding, units: int, entropy: Entropy) -> Vector:
-    """The plan's steps on some rows by themselves: one site, or all rows in one place.
+def alone(holding: Holding, classes: int, how: Steps, entropy: Entropy) -> Vector:
+    """Steps on some rows by themselves: those of one site, or all rows in one place.
+
+    Formal guarantees:
+        Those of ``head.Head.train``: with noise, the Gaussian mechanism of ``how``.
 
     Args:
-        plan: of any mode; the noise, where there is any, is that of the Gaussian mechanism at its multiplier.
         holding: the rows.
-        units: the public number of units that sums are divided by.
+        classes: how many there are.
+        how: all steps.
         entropy: where sampling and noise come from.
     """
-    model = np.zeros(plan.adapter.parameters, dtype=np.float32)
-    steps = plan.training.steps * plan.training.rounds
+    model = np.zeros(head_layout(holding.features.shape[1], classes).size, dtype=np.float32)
     entropy.advance(1)
     moment = Moment(1, ATTEMPT, messages.model_digest(model))
-    head = Head.of(holding, len(plan.task.labels))
-    return model + head.train(model, Steps.of(plan, units, steps), entropy, moment).values
+    return model + Head.of(holding, classes).train(model, how, entropy, moment).values
 
 
 @dataclass(frozen=True, eq=False)

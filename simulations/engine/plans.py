@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cloister.privacy import canonical, code
+from cloister.privacy.analytic.release import Mode
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import (
@@ -38,7 +39,7 @@ class Promise:
         bound: C of one unit's gradient.
     """
 
-    mode: str = "off"
+    mode: Mode = "off"
     epsilon: float = 0.0
     delta: float = 0.0
     bound: float = 1.0
@@ -147,10 +148,11 @@ class Parties:
                 momentum=course.momentum,
             ),
             privacy=_privacy(promise, course, self.unit),
-            aggregation=self._aggregation(),
+            aggregation=self.aggregation(),
         )
 
-    def _aggregation(self) -> Aggregation:
+    def aggregation(self) -> Aggregation:
+        """How sums are opened: all sites but one must be there, or more where that would be too few."""
         least = SumTerms.least_threshold(len(self.holdings), self.colluding)
         return Aggregation(
             secure=True,

@@ -17,7 +17,7 @@ from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import AggregationError, BudgetError
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.simulations.engine import methods
-from cloister.simulations.engine.head import predict
+from cloister.simulations.engine.head import Steps, predict
 from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.methods import Account, Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
@@ -163,7 +163,7 @@ class TestHeads:
         plan = parties.plan("test", Promise(), Course(5, 10, 0.3))
         together = accuracy(methods.local(plan, members(parties), OpenSums(SITES)).model)
         lone = [
-            accuracy(methods.alone(plan, held, held.rows_band.low, FixedEntropy(b"l")))
+            accuracy(methods.alone(held, 3, Steps(50, 1.0, len(held), 0.3, 0.9), FixedEntropy(b"l")))
             for held in parties.holdings.values()
         ]
         assert together > max(lone) + 0.1
