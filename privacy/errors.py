@@ -76,7 +76,7 @@ class InputError(CloisterError):
         "file_format": "a file is not of a format that is read here",
         "evidence_malformed": "the evidence of a report is incomplete, malformed or contradicts itself",
         "column_missing": "a named column is not in the data",
-        "value_missing": "a row lacks its text or its label",
+        "value_missing": "a row lacks its text, its label or another value that is needed",
         "person_missing": "a row lacks the id of the person it is about",
         "one_class": "the data holds one class only, so there is nothing to learn",
         "class_unknown": "a label of the data is not among the classes of the plan",

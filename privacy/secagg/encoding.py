@@ -67,11 +67,28 @@ def encode(delta: Delta, weight: float, ring: Ring) -> Encoded:
     Formal guarantees:
         A function of ``delta`` and public constants only, hence post-processing of the noised steps.
     """
-    if delta.values.shape != (ring.parameters,):
-        raise UpdateError(
-            "update_shape", f"The update has {delta.values.size} values, the plan {ring.parameters}."
-        )
-    scaled = delta.values.astype(np.float64)
+    return Encoded(_fixed(delta.values.astype(np.float64), weight, ring), delta.mechanisms)
+
+
+def encode_sums(values: NDArray[np.float64], ring: Ring) -> Encoded:
+    """Sums in float64 on the ring, rounded to the nearest step: for what is added up once, unweighted.
+
+    Args:
+        values: shape (d,), d as in the ring.
+
+    Raises:
+        UpdateError: ``update_shape``, ``update_not_finite`` or ``update_range``.
+
+    Formal guarantees:
+        None: no noise is in it.
+    """
+    return Encoded(_fixed(values.copy(), 1.0, ring), ())
+
+
+def _fixed(scaled: NDArray[np.float64], weight: float, ring: Ring) -> bytes:
+    """Weighted values as whole steps, little-endian; ``scaled`` is overwritten."""
+    if scaled.shape != (ring.parameters,):
+        raise UpdateError("update_shape", f"The update has {scaled.size} values, the plan {ring.parameters}.")
     if not np.isfinite(scaled).all():
         raise UpdateError(
             "update_not_finite",
@@ -86,7 +103,7 @@ def encode(delta: Delta, weight: float, ring: Ring) -> Encoded:
             f"A value of the update is beyond the plan's range of {ring.range}; nothing leaves.",
             "Lower the learning rate, or raise the range in the next plan.",
         )
-    return Encoded(scaled.astype(_WIRE).tobytes(), delta.mechanisms)
+    return scaled.astype(_WIRE).tobytes()
 
 
 def residues(share: Share) -> Encoded:

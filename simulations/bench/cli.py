@@ -19,12 +19,13 @@ BENCHES = {
     "round": "what a round costs beyond training: seconds, bytes, memory",
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
+    "utility": "how near federated training comes to pooling, with privacy and without; a quarter of an hour",
     "codec": "what few bits a parameter keep of a mean of updates",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
     "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
-_TAKES_TEXTS = "step"
+_TAKES_TEXTS, _TAKES_FOLDER = "step", "utility"
 _CPU, _TAKES_DEVICE = "cpu", "step"
 
 
@@ -32,7 +33,11 @@ _CPU, _TAKES_DEVICE = "cpu", "step"
 def bench(
     name: Annotated[str, typer.Argument(help="; ".join(f"{k}: {v}" for k, v in BENCHES.items()))],
     data: Annotated[
-        Path | None, typer.Option(help=f"{_TAKES_TEXTS}: real texts, a CSV, JSON lines or Parquet file.")
+        Path | None,
+        typer.Option(
+            help=f"{_TAKES_TEXTS}: real texts, a CSV, JSON lines or Parquet file. "
+            f"{_TAKES_FOLDER}: the folder of banking77 and heart_disease."
+        ),
     ] = None,
     text: Annotated[str, typer.Option("--text", help="Column of its texts.")] = "text",
     label: Annotated[str, typer.Option("--label", help="Column of its classes.")] = "label",
@@ -47,10 +52,7 @@ def bench(
         raise UsageError(
             "option_invalid", f"There is no benchmark {name}.", f"There is: {', '.join(BENCHES)}."
         )
-    if data is not None and name != _TAKES_TEXTS:
-        raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
-    texts = None if data is None else TextFile(data, text, label)
-    value = (_run(name, texts) if device == _CPU else _run_on(device, name, texts)).to_json()
+    value = _measured(name, data, text, label, device).to_json()
     if as_json:
         typer.echo(json.dumps(value))
         return
@@ -59,6 +61,18 @@ def bench(
         target = value["targets"].get(figure)
         note = f"   target {target['limit']:g}: {'met' if target['met'] else 'NOT met'}" if target else ""
         typer.echo(f"  {figure:<28}{number:>14.6g}{note}")
+
+
+def _measured(name: str, data: Path | None, text: str, label: str, device: str) -> Result:
+    if name == _TAKES_FOLDER and device == _CPU:
+        from cloister.simulations.bench import utility
+        from cloister.simulations.scenarios.catalogue import DATA
+
+        return utility.run(DATA if data is None else data)
+    if data is not None and name != _TAKES_TEXTS:
+        raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
+    texts = None if data is None else TextFile(data, text, label)
+    return _run(name, texts) if device == _CPU else _run_on(device, name, texts)
 
 
 def _run(name: str, texts: TextFile | None) -> Result:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import UpdateError
-from cloister.privacy.secagg.encoding import Ring, Sum, encode
+from cloister.privacy.secagg.encoding import Ring, Sum, encode, encode_sums
 from cloister.privacy.update import Delta
 
 MECHANISMS = (GaussianSteps(1.0, 0.5, 3),)
@@ -30,6 +30,25 @@ def test_known_answer() -> None:
         round(limit / 4),
     ]
     assert encoded.mechanisms == MECHANISMS
+
+
+def test_sums_keep_more_digits_than_float32_has() -> None:
+    ring = Ring(parameters=2, sites=1, range=4.0)
+    values = np.array([3 + 2.0**-26, -1.0])
+    words = np.frombuffer(encode_sums(values, ring).content, "<i4")
+    assert np.abs(words * ring.step - values).max() <= ring.step / 2 < 2.0**-29
+    assert encode_sums(values, ring).mechanisms == ()
+    assert values.tolist() == [3 + 2.0**-26, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [([np.nan, 0.0], "update_not_finite"), ([4.1, 0.0], "update_range"), ([0.0], "update_shape")],
+)
+def test_sums_that_do_not_fit_are_refused(values: list[float], reason: str) -> None:
+    with pytest.raises(UpdateError) as caught:
+        encode_sums(np.array(values), Ring(parameters=2, sites=1, range=4.0))
+    assert caught.value.id == reason
 
 
 @given(

@@ -1,0 +1,179 @@
+"""The plan of a simulated consortium: the real value, with real keys, over features computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cloister.privacy import canonical, code
+from cloister.privacy.analytic.release import Mode
+from cloister.privacy.dp.calibration import noise_multiplier
+from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.plan import (
+    Adapter,
+    Aggregation,
+    Base,
+    Party,
+    Plan,
+    Privacy,
+    Site,
+    Task,
+    Training,
+)
+from cloister.privacy.secagg.terms import SumTerms
+from cloister.simulations.engine.head import head_layout
+from cloister.simulations.engine.holding import Holding
+
+LEAD = "lead"
+DATASET = "records"
+_RANGE = 64.0  # of a weighted coordinate of a head's update in fixed point: step 6e-8 a site
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a private method promises.
+
+    Attributes:
+        mode: ``local``, ``joint`` or ``off``.
+        epsilon, delta: of the whole plan; 0 both with ``off``.
+        bound: C of one unit's gradient.
+    """
+
+    mode: Mode = "off"
+    epsilon: float = 0.0
+    delta: float = 0.0
+    bound: float = 1.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a head is trained.
+
+    Attributes:
+        rounds, steps: rounds, and local steps in each; joint mode has one step a round.
+        learning_rate: on the mean gradient.
+        momentum: of the steps.
+        rate: the sampling rate; 1 is the full batch, without sampling and without amplification.
+    """
+
+    rounds: int
+    steps: int
+    learning_rate: float
+    momentum: float = 0.9
+    rate: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Parties:
+    """Who takes part, with keys made for this simulation.
+
+    Attributes:
+        holdings: site name -> what it holds.
+        labels: the classes.
+        base: what the features come from: a name and a digest.
+        colluding: how many sites may put together what they know.
+    """
+
+    holdings: Mapping[str, Holding]
+    labels: tuple[str, ...]
+    base: tuple[str, str]
+    colluding: int = 1
+    identities: dict[str, PrivateIdentity] = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = {name: PrivateIdentity.generate(name, "site") for name in self.holdings}
+        object.__setattr__(self, "identities", {LEAD: PrivateIdentity.generate(LEAD, "lead"), **made})
+
+    @property
+    def unit(self) -> str:
+        """``person`` where all sites know persons, else ``record``."""
+        return "person" if all(each.units is not None for each in self.holdings.values()) else "record"
+
+    @property
+    def roster(self) -> Roster:
+        """Everybody's public keys."""
+        return Roster("simulation", tuple(identity.public for identity in self.identities.values()))
+
+    @property
+    def inputs(self) -> int:
+        """The width of the features."""
+        return int(next(iter(self.holdings.values())).features.shape[1])
+
+    def plan(self, purpose: str, promise: Promise, course: Course) -> Plan:
+        """The plan of one method.
+
+        Raises:
+            PlanError: ``plan_malformed`` or ``plan_conflict``: these terms cannot be kept.
+            BudgetError: no noise reaches the target.
+        """
+        order = head_layout(self.inputs, len(self.labels))
+        most_rows = max(each.most_rows for each in self.holdings.values())
+        roster, digest = self.roster, code.installed()
+        sites = tuple(
+            Site(
+                name=name,
+                identity=self.identities[name].public.digest(),
+                code=digest,
+                dataset=DATASET,
+                rows=each.rows_band,
+                persons=each.persons_band(most_rows) if self.unit == "person" else None,
+            )
+            for name, each in self.holdings.items()
+        )
+        return Plan(
+            consortium=roster.consortium,
+            purpose=purpose,
+            nonce=canonical.raw(canonical.digest(purpose.encode()))[:16].hex(),
+            roster=roster.digest(),
+            lead=Party(name=LEAD, identity=roster.lead.digest(), code=digest),
+            sites=sites,
+            base=Base(name=self.base[0], digest=self.base[1], max_tokens=64),
+            task=Task(labels=self.labels),
+            adapter=Adapter(
+                rank=1,
+                alpha=1.0,
+                targets=("none",),
+                top_layers=0,
+                seed=canonical.digest(b"a head starts from zero"),
+                parameters=order.size,
+                layout=order.digest(),
+            ),
+            training=Training(
+                rounds=course.rounds,
+                steps=course.steps,
+                rate=course.rate,
+                optimizer="sgd",
+                head_rate=course.learning_rate,
+                adapter_rate=course.learning_rate,
+                momentum=course.momentum,
+            ),
+            privacy=_privacy(promise, course, self.unit),
+            aggregation=self.aggregation(),
+        )
+
+    def aggregation(self) -> Aggregation:
+        """How sums are opened: all sites but one must be there, or more where that would be too few."""
+        least = SumTerms.least_threshold(len(self.holdings), self.colluding)
+        return Aggregation(
+            secure=True,
+            minimum_sites=max(len(self.holdings) - 1, least),
+            range=_RANGE,
+            threshold=least,
+            colluding=self.colluding,
+        )
+
+
+def _privacy(promise: Promise, course: Course, unit: str) -> Privacy:
+    sigma = 0.0
+    if promise.mode != "off":
+        sigma = noise_multiplier(promise.epsilon, promise.delta, course.rate, course.rounds * course.steps)
+    return Privacy.model_validate(
+        {
+            "mode": promise.mode,
+            "unit": unit,
+            "bound": promise.bound,
+            "noise_multiplier": sigma,
+            "epsilon": promise.epsilon,
+            "delta": promise.delta,
+        }
+    )

@@ -1,0 +1,256 @@
+"""Ways to train that a simulation tries: steps of a linear head, or one analytic round; alone or together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.privacy.analytic.lift import Lift
+from cloister.privacy.analytic.moments import Kind, Terms
+from cloister.privacy.analytic.release import Release
+from cloister.privacy.analytic.ridge import Linear
+from cloister.privacy.dp.calibration import noise_multiplier
+from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.entropy import Entropy
+from cloister.privacy.plan import Rows
+from cloister.privacy.secagg.terms import SumTerms
+from cloister.simulations.engine import methods
+from cloister.simulations.engine.head import Steps, predict
+from cloister.simulations.engine.holding import Holding
+from cloister.simulations.engine.methods import Account, Analytic, Member
+from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.sums import MaskedSums, OpenSums, Sums
+
+Floats: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a way ends in.
+
+    Attributes:
+        predict: class numbers of features, int64, shape (rows,).
+        mechanisms: what was done to each site's data, as it is reserved.
+        bytes_up: what one site sent in all, before sealing and signing; 0 where nothing is sent.
+        sums: how many secure sums were opened.
+        noise_factor: the noise's standard deviation over that of the same way with all rows in one place; 0
+            without privacy.
+    """
+
+    predict: Callable[[Floats], Indices]
+    mechanisms: tuple[GaussianSteps, ...] = ()
+    bytes_up: int = 0
+    sums: int = 0
+    noise_factor: float = 0.0
+
+    def accuracy(self, rows: Holding) -> float:
+        """The share of rows whose class is found."""
+        return float((self.predict(rows.features) == rows.labels).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a federated run needs beside its way.
+
+    Attributes:
+        parties: who takes part.
+        promise: its mode and target.
+        entropies: site name -> its randomness.
+        masked: whether sums go through real keys and masks; without, they are the same bit for bit.
+        accounts: opens each site's account for a job; None to keep none.
+    """
+
+    parties: Parties
+    promise: Promise
+    entropies: Mapping[str, Entropy]
+    masked: bool = False
+    accounts: Callable[[str, str], Account] | None = None
+
+    def members(self, job: str) -> dict[str, Member]:
+        """The sites of a job."""
+        return {
+            name: Member(
+                held, self.entropies[name], self.accounts(name, job) if self.accounts else methods.FREE
+            )
+            for name, held in self.parties.holdings.items()
+        }
+
+    def sums(self, terms: SumTerms) -> Sums:
+        """How sums are opened."""
+        if self.masked:
+            return MaskedSums(terms, self.parties.identities, self.entropies)
+        return OpenSums(terms.sites)
+
+    @property
+    def noise_factor(self) -> float:
+        """The noise in a sum over all sites, over that of the same target with all rows in one place."""
+        sites = len(self.parties.holdings)
+        if self.promise.mode == "off":
+            return 0.0
+        shares = self.parties.aggregation().minimum_sites - self.parties.colluding
+        return float(np.sqrt(sites if self.promise.mode == "local" else sites / shares))
+
+
+class Way(Protocol):
+    """One way to train."""
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        ...
+
+    def alone(self, holding: Holding, classes: int, promise: Promise, entropy: Entropy) -> Model:
+        """A model of some rows by themselves; a promise is kept with noise for these rows alone."""
+        ...
+
+    def federated(self, setting: Setting) -> Model:
+        """A model of all sites."""
+        ...
+
+
+def _units(holding: Holding) -> Rows:
+    return holding.persons_band(1) or holding.rows_band
+
+
+@dataclass(frozen=True)
+class HeadSteps:
+    """Steps of gradient descent on a linear head.
+
+    Attributes:
+        course: rounds, steps, learning rate.
+        bound: C of one unit's gradient, where there is a promise.
+    """
+
+    course: Course
+    bound: float = 2.4
+
+    @property
+    def words(self) -> str:
+        """See ``Way``."""
+        course = self.course
+        local = f" of {course.steps} local steps" if course.steps > 1 else ""
+        return f"linear head, {course.rounds} rounds{local}, learning rate {course.learning_rate:g}"
+
+    def alone(self, holding: Holding, classes: int, promise: Promise, entropy: Entropy) -> Model:
+        """See ``Way``; as many steps as the federated run has."""
+        course, steps = self.course, self.course.rounds * self.course.steps
+        how = Steps(steps, course.rate, _units(holding).low, course.learning_rate, course.momentum)
+        done: tuple[GaussianSteps, ...] = ()
+        if promise.mode != "off":
+            sigma = noise_multiplier(promise.epsilon, promise.delta, course.rate, steps)
+            how = replace(how, bound=self.bound, noise_multiplier=sigma)
+            done = (GaussianSteps(sigma, course.rate, steps),)
+        model = methods.alone(holding, classes, how, entropy)
+        return Model(lambda features: predict(model, features, classes), done, noise_factor=float(bool(done)))
+
+    def federated(self, setting: Setting) -> Model:
+        """See ``Way``."""
+        promise = replace(setting.promise, bound=self.bound)
+        plan = setting.parties.plan(self.words, promise, self.course)
+        terms, classes = plan.sum_terms, len(plan.task.labels)
+        if terms is None:
+            raise ValueError("the plan of a simulation has secure sums")
+        run = methods.joint if plan.joint else methods.local
+        done = run(plan, setting.members(plan.digest), setting.sums(terms))
+        mechanism = plan.round_mechanism
+        total = (replace(mechanism, steps=mechanism.steps * plan.training.rounds),) if mechanism else ()
+        return Model(
+            lambda features: predict(done.model, features, classes),
+            total,
+            done.bytes_up,
+            done.sums,
+            setting.noise_factor,
+        )
+
+
+@dataclass(frozen=True)
+class OneRound:
+    """One analytic round.
+
+    Attributes:
+        kind: ridge or class means.
+        cosines, bandwidth, scale, constant: of the feature map.
+        ridge, weight, bound: see ``privacy.analytic``.
+        noise_share: see ``methods.Analytic``.
+    """
+
+    kind: Kind = "ridge"
+    cosines: int = 0
+    bandwidth: float = 1.4142135623730951
+    scale: float = 1.0
+    constant: float = 1.0
+    ridge: float = 0.3
+    weight: float = 1.0
+    bound: float = 1.0
+    noise_share: float = 1.0
+
+    @property
+    def words(self) -> str:
+        """See ``Way``."""
+        if self.kind == "means":
+            return "class means, one round"
+        beside = f" and {self.cosines} random cosines" if self.cosines else ""
+        return f"ridge on features{beside}, one round, ridge {self.ridge:g}"
+
+    def alone(self, holding: Holding, classes: int, promise: Promise, entropy: Entropy) -> Model:
+        """See ``Way``."""
+        own = Promise("off") if promise.mode == "off" else replace(promise, mode="local")
+        one = self.analytic(holding.features.shape[1], classes, (holding.rows_band.high,), own)
+        model = one.run({"": Member(holding, entropy)}, OpenSums(("",)))
+        return self._model(one, model, float(own.mode != "off"))
+
+    def federated(self, setting: Setting) -> Model:
+        """See ``Way``."""
+        parties, how = setting.parties, setting.parties.aggregation()
+        rows = tuple(held.rows_band.high for held in parties.holdings.values())
+        one = self.analytic(
+            parties.inputs, len(parties.labels), rows, setting.promise, how.minimum_sites, parties.colluding
+        )
+        terms = SumTerms(
+            one.digest,
+            parties.roster.digest(),
+            tuple(parties.holdings),
+            one.release.terms.parameters,
+            how.threshold or 0,
+            how.minimum_sites,
+            parties.colluding,
+        )
+        model = one.run(setting.members(one.digest), setting.sums(terms))
+        found = self._model(one, model, setting.noise_factor)
+        return replace(found, bytes_up=one.release.content_bytes, sums=1)
+
+    def analytic(
+        self, inputs: int, classes: int, rows: tuple[int, ...], promise: Promise, n_min: int = 0, t: int = 1
+    ) -> Analytic:
+        """The round of some sites.
+
+        Raises:
+            PlanError: ``plan_conflict``, no sound grid fits it.
+        """
+        private = promise.mode != "off"
+        lift = Lift(
+            inputs,
+            self.cosines,
+            self.bandwidth,
+            scale=self.scale,
+            constant=self.constant,
+            cut=private or self.scale != 1.0,
+        )
+        sigma = noise_multiplier(promise.epsilon, promise.delta, 1.0, 1) if private else 0.0
+        terms = Terms(lift.width, classes, self.kind, self.weight, self.bound)
+        release = Release(terms, rows, promise.mode, sigma, n_min, t)
+        return Analytic(lift, release, self.ridge, self.noise_share)
+
+    @staticmethod
+    def _model(one: Analytic, linear: Linear, noise_factor: float) -> Model:
+        mechanism = one.release.mechanism
+        return Model(
+            lambda features: linear.predict(one.lift.rows(features)),
+            (mechanism,) if mechanism else (),
+            noise_factor=noise_factor,
+        )

@@ -1,0 +1,1 @@
+"""Stories of consortia, played in one process: should these sites federate, and how?"""

@@ -1,0 +1,184 @@
+"""The scenarios that come with Cloister: each a story in plain words, and how its sites come about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cloister.client.site import records
+from cloister.client.site.records import Records
+from cloister.privacy.errors import InputError, UsageError
+from cloister.privacy.model import DEFAULT, describe
+from cloister.simulations import generator, partition
+from cloister.simulations.generator import GeneratorSettings
+from cloister.simulations.scenarios import tables
+from cloister.simulations.scenarios.material import OWN_SHARE, Material, Table, of_tables, of_texts, read
+
+DATA = Path("../shared/data")
+"""Where data sets are looked for if nothing else is said."""
+
+MINIMUM = 40
+"""Fewest rows of a site."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A consortium to be simulated.
+
+    Attributes:
+        name: what a command calls it.
+        title: one line.
+        story: who the sites are and what they want, in plain words.
+        epsilon, delta: the target of the private methods.
+        material: makes the sites from the folder of data sets and a seed.
+        needs: the data set that it needs, by the name of its folder; "" for none.
+    """
+
+    name: str
+    title: str
+    story: str
+    epsilon: float
+    delta: float
+    material: Callable[[Path, int], Material]
+    needs: str = ""
+
+
+def _triage(_: Path, seed: int) -> Material:
+    settings = GeneratorSettings(seed=seed, sites=4, notes=240, test=288, tiny=96)
+    corpus = generator.generate(settings)
+    train = {name: generator.records(notes) for name, notes in corpus.train.items()}
+    return of_texts(describe(DEFAULT), train, generator.records(corpus.test))
+
+
+def _intents(data: Path, seed: int) -> Material:
+    train, test = (
+        records.load(data_file(data, "banking77", side), text="text", label="label")
+        for side in ("train", "test")
+    )
+    parts = partition.split(train, 4, partition.Dirichlet(0.5), seed, minimum=MINIMUM)
+    names = ("high-street", "savings", "online", "cooperative")
+    sites: dict[str, Records] = {name: train.take(rows) for name, rows in zip(names, parts, strict=True)}
+    return of_texts(describe(DEFAULT), sites, test)
+
+
+def _credit(data: Path, seed: int) -> Material:
+    whole, test = (read(data_file(data, "south_german_credit", side)) for side in ("train", "test"))
+    sites = spread(whole, "credit_risk", ("alpine", "river", "coast", "city"), partition.Dirichlet(1.0), seed)
+    train, own = _kept_back(sites, seed)
+    return of_tables(tables.CREDIT, "credit_risk", train, own, test)
+
+
+def _heart(data: Path, _: int) -> Material:
+    whole, test = (read(data_file(data, "heart_disease", side)) for side in ("flamby_train", "flamby_test"))
+    train, own = by_column(whole, "site"), by_column(test, "site")
+    return of_tables(tables.HEART, "label", train, own, test)
+
+
+def by_column(table: Table, column: str) -> dict[str, Table]:
+    """A site for each value of a column."""
+    rows = Records(table.columns[column], table.columns[column], sites=table.columns[column])
+    names = partition.site_names(rows)
+    parts = partition.split(rows, len(names), partition.Natural(column), 0)
+    return {name: table.take(part) for name, part in zip(names, parts, strict=True)}
+
+
+def spread(
+    table: Table, label: str, names: tuple[str, ...], how: partition.Split, seed: int
+) -> dict[str, Table]:
+    """A table over sites as the literature does it (``simulations.partition``)."""
+    rows = Records(table.columns[label], table.columns[label])
+    parts = partition.split(rows, len(names), how, seed, minimum=MINIMUM)
+    return {name: table.take(part) for name, part in zip(names, parts, strict=True)}
+
+
+def _kept_back(sites: dict[str, Table], seed: int) -> tuple[dict[str, Table], dict[str, Table]]:
+    """A fifth of each site's rows kept back as its own test."""
+    rng, train, own = np.random.default_rng(seed), {}, {}
+    for name, table in sites.items():
+        rows = rng.permutation(len(table))
+        cut = max(1, round(OWN_SHARE * len(table)))
+        own[name], train[name] = table.take(np.sort(rows[:cut])), table.take(np.sort(rows[cut:]))
+    return train, own
+
+
+def data_file(data: Path, folder: str, side: str) -> Path:
+    """A file of a data set.
+
+    Raises:
+        InputError: ``file_missing``.
+    """
+    path = data / folder / f"{side}.csv"
+    if not path.is_file():
+        raise InputError(
+            "file_missing", f"There is no {path}.", f"Name the folder that holds {folder} with --data."
+        )
+    return path
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "hospital-triage",
+            "Four hospitals route triage notes to departments",
+            "Four hospitals want a model that reads a short triage note and names the department. "
+            "Each sees another mix of patients, its staff write in a style of their own, and one of "
+            "them is small. No note may leave a hospital, and the promise is made to each patient, "
+            "with all of the patient's notes. The notes are synthetic; no patient exists.",
+            8.0,
+            1e-5,
+            _triage,
+        ),
+        Scenario(
+            "bank-intents",
+            "Four banks recognise what customers ask for",
+            "Four banks want to route customer messages by intent, 77 of them. Each bank has its own "
+            "products, so each sees some intents often and others hardly ever. Messages stay at the "
+            "bank.",
+            3.0,
+            1e-5,
+            _intents,
+            "banking77",
+        ),
+        Scenario(
+            "credit-risk",
+            "Four regional banks judge credit applications",
+            "Four regional banks want to predict whether a loan is paid back, from the columns of an "
+            "application less sex, marital status and origin, which are left out. The banks differ in "
+            "size and in their share of defaults.",
+            8.0,
+            1e-4,
+            _credit,
+            "south_german_credit",
+        ),
+        Scenario(
+            "heart",
+            "Four real hospitals predict heart disease",
+            "Cleveland, Hungary, Switzerland and VA Long Beach: the four hospitals of the UCI heart "
+            "disease data, as FLamby splits them. Their patients differ so much that a model of one "
+            "fails at another: in Switzerland 19 of 20 are ill, in Hungary one in three.",
+            1.0,
+            1e-4,
+            _heart,
+            "heart_disease",
+        ),
+    )
+}
+
+
+def find(name: str) -> Scenario:
+    """A scenario by name.
+
+    Raises:
+        UsageError: ``option_invalid``.
+    """
+    if name not in SCENARIOS:
+        raise UsageError(
+            "option_invalid",
+            f"There is no scenario {name}.",
+            f"There is: {', '.join(SCENARIOS)}. Or name a .toml file.",
+        )
+    return SCENARIOS[name]

@@ -1,0 +1,71 @@
+"""``cloister simulate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cloister.privacy.errors import UsageError
+from cloister.simulations.scenarios.catalogue import DATA, SCENARIOS
+from cloister.simulations.scenarios.comparison import SEEDS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def simulate(
+    name: Annotated[str | None, typer.Argument(help="A scenario, or a .toml file of your own.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Name the scenarios and end.")] = False,
+    out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
+        "cloister-simulation"
+    ),
+    epsilon: Annotated[float | None, typer.Option(help="Privacy target, instead of the scenario's.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Its delta.")] = None,
+    data: Annotated[Path, typer.Option(help="The folder of the data sets that some scenarios need.")] = DATA,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits, held-back rows and noise.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Noise seeds of a private method.")] = SEEDS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
+) -> None:
+    """Find out, before asking anybody, whether a consortium should federate, and how.
+
+    Example: cloister simulate hospital-triage --out triage
+    """
+    if show_list:
+        _list(as_json=as_json)
+        return
+    if name is None:
+        raise UsageError("option_invalid", "No scenario is named.", "See `cloister simulate --list`.")
+    from cloister.simulations.scenarios import simulation
+
+    console = Console(stderr=as_json, highlight=False)
+    found = simulation.simulate(
+        name, out=out, epsilon=epsilon, delta=delta, data=data, seed=seed, seeds=seeds, say=console.print
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    console.print(f"\nSIMULATION: {found.scenario.title}")
+    table = Table()
+    for head in found.heads:
+        table.add_column(head)
+    for row in found.rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in found.advice:
+        console.print(f"- {line}")
+    console.print(f"Everything is in {out}: simulation.html, result.json and the sites' ledgers.")
+
+
+def _list(*, as_json: bool) -> None:
+    if as_json:
+        value = {each.name: {"title": each.title, "needs": each.needs} for each in SCENARIOS.values()}
+        typer.echo(json.dumps(value))
+        return
+    for each in SCENARIOS.values():
+        needs = f"   needs {each.needs}" if each.needs else ""
+        typer.echo(f"{each.name:<17}{each.title}{needs}")

@@ -1,0 +1,355 @@
+"""All ways to get a model, beside each other: should these sites federate, and how?
+
+Every method picks its way (which kind of training, how many steps, which rate) on rows held back from
+training and never on test rows. These searches are not charged to epsilon: in a simulation one program owns
+all rows. A real consortium takes the ways that are printed here as they are, or searches on public rows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from cloister.privacy.dp import accounting
+from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy.errors import PlanError
+from cloister.simulations.engine.accounts import Book
+from cloister.simulations.engine.holding import Holding, pooled
+from cloister.simulations.engine.methods import Account
+from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.ways import HeadSteps, Model, OneRound, Setting, Way
+from cloister.simulations.scenarios.material import Material
+
+HELD_BACK = 0.15
+SEEDS = 3
+_Z = 1.959964
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one method reached.
+
+    Attributes:
+        accuracy: on the common test rows; the mean over noise seeds where there is noise.
+        interval: 95 % of Wilson for that many test rows: how well the test rows measure it.
+        seeds: the same of each noise seed.
+        sites: site name -> accuracy on its own rows that nobody trained on.
+        common: site name -> accuracy on the common test rows of the model that the site would use.
+        way: how it was trained, in words.
+        epsilon: of the ledger at its highest over sites, for one unit; None without privacy.
+        noise_factor: noise over that of pooling at the same epsilon; 0 without privacy.
+        bytes_up: what one site sent, before sealing and signing.
+        sums: secure sums that were opened.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    seeds: tuple[float, ...]
+    sites: Mapping[str, float]
+    common: Mapping[str, float]
+    way: str
+    epsilon: float | None = None
+    noise_factor: float = 0.0
+    bytes_up: int = 0
+    sums: int = 0
+
+    @property
+    def worst_site(self) -> str:
+        """The site that it serves worst, on the site's own rows."""
+        return min(self.sites, key=lambda name: self.sites[name])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods of one run.
+
+    Attributes:
+        methods: name -> figures; see ``METHODS``.
+        simple: accuracy of the simple model on all rows pooled, and what it is.
+        majority: of always answering the most frequent class.
+        seconds: wall time of each part.
+    """
+
+    methods: Mapping[str, Figures]
+    simple: tuple[float, str]
+    majority: float
+    seconds: Mapping[str, float]
+
+
+METHODS = {
+    "local_only": "each site alone",
+    "local_only_private": "each site alone, private",
+    "pooled": "all rows in one place",
+    "pooled_private": "all rows in one place, private",
+    "federated_ridge": "federated, one analytic round",
+    "federated_local": "federated, private, noise of each site's own",
+    "federated_joint": "federated, private, noise in shares",
+}
+"""Every method, in the order in which they are shown."""
+
+
+@dataclass
+class Bench:
+    """Compares on one material.
+
+    Attributes:
+        material: the sites.
+        epsilon, delta: the target of the private methods.
+        seed: of held-back rows and of noise.
+        ledgers: the folder that ledgers are made in.
+        say: told what is going on.
+        seeds: how many noise seeds a private method gets.
+    """
+
+    material: Material
+    epsilon: float
+    delta: float
+    seed: int
+    ledgers: Path
+    say: Say = lambda _: None
+    seeds: int = SEEDS
+    _seconds: dict[str, float] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._train, held = {}, []
+        for place, (name, holding) in enumerate(self.material.train.items()):
+            rest, back = _sides(holding, np.random.default_rng([self.seed, place]))
+            self._train[name] = rest
+            held.append(back)
+        self._validation = pooled(held)
+        self._parties = self._members(self.material.train)
+        self._trial = self._members(self._train)
+
+    def _members(self, holdings: Mapping[str, Holding]) -> Parties:
+        return Parties(holdings, self.material.labels, self.material.base)
+
+    def run(self) -> Comparison:
+        """Everything; in the order of ``METHODS``."""
+        off, there = Promise("off"), Promise("local", self.epsilon, self.delta)
+        joint = replace(there, mode="joint")
+        measures: dict[str, Callable[[], Figures]] = {
+            "local_only": lambda: self._alone(off),
+            "local_only_private": lambda: self._alone(there),
+            "pooled": lambda: self._together(off),
+            "pooled_private": lambda: self._together(there),
+            "federated_ridge": lambda: self._federated("federated_ridge", off, self._rounds(off)),
+            "federated_local": lambda: self._federated("federated_local", there, self._ways(there)),
+            "federated_joint": lambda: self._federated("federated_joint", joint, self._ways(joint)),
+        }
+        found: dict[str, Figures] = {}
+        for name, measure in measures.items():
+            self.say(f"{METHODS[name]} …")
+            started = time.monotonic()
+            found[name] = measure()
+            self._seconds[name] = time.monotonic() - started
+        started = time.monotonic()
+        simple = self._simple()
+        self._seconds["simple"] = time.monotonic() - started
+        counts = np.bincount(self.material.test.labels)
+        return Comparison(found, simple, float(counts.max() / counts.sum()), self._seconds)
+
+    # One method
+
+    def _alone(self, promise: Promise) -> Figures:
+        """Every site by itself; accuracy is the mean over sites, each with a way of its own."""
+        models: dict[str, Model] = {}
+        ways: list[str] = []
+        for name, holding in self.material.train.items():
+            way = self._own_way(name, holding, promise)
+            ways.append(way.words)
+            models[name] = self._solo(way, holding, promise, name)
+        common = {name: model.accuracy(self.material.test) for name, model in models.items()}
+        own = {name: model.accuracy(self.material.own[name]) for name, model in models.items()}
+        mechanisms = [model.mechanisms for model in models.values()]
+        return self._figures(
+            (float(np.mean(list(common.values()))),),
+            own,
+            common,
+            "; ".join(dict.fromkeys(ways)),
+            epsilon=max(accounting.epsilon(done, promise.delta) for done in mechanisms)
+            if promise.epsilon
+            else None,
+            noise_factor=1.0 if promise.epsilon else 0.0,
+        )
+
+    def _own_way(self, name: str, holding: Holding, promise: Promise) -> Way:
+        rest, back = _sides(holding, np.random.default_rng([self.seed, *name.encode()]))
+        return self._best(
+            self._ways(promise), lambda way: self._solo(way, rest, promise, f"{name} trial"), back
+        )
+
+    def _together(self, promise: Promise) -> Figures:
+        rest, whole = pooled(self._train), pooled(self.material.train)
+        way = self._best(
+            self._ways(promise),
+            lambda way: self._solo(way, rest, promise, "together trial"),
+            self._validation,
+        )
+        models = [self._solo(way, whole, promise, f"together {turn}") for turn in self._turns(promise)]
+        epsilon = accounting.epsilon(models[0].mechanisms, promise.delta) if promise.epsilon else None
+        return self._shared(models, way, epsilon)
+
+    def _federated(self, name: str, promise: Promise, ways: Sequence[Way]) -> Figures:
+        """A federated method: its first seed through keys, masks and ledgers, the others without."""
+        way = self._best(
+            ways,
+            lambda way: way.federated(Setting(self._trial, promise, self._entropies("trial"))),
+            self._validation,
+        )
+        books: list[Book] = []
+
+        def account(site: str, job: str) -> Account:
+            path = self.ledgers / name / f"{site}.sqlite"
+            books.append(Book.open(path, self._parties.unit, promise, job))
+            return books[-1].account
+
+        models = []
+        for turn in self._turns(promise):
+            entropies = self._entropies(f"{name} {turn}")
+            setting = Setting(self._parties, promise, entropies, masked=turn == 0)
+            models.append(
+                way.federated(
+                    replace(setting, accounts=account) if turn == 0 and promise.epsilon else setting
+                )
+            )
+        return self._shared(models, way, max(book.epsilon for book in books) if books else None)
+
+    def _shared(self, models: Sequence[Model], way: Way, epsilon: float | None) -> Figures:
+        """The figures of a model that every site gets."""
+        seeds = tuple(model.accuracy(self.material.test) for model in models)
+        own = {
+            name: float(np.mean([model.accuracy(rows) for model in models]))
+            for name, rows in self.material.own.items()
+        }
+        common = dict.fromkeys(own, float(np.mean(seeds)))
+        first = models[0]
+        return self._figures(
+            seeds,
+            own,
+            common,
+            way.words,
+            epsilon=epsilon,
+            noise_factor=first.noise_factor,
+            bytes_up=first.bytes_up,
+            sums=first.sums,
+        )
+
+    def _figures(
+        self,
+        seeds: tuple[float, ...],
+        own: Mapping[str, float],
+        common: Mapping[str, float],
+        way: str,
+        *,
+        epsilon: float | None,
+        noise_factor: float,
+        bytes_up: int = 0,
+        sums: int = 0,
+    ) -> Figures:
+        mean = float(np.mean(seeds))
+        interval = wilson(mean, len(self.material.test))
+        return Figures(mean, interval, seeds, own, common, way, epsilon, noise_factor, bytes_up, sums)
+
+    # Which way
+
+    def _best(self, ways: Sequence[Way], fit: Callable[[Way], Model], rows: Holding) -> Way:
+        """The way that does best on held-back rows, the first of equals; what no grid holds is left out."""
+        best, top = ways[0], -1.0
+        for way in ways:
+            try:
+                score = fit(way).accuracy(rows)
+            except PlanError:
+                continue
+            if score > top:
+                best, top = way, score
+        return best
+
+    def _ways(self, promise: Promise) -> list[Way]:
+        return [*self._rounds(promise), *self._courses(promise)]
+
+    def _courses(self, promise: Promise) -> list[Way]:
+        """Steps of a head: more of them, and larger, where less noise is added to each."""
+        if promise.mode == "off":
+            return [HeadSteps(Course(100, 1, rate)) for rate in (0.3, 1.0, 3.0)]
+        if promise.mode == "local":
+            few = [(10, 1, 3.0), (30, 1, 1.0), (30, 1, 3.0), (30, 1, 8.0)]
+            return [HeadSteps(Course(rounds, steps, rate)) for rounds, steps, rate in few]
+        pairs = [(10, 1.0), (10, 3.0), (30, 0.3), (30, 1.0), (30, 2.0)]
+        return [HeadSteps(Course(rounds, 1, rate)) for rounds, rate in pairs]
+
+    def _rounds(self, promise: Promise) -> list[Way]:
+        """Analytic rounds: with cosines where nothing is noised, else with few coordinates."""
+        table = self.material.texts is None
+        if promise.mode == "off":
+            if table:
+                return [OneRound(scale=0.3, constant=0.3, ridge=ridge) for ridge in (1.0, 3.0, 10.0)]
+            cosines = 2048 if len(pooled(self._train)) > 4000 else 512
+            return [
+                OneRound(cosines=many, ridge=ridge)
+                for many, ridge in ((0, 0.3), (cosines, 0.3), (cosines, 1.0), (cosines, 3.0))
+            ]
+        if table:
+            return [
+                OneRound(kind="means", scale=0.5, constant=0.1, noise_share=0.0),
+                OneRound(scale=0.5, constant=0.3, ridge=10.0, weight=0.3),
+                OneRound(scale=0.3, constant=0.3, ridge=3.0, noise_share=0.3),
+            ]
+        return [
+            OneRound(kind="means", noise_share=0.0),
+            OneRound(constant=0.3, ridge=1.0, weight=0.5, noise_share=0.5),
+            OneRound(constant=0.3, ridge=1.0, weight=0.5, noise_share=0.15),
+        ]
+
+    def _solo(self, way: Way, rows: Holding, promise: Promise, what: str) -> Model:
+        entropy = FixedEntropy(f"simulate {self.seed} {promise.mode} {what}".encode())
+        return way.alone(rows, len(self.material.labels), promise, entropy)
+
+    def _entropies(self, what: str) -> dict[str, FixedEntropy]:
+        return {
+            name: FixedEntropy(f"simulate {self.seed} {what} {name}".encode()) for name in self.material.train
+        }
+
+    def _turns(self, promise: Promise) -> range:
+        return range(self.seeds if promise.epsilon else 1)
+
+    def _simple(self) -> tuple[float, str]:
+        """TF-IDF and logistic regression on texts, logistic regression on tables; all rows pooled."""
+        from sklearn.linear_model import LogisticRegression
+
+        rows, test = pooled(self.material.train), self.material.test
+        if self.material.texts is None:
+            model = LogisticRegression(max_iter=1000).fit(rows.features, rows.labels)
+            return float(model.score(test.features, test.labels)), "logistic regression on the same columns"
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import make_pipeline
+
+        train, texts = self.material.texts
+        model = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+        )
+        model.fit([text for site in train.values() for text in site], rows.labels)
+        return float(model.score(texts, test.labels)), "TF-IDF and logistic regression"
+
+
+def _sides(holding: Holding, rng: np.random.Generator) -> tuple[Holding, Holding]:
+    """Rows to train on and rows held back, units whole; at least one unit is held back."""
+    units = rng.permutation(holding.number_of_units)
+    cut = max(1, round(HELD_BACK * len(units)))
+    back = np.sort(holding.rows_of(np.sort(units[:cut])))
+    rest = np.sort(holding.rows_of(np.sort(units[cut:])))
+    return holding.take(rest), holding.take(back)
+
+
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``rows`` (Wilson 1927)."""
+    square = _Z**2 / rows
+    centre = (share + square / 2) / (1 + square)
+    half = _Z * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)

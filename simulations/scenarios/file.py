@@ -1,0 +1,83 @@
+"""A scenario of one's own, as a TOML file beside one's data.
+
+::
+
+    name = "intents"
+    title = "Our branches recognise what customers ask for"
+    story = "Why, in plain words."
+    epsilon = 3.0
+    delta = 1e-5
+    data = "intents.csv"          # beside this file: CSV, JSON lines or Parquet
+    text = "text"                 # its columns; person and site may be left out
+    label = "label"
+    person = "customer"
+    split = "dirichlet:0.5"       # or natural:COLUMN, iid, pathological:K, quantity:ALPHA
+    sites = 4
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cloister.client.site.persons import PersonColumn
+from cloister.privacy.errors import InputError
+from cloister.privacy.model import DEFAULT, describe
+from cloister.simulations import stage
+from cloister.simulations.scenarios.catalogue import Scenario
+from cloister.simulations.scenarios.material import Material, of_texts
+from cloister.simulations.stage import Source
+
+
+class Description(BaseModel):
+    """The fields of the file; unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")
+    title: str = Field(min_length=1, max_length=200)
+    story: str = Field(min_length=1, max_length=2000)
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    data: str
+    text: str = "text"
+    label: str = "label"
+    person: str | None = None
+    split: str = "dirichlet:0.5"
+    sites: int = Field(default=4, ge=3, le=50)
+    model: str = DEFAULT
+
+
+def from_file(path: Path) -> Scenario:
+    """The scenario of a file.
+
+    Raises:
+        InputError: ``file_missing``, ``file_format`` with the field.
+    """
+    try:
+        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = Description.model_validate(value)
+    except OSError as error:
+        raise InputError("file_missing", f"{path} cannot be read.", "Name a .toml file.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("file_format", f"{path} is not TOML: {error}.", "Correct it.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(
+            "file_format", f"{path}: {where}: {first['msg']}.", "See docs/simulation.md."
+        ) from error
+    return _scenario(found, path.parent)
+
+
+def _scenario(found: Description, beside: Path) -> Scenario:
+    def material(_: Path, seed: int) -> Material:
+        person = PersonColumn(found.person, missing="refuse") if found.person else None
+        source = Source(beside / found.data, found.text, found.label, None, found.split, person)
+        play = stage.from_file(source, found.sites, seed)
+        return of_texts(describe(found.model), play.train, play.test)
+
+    return Scenario(found.name, found.title, found.story, found.epsilon, found.delta, material)

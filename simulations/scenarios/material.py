@@ -1,0 +1,142 @@
+"""What a scenario plays with, once the shared base model or the public ranges have made features of it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cloister.client.site import persons
+from cloister.client.site.records import Records, hold_out
+from cloister.privacy import canonical
+from cloister.privacy.analytic.tabular import Columns
+from cloister.privacy.errors import InputError
+from cloister.privacy.model import BaseModel
+from cloister.simulations.engine import frozen
+from cloister.simulations.engine.holding import Floats, Holding, Indices
+
+OWN_SHARE = 0.2
+_KEY = b"cloister simulate: rows of a site kept back"
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Sites and test rows.
+
+    Attributes:
+        labels: the classes.
+        train: site name -> what it trains on.
+        own: site name -> rows of its own that nobody trains on.
+        test: the common test rows.
+        base: what the features come from: a name and a digest.
+        texts: site name -> its training texts, and those of the test; None for tables.
+    """
+
+    labels: tuple[str, ...]
+    train: Mapping[str, Holding]
+    own: Mapping[str, Holding]
+    test: Holding
+    base: tuple[str, str]
+    texts: tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]] | None = None
+
+    @property
+    def by_person(self) -> bool:
+        """Whether the unit of privacy is the person."""
+        return all(held.units is not None for held in self.train.values())
+
+
+def of_texts(base: BaseModel, train: Mapping[str, Records], test: Records) -> Material:
+    """The material of texts: of each site a fifth, by person where known, is kept back as its own test.
+
+    Raises:
+        InputError: ``class_unknown``; ``site_too_small``, nothing could be kept back.
+        ModelError: the base model cannot be loaded.
+    """
+    sides = {name: hold_out(records, fraction=OWN_SHARE, key=_KEY) for name, records in train.items()}
+    labels = tuple(sorted({label for records in (*train.values(), test) for label in records.classes()}))
+    parts = [part for pair in sides.values() for part in pair] + [test]
+    told = frozen.features(base, [text for part in parts for text in part.texts])
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    held = [_held(part, rows, labels) for part, rows in zip(parts, np.split(told, ends), strict=True)]
+    names = list(sides)
+    return Material(
+        labels,
+        dict(zip(names, held[0:-1:2], strict=True)),
+        dict(zip(names, held[1:-1:2], strict=True)),
+        held[-1],
+        (base.name, base.digest),
+        ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
+    )
+
+
+def _held(records: Records, features: Floats, labels: Sequence[str]) -> Holding:
+    units = persons.numbers(records) if records.persons is not None else None
+    return Holding(features, records.targets(labels), units)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file as text, by column."""
+
+    columns: Mapping[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def take(self, rows: Indices) -> Table:
+        """Some of the rows."""
+        return Table({name: tuple(values[row] for row in rows) for name, values in self.columns.items()})
+
+
+def read(path: Path) -> Table:
+    """The rows of a CSV file.
+
+    Raises:
+        InputError: ``file_missing``, ``file_format``, ``site_empty``.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = "file_missing" if isinstance(error, OSError) else "file_format"
+        raise InputError(
+            reason, f"{path} cannot be read: {error}.", "Name a CSV file with a header."
+        ) from error
+    if not rows:
+        raise InputError("site_empty", f"{path} has no rows.", "Name a file that has rows.")
+    if any(None in row or None in row.values() for row in rows):
+        raise InputError(
+            "file_format", f"A row of {path} has more or fewer values than its header.", "Correct it."
+        )
+    return Table({name: tuple(row[name] for row in rows) for name in rows[0]})
+
+
+def of_tables(
+    columns: Columns, label: str, train: Mapping[str, Table], own: Mapping[str, Table], test: Table
+) -> Material:
+    """The material of tables, by public ranges.
+
+    Raises:
+        InputError: ``column_missing``, ``value_missing``, ``class_unknown``.
+    """
+    for table in (*train.values(), test):
+        if label not in table.columns:
+            raise InputError("column_missing", f"The table has no column {label}.", "Name the right column.")
+    labels = tuple(sorted({value for table in train.values() for value in table.columns[label]}))
+
+    def held(table: Table) -> Holding:
+        records = Records(table.columns[label], table.columns[label])
+        return Holding(columns.features(table.columns), records.targets(labels))
+
+    digest = canonical.digest(repr(columns).encode())
+    return Material(
+        labels,
+        {name: held(table) for name, table in train.items()},
+        {name: held(table) for name, table in own.items()},
+        held(test),
+        ("public ranges of a table", digest),
+    )

@@ -1,0 +1,131 @@
+"""The page of a simulation: one HTML file with its own drawings, marked on every screen of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cloister.simulations.scenarios.comparison import METHODS, Figures
+
+if TYPE_CHECKING:
+    from cloister.simulations.scenarios.simulation import Simulation
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LEFT, _RIGHT, _STEP = 290, 690, 30
+WIDTH = 750
+_SHOWN = ("local_only", "local_only_private", "federated_joint")
+"""The methods that the bars of single sites compare."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar; coordinates are strings with one decimal.
+
+    Attributes:
+        label, value: its texts.
+        y: its upper edge.
+        width: its length.
+        low, high: the ends of its interval; "" for none.
+        look: how it is drawn.
+    """
+
+    label: str
+    value: str
+    y: str
+    width: str
+    low: str
+    high: str
+    look: str
+
+
+def method_bars(simulation: Simulation) -> list[Bar]:
+    """Accuracy on the common test by method, the simple model and the most frequent class below them."""
+    found = simulation.comparison
+    rows: list[tuple[str, float, tuple[float, float] | None, str]] = [
+        (METHODS[name], each.accuracy, each.interval, _look(name)) for name, each in found.methods.items()
+    ]
+    simple, what = found.simple
+    rows += [
+        (f"{what}, pooled", simple, None, "plain"),
+        ("most frequent class", found.majority, None, "plain"),
+    ]
+    return [_bar(number, *row) for number, row in enumerate(rows)]
+
+
+def site_bars(simulation: Simulation) -> list[tuple[str, list[Bar]]]:
+    """For every site: alone, alone with privacy, federated; on the common test."""
+    methods = simulation.comparison.methods
+    return [
+        (
+            site,
+            [
+                _bar(number, METHODS[name], methods[name].common[site], None, _look(name))
+                for number, name in enumerate(_SHOWN)
+            ],
+        )
+        for site in methods["local_only"].common
+    ]
+
+
+def render(simulation: Simulation) -> str:
+    """The page; the same simulation gives the same text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    return environment.get_template("simulation-1.html").render(
+        s=simulation,
+        methods=METHODS,
+        bars=method_bars(simulation),
+        sites=site_bars(simulation),
+        width=WIDTH,
+        left=_LEFT,
+        right=_RIGHT,
+        step=_STEP,
+        grid=[(f"{_at(tick / 100):.1f}", str(tick)) for tick in range(0, 101, 20)],
+    )
+
+
+def _bar(number: int, label: str, value: float, interval: tuple[float, float] | None, look: str) -> Bar:
+    low, high = (f"{_at(end):.1f}" for end in interval) if interval else ("", "")
+    return Bar(
+        label, f"{100 * value:.1f}", f"{_STEP * number + 8:.1f}", f"{_at(value) - _LEFT:.1f}", low, high, look
+    )
+
+
+def _at(share: float) -> float:
+    return _LEFT + share * (_RIGHT - _LEFT)
+
+
+def _look(name: str) -> str:
+    if name.startswith("federated"):
+        return "together"
+    return "pooled" if name.startswith("pooled") else "alone"
+
+
+def table_row(name: str, figures: Figures) -> tuple[str, ...]:
+    """A method as the cells of a table, for the page and for the terminal."""
+    low, high = figures.interval
+    return (
+        METHODS[name],
+        f"{100 * figures.accuracy:.1f}",
+        f"{100 * low:.1f} to {100 * high:.1f}",
+        f"{100 * figures.sites[figures.worst_site]:.1f} ({figures.worst_site})",
+        "–" if figures.epsilon is None else f"{figures.epsilon:.3g}",
+        "–" if not figures.noise_factor else f"{figures.noise_factor:.2f}",
+        f"{figures.bytes_up / 1000:,.0f}" if figures.bytes_up else "–",
+    )
+
+
+HEADS = (
+    "method",
+    "accuracy %",
+    "95 % by test rows",
+    "worst site on its own rows",
+    "epsilon",
+    "noise over pooled",
+    "kB up a site",
+)

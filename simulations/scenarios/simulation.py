@@ -1,0 +1,184 @@
+"""One function for notebooks and for the command: a scenario in, figures and advice out.
+
+from cloister.simulations.scenarios.simulation import simulate
+
+found = simulate("hospital-triage", epsilon=3.0)
+found.comparison.methods["federated_joint"].accuracy
+print("\\n".join(found.advice))
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.privacy import durable, folder
+from cloister.privacy.errors import UsageError
+from cloister.simulations.scenarios import page
+from cloister.simulations.scenarios.advice import advice
+from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
+from cloister.simulations.scenarios.comparison import SEEDS, Bench, Comparison
+from cloister.simulations.scenarios.file import from_file
+from cloister.simulations.scenarios.material import Material
+
+
+@dataclass(frozen=True)
+class SiteSize:
+    """How large a site is, as it would tell others.
+
+    Attributes:
+        rows, persons: bands as (low, high); persons None where they are not known.
+    """
+
+    rows: Any
+    persons: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """What a simulation found.
+
+    Attributes:
+        scenario: what was simulated.
+        epsilon, delta: the target of the private methods.
+        unit: ``person`` or ``record``: whom it is for.
+        seed: of splits, held-back rows and noise.
+        seeds: noise seeds of a private method.
+        sites: site name -> its size.
+        test_rows: rows of the common test.
+        comparison: all figures.
+    """
+
+    scenario: Scenario
+    epsilon: float
+    delta: float
+    unit: str
+    seed: int
+    seeds: int
+    sites: Mapping[str, SiteSize]
+    test_rows: int
+    comparison: Comparison
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """Whether to federate, and how, in sentences."""
+        return advice(self.comparison, self.test_rows, self.epsilon)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The columns of the table."""
+        return page.HEADS
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table: one row a method."""
+        return [page.table_row(name, figures) for name, figures in self.comparison.methods.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of ``result.json``."""
+        found = self.comparison
+        return {
+            "simulation": True,
+            "scenario": self.scenario.name,
+            "story": self.scenario.story,
+            "seed": self.seed,
+            "noise_seeds": self.seeds,
+            "target": {"epsilon": self.epsilon, "delta": self.delta, "unit": self.unit},
+            "sites": {
+                name: {
+                    "rows": size.rows.model_dump(),
+                    "persons": None if size.persons is None else size.persons.model_dump(),
+                }
+                for name, size in self.sites.items()
+            },
+            "test_rows": self.test_rows,
+            "methods": {
+                name: asdict(figures) | {"worst_site": figures.worst_site}
+                for name, figures in found.methods.items()
+            },
+            "simple": {"accuracy": found.simple[0], "model": found.simple[1]},
+            "majority": found.majority,
+            "advice": list(self.advice),
+            "seconds": dict(found.seconds),
+        }
+
+
+def simulate(
+    what: str | Path | Scenario,
+    *,
+    out: Path | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    data: Path = DATA,
+    seed: int = 0,
+    seeds: int = SEEDS,
+    say: Callable[[str], None] = lambda _: None,
+) -> Simulation:
+    """Plays a consortium in this process and compares every way to get a model.
+
+    Args:
+        what: the name of a scenario, a ``.toml`` file (``scenarios.file``), or a scenario.
+        out: a folder that does not exist or is empty: gets ``result.json``, ``simulation.html`` and the
+            sites' ledgers. None to write nothing.
+        epsilon, delta: another target than the scenario's.
+        data: the folder with the data sets that some scenarios need.
+        seed: of splits, held-back rows and noise; the same seed gives the same figures.
+        seeds: how many noise seeds a private method gets, at least 1.
+        say: told what is going on, line by line.
+
+    Raises:
+        UsageError: ``option_invalid``, ``folder_in_use``.
+        InputError: the data cannot be used.
+        PlanError, BudgetError: the target cannot be kept.
+    """
+    scenario = what if isinstance(what, Scenario) else _named(what)
+    epsilon = scenario.epsilon if epsilon is None else epsilon
+    delta = scenario.delta if delta is None else delta
+    if not (0 < epsilon < float("inf") and 0 < delta < 1 and seeds >= 1):
+        raise UsageError(
+            "option_invalid",
+            "Epsilon must be above 0, delta between 0 and 1, and there must be a noise seed.",
+            "Try --epsilon 8 --delta 1e-5.",
+        )
+    if out is not None:
+        folder.claim(out)
+    say("Preparing the sites: the shared base model reads every text once …")
+    material = scenario.material(data, seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        ledgers = Path(scratch) if out is None else out / "ledgers"
+        bench = Bench(material, epsilon, delta, seed, ledgers, say, seeds)
+        found = _simulation(scenario, material, bench)
+    if out is not None:
+        durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
+        durable.write(
+            out / "result.json", (json.dumps(found.to_json(), indent=1) + "\n").encode(), mode=0o644
+        )
+    return found
+
+
+def _named(what: str | Path) -> Scenario:
+    path = Path(what)
+    return from_file(path) if path.suffix == ".toml" else find(str(what))
+
+
+def _simulation(scenario: Scenario, material: Material, bench: Bench) -> Simulation:
+    sites = {
+        name: SiteSize(held.rows_band, held.persons_band(held.most_rows))
+        for name, held in material.train.items()
+    }
+    unit = "person" if material.by_person else "record"
+    return Simulation(
+        scenario,
+        bench.epsilon,
+        bench.delta,
+        unit,
+        bench.seed,
+        bench.seeds,
+        sites,
+        len(material.test),
+        bench.run(),
+    )

@@ -1,0 +1,245 @@
+"""``cloister simulate``, as sessions of a terminal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from markupsafe import escape
+
+from cloister.client.site.ledger import Ledger
+from cloister.privacy.cli import main
+from cloister.simulations.engine.plans import DATASET
+from cloister.simulations.scenarios.comparison import METHODS
+from cloister.simulations.scenarios.simulation import simulate
+from tests import models
+
+REAL = Path(__file__).parents[3] / "../shared/data"
+SITES = {"cleveland": 0.45, "hungarian": 0.35, "switzerland": 0.9, "va": 0.75}
+
+
+def hearts(path: Path, rows: int, seed: int) -> None:
+    """Made-up patients in the columns of heart_disease: the ill are older and feel pain on exertion."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        columns = "age sex cp trestbps chol fbs restecg thalach exang oldpeak num site label"
+        writer.writerow(columns.split())
+        for site, share in SITES.items():
+            for _ in range(rows):
+                ill = int(rng.random() < share)
+                pain = int(rng.random() < (0.65 if ill else 0.3))
+                rest = [rng.integers(1, 5), 130, 220, 0, 0, round(150 - 10 * ill + rng.normal(0, 15)), pain]
+                age = round(50 + 5 * ill + rng.normal(0, 8))
+                writer.writerow(
+                    [
+                        age,
+                        int(rng.integers(0, 2)),
+                        *rest,
+                        round(float(rng.random() + 0.4 * ill), 1),
+                        ill,
+                        site,
+                        ill,
+                    ]
+                )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "heart_disease").mkdir()
+    hearts(folder / "heart_disease" / "flamby_train.csv", 60, 1)
+    hearts(folder / "heart_disease" / "flamby_test.csv", 40, 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def played(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    out = tmp_path_factory.mktemp("out") / "heart"
+    return out, main(
+        [
+            "simulate",
+            "heart",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            "--epsilon",
+            "4",
+            "--seeds",
+            "2",
+            "--json",
+        ]
+    )
+
+
+class TestSession:
+    def test_the_list_names_every_scenario_and_what_it_needs(self, capsys):
+        assert main(["simulate", "--list"]) == 0
+        assert capsys.readouterr().out == (
+            "hospital-triage  Four hospitals route triage notes to departments\n"
+            "bank-intents     Four banks recognise what customers ask for   needs banking77\n"
+            "credit-risk      Four regional banks judge credit applications   needs south_german_credit\n"
+            "heart            Four real hospitals predict heart disease   needs heart_disease\n"
+        )
+        assert main(["simulate", "--list", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["heart"]["needs"] == "heart_disease"
+
+    @pytest.mark.slow
+    def test_every_method_is_in_the_table_and_the_answer_below_it(self, data, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        out = tmp_path / "new"
+        assert main(["simulate", "heart", "--data", str(data), "--out", str(out), "--seeds", "1"]) == 0
+        shown = capsys.readouterr().out
+        assert "SIMULATION: Four real hospitals predict heart disease" in shown
+        for words in METHODS.values():
+            assert re.search(rf"│ {re.escape(words)} +│ +\d\d\.\d", shown), words
+        assert re.search(r"^- (Yes|No|Hardly): at epsilon 1 ", shown, re.MULTILINE)
+        assert shown.rstrip().endswith("simulation.html, result.json and the sites' ledgers.")
+
+    @pytest.mark.parametrize(
+        ("options", "code", "line"),
+        [
+            ([], 2, "No scenario is named. See `cloister simulate --list`. [option_invalid]"),
+            (
+                ["hart"],
+                2,
+                "There is no scenario hart. There is: hospital-triage, bank-intents, credit-risk, heart.",
+            ),
+            (["heart", "--epsilon", "0"], 2, "Epsilon must be above 0, delta between 0 and 1"),
+            (["heart", "--delta", "1"], 2, "Epsilon must be above 0, delta between 0 and 1"),
+            (["heart", "--data", "/nowhere"], 1, "There is no /nowhere/heart_disease/flamby_train.csv."),
+            (["missing.toml"], 1, "missing.toml cannot be read."),
+        ],
+    )
+    def test_what_cannot_be_done_ends_in_one_line(self, options, code, line, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert main(["simulate", *options]) == code
+        said = capsys.readouterr().err.strip()
+        assert line in said
+        assert "\n" not in said
+
+    def test_a_folder_that_is_in_use_is_left_alone(self, data, tmp_path, capsys):
+        (tmp_path / "mine").write_text("x")
+        assert main(["simulate", "heart", "--data", str(data), "--out", str(tmp_path)]) == 2
+        assert "[folder_in_use]" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+class TestResult:
+    def test_the_result_has_every_method_site_and_promise(self, played):
+        out, code = played
+        assert code == 0
+        result = json.loads((out / "result.json").read_text())
+        assert result["simulation"] is True
+        assert set(result["methods"]) == set(METHODS)
+        assert result["target"] == {"epsilon": 4.0, "delta": 1e-4, "unit": "record"}
+        for name, method in result["methods"].items():
+            assert set(method["sites"]) == set(method["common"]) == set(SITES)
+            assert method["worst_site"] in SITES
+            assert method["interval"][0] <= method["accuracy"] <= method["interval"][1]
+            private = name.endswith(("private", "local", "joint"))
+            assert (method["epsilon"] is not None) is private
+            assert not private or 3.9 < method["epsilon"] <= 4.0
+        factors = {name: method["noise_factor"] for name, method in result["methods"].items()}
+        assert factors["federated_local"] == 2.0
+        assert factors["federated_joint"] == pytest.approx(2**0.5)
+        assert len(result["methods"]["federated_joint"]["seeds"]) == 2
+
+    def test_one_round_is_as_good_as_pooling_here(self, played):
+        methods = json.loads((played[0] / "result.json").read_text())["methods"]
+        assert abs(methods["federated_ridge"]["accuracy"] - methods["pooled"]["accuracy"]) < 0.05
+        assert methods["federated_ridge"]["accuracy"] > 0.75
+
+    @pytest.mark.parametrize("method", ["federated_local", "federated_joint"])
+    def test_every_site_has_a_ledger_of_its_own_that_says_the_same_epsilon(self, played, method):
+        out = played[0]
+        told = json.loads((out / "result.json").read_text())["methods"][method]
+        for site in SITES:
+            ledger = Ledger(out / "ledgers" / method / f"{site}.sqlite")
+            rows = ledger.rows(DATASET)
+            assert ledger.epsilon(DATASET) == told["epsilon"]
+            assert [row.kind for row in rows] == ["reserved", "spent"] * told["sums"]
+
+    def test_the_page_is_marked_and_loads_nothing(self, played):
+        page = (played[0] / "simulation.html").read_text()
+        assert page.count("SIMULATION") > 5
+        assert not re.search(r"(src|href)=|@import|url\(", page)
+        assert "<script" not in page
+        for words in METHODS.values():
+            assert str(escape(words)) in page
+
+    @pytest.mark.slow
+    def test_the_seed_decides_everything(self, played, data):
+        again = simulate("heart", data=data, epsilon=4.0, seeds=2).to_json()
+        other = simulate("heart", data=data, epsilon=4.0, seed=1, seeds=2).to_json()
+        first = json.loads((played[0] / "result.json").read_text())
+        for one in (first, again, other):
+            del one["seconds"]
+        assert json.loads(json.dumps(again)) == first
+        assert other["methods"] != first["methods"]
+
+
+OWN = """
+name = "mine"
+title = "Our wards"
+story = "Words <b>with</b> markup."
+epsilon = 8.0
+delta = 1e-5
+data = "notes.csv"
+split = "iid"
+person = "who"
+model = "{model}"
+"""
+
+
+class TestFile:
+    @pytest.mark.slow
+    def test_a_file_of_ones_own_from_text_to_page(self, tmp_path):
+        model = models.write(tmp_path / "tiny")
+        rows = [
+            f"{word} pain since monday {k},{word},{k // 2}" for k in range(260) for word in ("chest", "head")
+        ]
+        (tmp_path / "notes.csv").write_text("text,label,who\n" + "\n".join(rows) + "\n")
+        (tmp_path / "mine.toml").write_text(OWN.format(model=model))
+        assert (
+            main(["simulate", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out"), "--seeds", "1"])
+            == 0
+        )
+        result = json.loads((tmp_path / "out" / "result.json").read_text())
+        assert result["target"]["unit"] == "person"
+        assert result["simple"] == {"accuracy": 1.0, "model": "TF-IDF and logistic regression"}
+        assert result["methods"]["federated_ridge"]["accuracy"] > 0.9
+        assert "Words &lt;b&gt;with&lt;/b&gt; markup." in (tmp_path / "out" / "simulation.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("change", "word"),
+        [
+            (("epsilon = 8.0", "epsilon = -1.0"), "epsilon"),
+            (('name = "mine"', 'name = "Mine"'), "name"),
+            (('split = "iid"', 'spilt = "iid"'), "spilt"),
+            (("delta = 1e-5", 'delta = "small"'), "delta"),
+            (('title = "Our wards"', "title = "), "not TOML"),
+        ],
+    )
+    def test_a_field_that_cannot_be_used_is_named(self, change, word, tmp_path, capsys):
+        (tmp_path / "mine.toml").write_text(OWN.replace(*change))
+        assert main(["simulate", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out")]) == 1
+        said = capsys.readouterr().err.strip()
+        assert word in said
+        assert said.endswith("[file_format]")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="the data sets are not here")
+def test_real_hospitals_gain_by_federating_with_privacy():
+    found = simulate("heart", data=REAL)
+    methods = found.comparison.methods
+    assert methods["federated_joint"].accuracy > methods["local_only"].accuracy + 0.05
+    assert methods["federated_ridge"].accuracy > 0.79
+    assert found.advice[0].startswith("Yes: at epsilon 1 ")
