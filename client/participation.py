@@ -140,6 +140,8 @@ class Participant:
         guard: compares each global model with those before, on the site's held-out rows.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
+        admit: raises where this site takes no further part in the job, before anything else is done.
+        tell: called when a round was answered, to show heads beside it; must be quick.
     """
 
     plan: Plan
@@ -155,6 +157,8 @@ class Participant:
     guard: Guard = field(default_factory=Guard)
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
+    admit: Callable[[], None] = lambda: None
+    tell: Callable[[], None] = lambda: None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     _committed: bool = field(default=False, init=False)
@@ -196,6 +200,7 @@ class Participant:
             return sealed.data
 
     def _answer(self, opened: Opened) -> Sealed:
+        self.admit()
         kind = opened.header.kind
         if kind == messages.TASK:
             return self._train(opened)
@@ -265,6 +270,7 @@ class Participant:
         self.log.append(
             "update.sent", job=job, round=header.round, sealed=sealed.digest, bytes=len(sealed.data)
         )
+        self.tell()
         return sealed
 
     def _follow(self, round: int, task: messages.Task) -> None:
