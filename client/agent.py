@@ -28,16 +28,18 @@ from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
+from cloister.client.witnessing import Heads, Telling
 from cloister.privacy import durable
 from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
-from cloister.privacy.errors import CloisterError, IdentityError
+from cloister.privacy.errors import CloisterError, IdentityError, TransportError
 from cloister.privacy.layout import Layout, initial
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import bundle, messages
 
 _LOOK_S = 0.5
+_AGAIN_S = 1.0
 _LAST_ROUND_S = 10.0
 
 
@@ -73,34 +75,57 @@ class Agent:
             StateError, LogError, EntropyError: this machine cannot write.
         """
         with self._site.running(), Consortium(self._site) as member:
+            self._heads = Heads(self._site, member)
+            self._telling = Telling(self._heads, self._once)
             watch = Watch(member, self._notices.put)
             letters = Correspondence(member, lambda data: answer(self._participants, data), self._largest)
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
             warm = threading.Thread(target=_warm, name="warm", daemon=True)
             warm.start()
+            if not self._may_begin(stop):
+                return not warm.is_alive()
             for job in self._jobs:  # before the lead hears of this site: its next message may be for one
                 self._advance(member, job)
             watch.start()
             letters.start()
             fleet.start()
+            self._telling.start()
+            self._telling.mark(end=True)
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
                     if letters.trouble is not None and not watch.trouble:
                         self._once(f"The lead cannot ask this site: {letters.trouble.line()}")
-                    if failure := watch.failure or letters.failure:
+                    if failure := watch.failure or letters.failure or self._telling.failure:
                         self._failure = failure
                         stop.set()
             finally:
                 stop.set()
                 watch.stop()
                 letters.stop(_LAST_ROUND_S)
+                self._telling.stop(_LAST_ROUND_S)
                 for thread in (fleet, warm):
                     thread.join(timeout=_LAST_ROUND_S)
             if self._failure:
                 raise self._failure
             self._site.log.head()
         return not (fleet.is_alive() or warm.is_alive() or letters.is_alive())
+
+    def _may_begin(self, stop: threading.Event) -> bool:
+        """Waits until the lead has told what others hold of this site's log; False if told to stop before.
+
+        Raises:
+            LogError: ``log_rolled_back``, this folder is an old copy; ``log_forked``, ``event_altered``.
+            CloisterError: the lead refuses this site.
+        """
+        while not stop.is_set():
+            try:
+                self._heads.check()
+                return True
+            except TransportError as error:
+                self._once(f"The lead cannot be reached: {error.line()}")
+                stop.wait(_AGAIN_S)
+        return False
 
     def _largest(self) -> int:
         """Bytes of the largest envelope that the lead may send now."""
@@ -147,6 +172,7 @@ class Agent:
             pass
         else:
             self._bring(member)
+            self._telling.mark()
         if watch.trouble is not None:
             self._once(f"The lead cannot be reached: {watch.trouble.line()}")
         for job in self._jobs:
@@ -204,10 +230,12 @@ class Agent:
         learner = SiteLearner(
             plan, self._site.name, base, records, entropy, job.folder, device=self._device, vault=vault
         )
+        roster = self._site.roster
+        parties = [roster.member(party.name) for party in (plan.lead, *plan.sites)]
         return Participant(
             plan=plan,
             identity=self._site.identity,
-            lead=self._site.roster.lead,
+            lead=roster.lead,
             learner=learner,
             secure=self._secure(job),
             following=self._following(plan, learner.layout),
@@ -216,9 +244,16 @@ class Agent:
             entropy=entropy,
             log=self._site.log,
             replies=Replies(job.folder / "replies"),
-            done=job.close,
+            done=lambda: self._close(job),
             complain=self._say,
+            admit=lambda: self._heads.witness.refuse_conflicts(parties),
+            tell=self._telling.mark,
         )
+
+    def _close(self, job: Job) -> None:
+        """The final model is kept: the last heads of the job are shown."""
+        job.close()
+        self._telling.mark(end=True)
 
     @staticmethod
     def _following(plan: Plan, order: Layout) -> Following | None:

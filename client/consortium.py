@@ -192,6 +192,10 @@ class Consortium(AbstractContextManager["Consortium"]):
         """Who is connected (``present``) and where jobs stand, as the lead tells it."""
         return notice(self.line.ask("Status", pb.Empty()).content)
 
+    def heads(self, said: bytes) -> bytes:
+        """What the lead answers to what this site says of heads (``client.witnessing``)."""
+        return bytes(self.line.ask("Heads", pb.Notice(content=said)).content)
+
     def close(self) -> None:
         """Ends the connection."""
         self.line.close()

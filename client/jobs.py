@@ -18,6 +18,7 @@ from cloister.privacy import canonical, code, durable
 from cloister.privacy.consent import Decision
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import BudgetError, IdentityError, PlanError
+from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
 
@@ -142,6 +143,7 @@ class Jobs:
         for party in (plan.lead, *plan.sites):
             if roster.member(party.name).digest() != party.identity:
                 raise IdentityError("roster_mismatch", f"The plan names another key for {party.name}.")
+        Witness(self.site.path).refuse_conflicts(roster.members)
         strangers = [peer.identity.name for peer in self.site.peers() if not peer.confirmed]
         if strangers:
             raise IdentityError(

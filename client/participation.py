@@ -141,6 +141,8 @@ class Participant:
         guard: compares each global model with those before, on the site's held-out rows.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
+        admit: raises where this site takes no further part in the job, before anything else is done.
+        tell: called when a round was answered, to show heads beside it; must be quick.
     """
 
     plan: Plan
@@ -156,6 +158,8 @@ class Participant:
     guard: Guard = field(default_factory=Guard)
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
+    admit: Callable[[], None] = lambda: None
+    tell: Callable[[], None] = lambda: None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     _committed: bool = field(default=False, init=False)
@@ -197,6 +201,7 @@ class Participant:
             return sealed.data
 
     def _answer(self, opened: Opened) -> Sealed:
+        self.admit()
         kind = opened.header.kind
         if kind == messages.TASK:
             return self._train(opened)
@@ -266,6 +271,7 @@ class Participant:
         self.replies.store(header, sealed)
         self._release(header, sealed)
         self._send(header, sealed)
+        self.tell()
         return sealed
 
     def _send(self, header: Header, sealed: Sealed) -> None:

@@ -30,6 +30,7 @@ from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
 from cloister.server.gate import LIMITS, Gate, Limits
 from cloister.server.listener import bind
 from cloister.server.presence import Presence, state
+from cloister.server.witnesses import Witnesses
 
 _NONCE = 32
 _KEEPALIVE_MS = 10_000
@@ -79,6 +80,9 @@ class ConsortiumService(rpc.ConsortiumServicer):
         self._gate = gate
         self._presence = presence
         self._exchange = exchange
+        self._witnesses = Witnesses(
+            folder.path, folder.identity, folder.log, lambda: folder.enrolment.roster.members
+        )
 
     def Open(self, request: pb.Challenge, context: Any) -> pb.Signed:  # noqa: N802  # names of the proto
         """States what this end saw of the connection."""
@@ -122,6 +126,10 @@ class ConsortiumService(rpc.ConsortiumServicer):
         """Who is connected, and where jobs stand."""
         told = self._desk.status(self._site(context).name)
         return pb.Notice(content=state(told, self._presence.present()))
+
+    def Heads(self, request: pb.Notice, context: Any) -> pb.Notice:  # noqa: N802
+        """Newest heads of logs, and countersignatures, both ways."""
+        return pb.Notice(content=self._witnesses.hear(self._site(context), request.content))
 
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
         """Keeps the calling site present, and tells it what happens."""

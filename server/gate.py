@@ -29,7 +29,10 @@ _METHODS = {
     "/grpc.health.v1.Health/Check",
     *(
         f"/cloister.Consortium/{name}"
-        for name in ("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch", "Exchange")
+        for name in (
+            *("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch", "Exchange"),
+            *("Heads", "Succeed", "Successions", "Withdraw"),
+        )
     ),
 }
 _CODES = {"rate_limited": grpc.StatusCode.RESOURCE_EXHAUSTED}

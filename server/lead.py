@@ -227,6 +227,7 @@ class Lead:
                 self._say("The job goes on from its checkpoint at the next `cloister lead up`.")
                 return None
             self._end(job, error)
+        service.presence.announce("heads")  # those of the job's last events
         return job
 
     def _perform(self, job: Job, service: ConsortiumServer, flower: Flower, stop: threading.Event) -> None:

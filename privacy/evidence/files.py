@@ -120,3 +120,12 @@ def stored_heads(folder: Path) -> tuple[SignedHead, ...]:
         LogError: ``head_invalid``.
     """
     return tuple(map(read_head, sorted((folder / HEADS).glob("*.head"))))
+
+
+def newest_head(folder: Path) -> tuple[SignedHead, ...]:
+    """The largest head under ``heads/``, if there is one; not verified.
+
+    Raises:
+        LogError: ``head_invalid``.
+    """
+    return tuple(map(read_head, sorted((folder / HEADS).glob("*.head"))[-1:]))

@@ -108,12 +108,26 @@ class EventLog:
         log = cls(folder, writer, clock)
         with log.batch():
             refuse_foreign(next(log._events()), writer.public)
-            for newest in files.stored_heads(folder)[-1:]:
-                newest.verify(writer.public)
-                size = log._tip.tree.size
-                roots = {newest.size: merkle.root(log._leaves(newest.size))} if newest.size <= size else {}
-                compare(Walk(size, b"", roots), (newest,), ())
+            for newest in files.newest_head(folder):
+                log.check(newest, own=True)
         return log
+
+    def check(self, head: SignedHead, *, own: bool = False) -> None:
+        """Compares this log with a head of it.
+
+        Args:
+            head: signed by the keys of this log.
+            own: it was stored with the log; else others held it.
+
+        Raises:
+            LogError: ``head_invalid``; ``log_truncated`` (own) or ``log_rolled_back``: the log is shorter;
+                ``log_forked`` or ``event_altered``: it does not begin with what the head signed.
+        """
+        head.verify(self._writer.public)
+        with self.batch():
+            size = self._tip.tree.size
+            roots = {head.size: merkle.root(self._leaves(head.size))} if head.size <= size else {}
+            compare(Walk(size, b"", roots), (head,) if own else (), () if own else (head,))
 
     def append(
         self,

@@ -69,6 +69,26 @@ class ConsortiumStub:
                 request_serializer=consortium__pb2.Empty.SerializeToString,
                 response_deserializer=consortium__pb2.Notice.FromString,
                 _registered_method=True)
+        self.Heads = channel.unary_unary(
+                '/cloister.Consortium/Heads',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
+        self.Succeed = channel.unary_unary(
+                '/cloister.Consortium/Succeed',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Signed.FromString,
+                _registered_method=True)
+        self.Successions = channel.unary_stream(
+                '/cloister.Consortium/Successions',
+                request_serializer=consortium__pb2.Empty.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
+        self.Withdraw = channel.unary_unary(
+                '/cloister.Consortium/Withdraw',
+                request_serializer=consortium__pb2.Signed.SerializeToString,
+                response_deserializer=consortium__pb2.Empty.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/cloister.Consortium/Watch',
                 request_serializer=consortium__pb2.Empty.SerializeToString,
@@ -134,6 +154,35 @@ class ConsortiumServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Heads(self, request, context):
+        """Newest signed heads of event logs, and countersignatures of heads, both ways (privacy.evidence.witnessing).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Succeed(self, request, context):
+        """New keys of the calling site under the signatures of the old and the new ones; the answer is the
+        membership (privacy.wire.succession).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Successions(self, request, context):
+        """Every change of a member's keys, under the signatures of the old and the new ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Withdraw(self, request, context):
+        """A site leaves a job, or the consortium.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Open for as long as the site is connected; tells that there is something to ask for.
         """
@@ -186,6 +235,26 @@ def add_ConsortiumServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=consortium__pb2.Empty.FromString,
                     response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Heads': grpc.unary_unary_rpc_method_handler(
+                    servicer.Heads,
+                    request_deserializer=consortium__pb2.Notice.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Succeed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Succeed,
+                    request_deserializer=consortium__pb2.Notice.FromString,
+                    response_serializer=consortium__pb2.Signed.SerializeToString,
+            ),
+            'Successions': grpc.unary_stream_rpc_method_handler(
+                    servicer.Successions,
+                    request_deserializer=consortium__pb2.Empty.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Withdraw': grpc.unary_unary_rpc_method_handler(
+                    servicer.Withdraw,
+                    request_deserializer=consortium__pb2.Signed.FromString,
+                    response_serializer=consortium__pb2.Empty.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -387,6 +456,114 @@ class Consortium:
             '/cloister.Consortium/Status',
             consortium__pb2.Empty.SerializeToString,
             consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Heads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Heads',
+            consortium__pb2.Notice.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Succeed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Succeed',
+            consortium__pb2.Notice.SerializeToString,
+            consortium__pb2.Signed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Successions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.Consortium/Successions',
+            consortium__pb2.Empty.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Withdraw(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Withdraw',
+            consortium__pb2.Signed.SerializeToString,
+            consortium__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

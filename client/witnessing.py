@@ -1,0 +1,181 @@
+"""The site's end of showing heads: beside the rounds, on a thread of its own.
+
+The participant marks that a round was answered or a job has ended; the thread then shows the site's newest
+head, takes those of the others, and gives its countersignatures back with the next call. One call a round
+at most, and none of it holds up a round.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from cloister.client.consortium import Consortium
+from cloister.client.site.folder import SiteFolder
+from cloister.privacy.errors import UNWRITABLE, CloisterError, LogError, TransportError
+from cloister.privacy.evidence.heads import SignedHead, origin_of
+from cloister.privacy.evidence.witnessing import (
+    MOST_MARKS,
+    Answered,
+    Said,
+    Witness,
+    countersigned,
+    hexed,
+    parse,
+    parties_by_origin,
+    show,
+    unhexed,
+)
+from cloister.privacy.identity import PublicIdentity
+
+PAUSE_S = 1.0
+"""Between two calls at least."""
+_ROUND, _END = 1, 3
+
+
+class Heads:
+    """What a site shows and takes; safe to share between threads.
+
+    Args:
+        site: the folder of a site that has joined.
+        member: its connection.
+    """
+
+    def __init__(self, site: SiteFolder, member: Consortium) -> None:
+        self._site, self._member = site, member
+        self.witness = Witness(site.path, site.identity, site.log)
+        self._mutex = threading.Lock()
+        self._marks: list[str] = []
+        self._others: set[int] = set()
+
+    def check(self) -> None:
+        """Asks what others hold of this site's log, before anything else is done in this folder.
+
+        Raises:
+            LogError: ``log_rolled_back``: the folder is an old copy; ``log_forked`` or ``event_altered``.
+            TransportError: the lead cannot be reached, or answers something that is not of the protocol.
+        """
+        with self._mutex:
+            answer = self._ask(Said(held=self.witness.held()))
+            self._others = set(answer.held)
+            if answer.own:
+                self._compare(parse(answer.own))
+
+    def _compare(self, head: SignedHead) -> None:
+        try:
+            self._site.log.check(head)
+        except LogError as error:
+            if error.id != "log_rolled_back":
+                raise
+            raise LogError(
+                "log_rolled_back",
+                f"This folder is an old copy: others hold a later head of its log. {error.what}",
+                f"Run: cloister site restore --here --dir {self._site.path}",
+            ) from error
+
+    def exchange(self) -> None:
+        """Shows the newest head, takes those of the others, gives and takes countersignatures.
+
+        Raises:
+            LogError: a head contradicts an older one (it is kept, and written down as an incident), or does
+                not verify.
+            TransportError: as ``check``.
+        """
+        with self._mutex:
+            head, proofs = show(self._site.log, self._others)
+            given = tuple(self._marks[:MOST_MARKS])
+            own = head.signatures[:1]
+            said = Said(
+                head=SignedHead(head.origin, head.size, head.root, own).serialise().decode(),
+                proofs={str(size): hexed(proof) for size, proof in proofs.items()},
+                held=self.witness.held(),
+                marks=given,
+            )
+            answer = self._ask(said)
+            del self._marks[: len(given)]
+            self._others = {*answer.held, head.size}
+            self._take(answer)
+
+    def _ask(self, said: Said) -> Answered:
+        return Answered.from_bytes(self._member.heads(said.to_bytes()))
+
+    def _take(self, answer: Answered) -> None:
+        """Countersigns what is new; every head is looked at, and the first fault is raised afterwards."""
+        own, faults = self._site.identity.public, list[LogError]()
+        members = self._site.roster.members
+        known = parties_by_origin(members)
+        for shown in answer.heads:
+            try:
+                self._countersign(known, parse(shown.note), unhexed(shown.proof))
+            except LogError as error:
+                if error.id in UNWRITABLE:
+                    raise
+                faults.append(error)
+        for note in answer.marks:
+            countersigned(self._site.log, own, note, members)
+        if faults:
+            raise faults[0]
+
+    def _countersign(
+        self, known: Mapping[str, PublicIdentity], head: SignedHead, proof: tuple[bytes, ...]
+    ) -> None:
+        party = known.get(head.origin)
+        if party is None or head.origin == origin_of(self._site.identity.public):
+            return  # not in the roster of this site yet
+        before = self.witness.newest(party)
+        if before is not None and head.size < before.size:
+            return  # the lead passed on an old head; nobody signed it anew
+        mark = self.witness.take(party, head, proof)
+        if mark is not None:
+            self._marks.append(mark.serialise().decode())
+
+
+class Telling(threading.Thread):
+    """Calls ``Heads.exchange`` whenever there is news, until ``stop``.
+
+    Args:
+        heads: what to call.
+        say: gets one line for the person at this machine when a head does not hold.
+
+    Attributes:
+        failure: this machine cannot write; the thread has ended.
+    """
+
+    def __init__(self, heads: Heads, say: Callable[[str], None]) -> None:
+        super().__init__(name="heads", daemon=True)
+        self.failure: CloisterError | None = None
+        self._heads, self._say = heads, say
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._calls = 0
+
+    def mark(self, *, end: bool = False) -> None:
+        """There is news: a round was answered, or (``end``) a job begins or is over.
+
+        At an end the call is made several times, so that what one party says reaches the next.
+        """
+        self._calls = max(self._calls, _END if end else _ROUND)
+        self._wake.set()
+
+    def run(self) -> None:
+        """Waits for news and tells it."""
+        while not self._stopping.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while self._calls > 0 and not self._stopping.is_set():
+                self._calls -= 1
+                try:
+                    self._heads.exchange()
+                except CloisterError as error:
+                    if error.id in UNWRITABLE:
+                        self.failure = error
+                        return
+                    if not isinstance(error, TransportError):
+                        self._say(error.line())
+                self._stopping.wait(PAUSE_S)
+
+    def stop(self, wait: float) -> None:
+        """Ends the thread; waits so many seconds for the call that it is in."""
+        self._stopping.set()
+        self._wake.set()
+        if self.is_alive():
+            self.join(wait)

@@ -1,0 +1,258 @@
+"""What a party keeps of the logs of others: the newest head of each that it has countersigned.
+
+Sites and lead show each other their newest signed heads over the consortium service, the lead passing them
+on. Whoever sees a head of another party's log checks that the log only grew since the last one it saw,
+countersigns the head, keeps it, and gives the countersignature back. Then nobody can rewrite or cut a log,
+or show two of them, without contradicting a head that another party holds.
+
+On disk, in the folder of a lead or a site (all notes are of the form that ``heads`` describes):
+
+===================================  =========================================================
+``log/heads/<size>.head``            own heads, each with the countersignatures that came back
+``witnessed/<name>-<16 hex>.head``   the newest head of another party's log that was countersigned
+                                     here, signed by its log and by this party
+``witnessed/<name>-<16 hex>.conflict``  a head of that log that contradicts it, as it was shown
+===================================  =========================================================
+
+``<name>-<16 hex>`` is the log's origin (``heads.origin_of``): new keys begin a new log. Older heads need not
+be kept: that the newest one contains them was shown when it was countersigned.
+
+On the wire (``Heads`` of the consortium service), both ways canonical JSON:
+
+- a site says ``head`` (its newest head; "" to be told only what others hold of its log), ``proofs`` (size ->
+  consistency proof from there to the head, in hexadecimal), ``held`` (origin -> size of what it holds) and
+  ``marks`` (countersignatures, each a note with that one signature);
+- the lead answers ``held`` (sizes at which others hold the site's log), ``own`` (the newest head of it, for
+  a site that showed none), ``heads`` (new heads of others, each a note and a proof from what the site
+  holds) and ``marks`` (countersignatures of the site's heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError
+
+from cloister.privacy import canonical, durable
+from cloister.privacy.errors import LogError, TransportError
+from cloister.privacy.evidence import files
+from cloister.privacy.evidence.heads import Growth, SignedHead, origin_of
+from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.plan import Part
+
+FOLDER = "witnessed"
+MOST_MARKS = 32
+"""Countersignatures in one message; what is left goes with the next one."""
+MOST_PROOFS = 32
+_CONTRADICTIONS = ("log_rolled_back", "log_forked", "proof_invalid")
+_P = TypeVar("_P", bound=Part)
+
+Size = Annotated[int, Field(ge=1, le=10**15)]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Proof = Annotated[tuple[Hash, ...], Field(max_length=128)]
+Digits = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,14}$")]
+Note = Annotated[str, Field(max_length=1 << 20)]
+Origin = Annotated[str, Field(pattern=r"^cloister/[a-z][a-z0-9-]{0,39}/[0-9a-f]{16}$")]
+
+
+class Shown(Part):
+    """A head of another party's log, and what leads to it from the head that is held."""
+
+    note: Note
+    proof: Proof = ()
+
+
+class Said(Part):
+    """What a site says; see the head of this module."""
+
+    version: Literal[1] = 1
+    head: Note = ""
+    proofs: dict[Digits, Proof] = Field(default_factory=dict)
+    held: dict[Origin, Size] = Field(default_factory=dict)
+    marks: Annotated[tuple[Note, ...], Field(max_length=MOST_MARKS)] = ()
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Raises ``TransportError`` ``protocol`` for anything else."""
+        return _parsed(cls, data)
+
+
+class Answered(Part):
+    """What the lead answers; see the head of this module."""
+
+    version: Literal[1] = 1
+    held: tuple[Size, ...] = ()
+    own: Note = ""
+    heads: tuple[Shown, ...] = ()
+    marks: tuple[Note, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Raises ``TransportError`` ``protocol`` for anything else."""
+        return _parsed(cls, data)
+
+
+def show(log: EventLog, sizes: Iterable[int]) -> tuple[SignedHead, dict[int, tuple[bytes, ...]]]:
+    """The newest head of a log of one's own, and proofs that it grew from the sizes that others hold.
+
+    Raises:
+        LogError: as ``EventLog.head``.
+    """
+    head = log.head()
+    older = sorted({size for size in sizes if size < head.size})[-MOST_PROOFS:]
+    return head, {size: log.consistency(size, head.size) for size in older}
+
+
+def hexed(proof: Iterable[bytes]) -> tuple[str, ...]:
+    """A proof as it travels."""
+    return tuple(step.hex() for step in proof)
+
+
+def unhexed(proof: Iterable[str]) -> tuple[bytes, ...]:
+    """A proof as ``merkle`` takes it."""
+    return tuple(map(bytes.fromhex, proof))
+
+
+def parse(note: str) -> SignedHead:
+    """The head of a note; raises ``LogError`` ``head_invalid``."""
+    return SignedHead.parse(note.encode())
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The heads of others that one party holds.
+
+    Attributes:
+        path: the party's folder.
+        identity: its keys; None for whoever only reads.
+        log: its event log; None likewise.
+    """
+
+    path: Path
+    identity: PrivateIdentity | None = None
+    log: EventLog | None = None
+
+    def newest(self, party: PublicIdentity) -> SignedHead | None:
+        """The newest head of a party's log that is kept here."""
+        path = self._path(origin_of(party), "head")
+        return files.read_head(path) if path.exists() else None
+
+    def held(self) -> dict[str, int]:
+        """Origin of a log -> size of the head that is kept here."""
+        heads = map(files.read_head, sorted((self.path / FOLDER).glob("*.head")))
+        return {head.origin: head.size for head in heads}
+
+    def conflicts(self) -> frozenset[str]:
+        """Origins of the logs of which a contradiction was seen."""
+        found = (path.stem.rpartition("-") for path in (self.path / FOLDER).glob("*.conflict"))
+        return frozenset(f"cloister/{name}/{key}" for name, _, key in found)
+
+    def refuse_conflicts(self, parties: Iterable[PublicIdentity]) -> None:
+        """Raises ``LogError`` ``log_forked`` if one of the parties has contradicted itself."""
+        known = self.conflicts()
+        names = sorted(party.name for party in parties if origin_of(party) in known) if known else []
+        if names:
+            raise LogError(
+                "log_forked",
+                f"The log of {', '.join(names)} contradicts a head that was countersigned here.",
+                f"Both heads are in {self.path / FOLDER}; nothing goes on with that party under these keys.",
+            )
+
+    def take(self, party: PublicIdentity, head: SignedHead, proof: Sequence[bytes]) -> SignedHead | None:
+        """Checks, countersigns and keeps a new head of a party's log.
+
+        Args:
+            party: whose log it is.
+            head: as it was shown.
+            proof: that the log only grew since the head that is kept here.
+
+        Returns:
+            The head with this party's countersignature alone; None if nothing is new.
+
+        Raises:
+            LogError: ``head_invalid``; or a contradiction, which is kept and written down as an incident:
+                ``log_rolled_back``, ``log_forked``, ``proof_invalid``.
+        """
+        if self.identity is None or self.log is None:
+            raise ValueError("a witness countersigns with its own keys")
+        previous = self.newest(party)
+        if previous is not None and previous.text() == head.text():
+            return None
+        try:
+            countersigned = Growth(head, previous, proof).countersign(party, self.identity)
+        except LogError as error:
+            if error.id in _CONTRADICTIONS:
+                self._keep_conflict(head, party.name, error.id)
+            raise
+        durable.private_folder(self.path / FOLDER)
+        durable.write(self._path(head.origin, "head"), countersigned.serialise())
+        self.log.append("log.witnessed", party=party.name, size=head.size, root=f"sha256:{head.root.hex()}")
+        mine = origin_of(self.identity.public)
+        return replace(
+            countersigned, signatures=tuple(mark for mark in countersigned.signatures if mark.name == mine)
+        )
+
+    def _keep_conflict(self, head: SignedHead, name: str, reason: str) -> None:
+        path = self._path(head.origin, "conflict")
+        if not path.exists() and self.log is not None:
+            durable.private_folder(self.path / FOLDER)
+            durable.write(path, head.serialise())
+            self.log.append("incident.raised", reason=reason, severity="high", party=name)
+
+    def _path(self, origin: str, kind: str) -> Path:
+        return self.path / FOLDER / f"{origin.removeprefix('cloister/').replace('/', '-')}.{kind}"
+
+
+def countersigned(log: EventLog, own: PublicIdentity, note: str, witnesses: Iterable[PublicIdentity]) -> bool:
+    """Keeps a countersignature of a head of one's own log; whether there was one to keep.
+
+    Args:
+        log: the log.
+        own: whose log it is.
+        note: the head with the countersignature alone.
+        witnesses: whose countersignatures count.
+
+    Raises:
+        LogError: ``head_invalid``, or ``log_forked`` for a head that was never signed here.
+    """
+    mark = parse(note)
+    path = files.head_path(log.folder, mark.size)
+    if not path.exists():
+        return False
+    stored = files.read_head(path)
+    merged = stored.merged(mark)
+    known = tuple(witnesses)
+    new = set(merged.verify(own, known)) - set(stored.verify(own, known))
+    if not new:
+        return False
+    log.keep(merged)
+    with log.batch():
+        for name in sorted(new):
+            log.append("log.countersigned", witness=name, size=mark.size, root=f"sha256:{mark.root.hex()}")
+    return True
+
+
+def parties_by_origin(parties: Iterable[PublicIdentity]) -> Mapping[str, PublicIdentity]:
+    """Origin of a log -> whose it is."""
+    return {origin_of(party): party for party in parties}
+
+
+def _parsed(kind: type[_P], data: bytes) -> _P:
+    refusal = TransportError("protocol", "A message about heads is not of the protocol.")
+    canonical.decode(data, otherwise=refusal)
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise refusal from error
