@@ -39,7 +39,7 @@ LIMITS = {
 }
 SITES = (SITE, "south", "west")
 _ROUNDS_A_POINT = 2
-_REACH_S, _LOOK_S = 180.0, 0.05
+_REACH_S, _LOOK_S = 600.0, 0.05
 
 
 @dataclass(frozen=True)
