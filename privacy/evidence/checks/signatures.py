@@ -63,8 +63,8 @@ def _needed(case: Case) -> Iterable[str]:
     yield from (name for name, _ in PAPERS)
     for party in case.parties:
         yield f"approvals/{party}.json"
-        for what in ("part", "approval", "model"):
-            yield f"attestations/{party}.{what}.dsse.json"
+        stated = _expected(case, party).keys() | {"part", "approval"}  # who was lost got no final model
+        yield from (f"attestations/{party}.{what}.dsse.json" for what in sorted(stated))
 
 
 def _report_place(case: Case) -> str:
