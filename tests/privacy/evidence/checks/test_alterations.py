@@ -582,7 +582,7 @@ def approve_in_a_sites_place(stage: Any) -> Bundle:
 def swap_a_policy(stage: Any) -> Bundle:
     def edit(files: dict[str, bytes]) -> None:
         name = next(name for name in files if name.startswith("policies/site-01"))
-        files[name] = b"version: 1\n# allows everything\n"
+        files[name] = b'{"allows":"everything"}'
 
     return stage.plain.bundle(files=edit)
 
@@ -591,13 +591,13 @@ def swap_a_policy(stage: Any) -> Bundle:
 def swap_a_policy_and_its_name(stage: Any) -> Bundle:
     def edit(files: dict[str, bytes]) -> None:
         del files[next(name for name in files if name.startswith("policies/site-01"))]
-        data = b"version: 1\n# allows everything\n"
-        files[f"policies/site-01@{canonical.digest(data).removeprefix('sha256:')}.yaml"] = data
+        data = b'{"allows":"everything"}'
+        files[f"policies/site-01@{canonical.digest(data).removeprefix('sha256:')}.json"] = data
 
     return stage.plain.bundle(files=edit)
 
 
-@found_by("policy")
+@found_by("signatures")
 def hide_a_policy_from_an_auditor(stage: Any) -> Bundle:
     def edit(files: dict[str, bytes]) -> None:
         del files[next(name for name in files if name.startswith("policies/site-01"))]
