@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -94,11 +95,13 @@ class Bundle:
         try:
             for name, data in self.files.items():
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                durable.write(beside / name, data, mode=0o644, sync=False)
+                durable.write(beside / name, data, mode=0o644)
             beside.replace(folder)
             durable.sync_folder(folder.resolve().parent)
         except OSError as error:
             raise durable.unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     @classmethod
     def read(cls, folder: Path) -> Bundle:

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cloister.privacy import canonical
-from cloister.privacy.errors import CloisterError, EvidenceError, UsageError
+from cloister.privacy.errors import CloisterError, EvidenceError, StateError, UsageError
 from cloister.privacy.evidence.bundle import Bundle, keys_of, safe
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import trusted, verify
@@ -266,3 +266,20 @@ def test_members_that_were_never_confirmed_are_not_trusted() -> None:
         {"name": "west", "identity": c, "confirmed": False, "own": False},
     ]
     assert trusted(canonical.encode({"members": members})) == {"north": a, "south": b}
+
+
+def test_a_full_disk_leaves_no_half_of_a_bundle(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def full(path: Path, data: bytes, **_: Any) -> None:
+        if len(written) == 7:
+            raise StateError("disk_full", "The disk is full.")
+        written.append(path)
+        path.write_bytes(data)
+
+    monkeypatch.setattr("cloister.privacy.durable.write", full)
+    with pytest.raises(StateError):
+        bundle.write(tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
