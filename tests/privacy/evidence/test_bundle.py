@@ -113,6 +113,7 @@ def test_the_lines_of_verify_txt_work(folder: Path) -> None:
     assert done.stdout.count("are under its head of") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
@@ -78,11 +77,13 @@ def test_a_job_with_secure_sums_verifies(tmp_path: Path) -> None:
     assert lines(checked(consortium, ran(consortium))) == []
 
 
+@pytest.mark.slow
 def test_a_job_with_joint_steps_verifies(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path, FOUR, aggregation=SECURE, privacy=JOINT, training=STEPS)
     assert lines(checked(consortium, ran(consortium))) == []
 
 
+@pytest.mark.slow
 def test_a_job_without_privacy_verifies(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path, privacy=OFF)
     assert lines(checked(consortium, ran(consortium))) == []
@@ -125,9 +126,9 @@ def test_a_crash_between_storing_and_logging_leaves_no_contradiction(tmp_path: P
     sent = [event for event in site.log.entries() if event.type == "update.sent"]
     assert len(sent) == 1
     assert sent[0].body["bytes"] == len(sealed)
-    assert np.isfinite(len(sealed))
 
 
+@pytest.mark.slow
 def test_what_ran_differently_from_the_plan_is_found(tmp_path: Path) -> None:
     """The same job, with one site whose steps say less noise than the plan asks for."""
     consortium = Consortium(tmp_path)
