@@ -15,6 +15,7 @@ from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.part import Part
+from cloister.privacy.plan import Plan
 
 HERE = Path()
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
@@ -60,6 +61,9 @@ def sign(
     if verdict.result is not Result.VERIFIED:
         first = verdict.findings[0]
         raise EvidenceError("bundle_altered", f"It is not signed: {first.line()}", "See `cloister verify`.")
+    plan = Plan.from_bytes(found.files["plan.json"])
+    if plan.site(folder.name).identity != folder.identity.public.digest():
+        raise EvidenceError("key_untrusted", "The plan of this bundle names other keys for this site.")
     signed = found.signed(folder.identity)
     durable.write(bundle / MANIFEST_FILE, signed.files[MANIFEST_FILE], mode=0o644)
     typer.echo(f"{folder.name} signed {bundle}.")

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from cloister.privacy.errors import InputError
+from cloister.privacy.evidence.checks.findings import Result
+from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.part import PART_LIMIT, Part
 from cloister.server.dossier import contents
 from cloister.server.folder import LeadFolder
@@ -32,18 +34,25 @@ def run(
 ) -> None:
     """Put everybody's evidence of a finished job into a bundle: report.html, events, heads, statements.
 
-    Each site makes its part with `cloister site evidence JOB --out FILE`.
+    Each site makes its part with `cloister site evidence JOB --out FILE`. What does not hold together is said
+    and ends with the exit code of `cloister verify`; the bundle is written all the same.
 
     Example: cloister report 3f9a --dir lead --part north.part --part south.part --out bundle
     """
     folder = LeadFolder.open(directory)
     found = Jobs(folder.jobs).find(job)
     parts = [_read(file) for file in part]
-    bundle = contents(folder, found, parts, audience=audience).bundle(folder.identity)
+    made = contents(folder, found, parts, audience=audience)
+    bundle = made.bundle(folder.identity)
     bundle.write(out)
     folder.log.append("report.built", job=found.plan.digest, bundle=bundle.digest)
     typer.echo(f"{out} holds {len(bundle.files)} files. Every party may sign it: cloister site sign {out}")
     typer.echo(f"To check it: cloister verify {out} --trust KEYS")
+    verdict = verify(bundle, {member.name: member.digest() for member in made.keys})
+    if verdict.result is not Result.VERIFIED:  # it stands as it is: whoever reads it should see this, too
+        for finding in verdict.findings:
+            typer.echo(finding.line(), err=True)
+        raise typer.Exit(verdict.result.code)
 
 
 def _read(file: Path) -> Part:

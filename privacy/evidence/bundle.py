@@ -10,7 +10,7 @@
 ``events/``, ``heads/``         this job's events of every party with proofs, under signed heads (``part``)
 ``policies/``                   policies that events name, as far as the audience may see them
 ``attestations/``               in-toto statements about parts, plan, final model and report
-documents                       written from the evidence alone (``PAPERS``)
+documents                       written from the evidence alone (``documents``)
 ==============================  =====================================================================
 
 A bundle holds events of one job only, never a record, an update or a key that opens anything.
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
@@ -44,12 +45,6 @@ FILE_LIMIT, TOTAL_LIMIT = 512 << 20, 2 << 30
 
 Audience: TypeAlias = Literal["auditor", "partner", "public"]
 """Who a bundle is for. An auditor sees the policies that events name; others see their digests only."""
-
-Paper: TypeAlias = Callable[[Mapping[str, Any]], bytes]
-"""A document as a pure function of the evidence, as JSON."""
-
-PAPERS: tuple[tuple[str, Paper], ...] = (("model-card.md", lambda evidence: card(evidence).encode()),)
-"""Name in the bundle -> how the document is written. The verifier writes each again and compares."""
 
 _VERSION = 1
 _SAFE = re.compile(r"[A-Za-z0-9@._-]{1,160}(/[A-Za-z0-9@._-]{1,160}){0,3}")
@@ -100,11 +95,13 @@ class Bundle:
         try:
             for name, data in self.files.items():
                 (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                durable.write(beside / name, data, mode=0o644, sync=False)
+                durable.write(beside / name, data, mode=0o644)
             beside.replace(folder)
             durable.sync_folder(folder.resolve().parent)
         except OSError as error:
             raise durable.unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
     @classmethod
     def read(cls, folder: Path) -> Bundle:
@@ -175,13 +172,26 @@ class Contents:
             "VERIFY.txt": byhand.text(self.plan.digest, names),
             EVIDENCE_FILE: canonical.encode(dict(self.evidence)),
             REPORT_FILE: render(self.evidence).encode(),
-            **{name: paper(self.evidence) for name, paper in PAPERS},
+            **documents(self.evidence),
         }
         for name, signed in self.approvals.items():
             files[f"approvals/{name}.json"] = canonical.encode(signed.to_json())
         for part in self.parts:
             files |= {name: data for name, data in part.files.items() if shown_to(name, self.audience)}
         return files
+
+
+def documents(evidence: Mapping[str, Any]) -> dict[str, bytes]:
+    """Every document of a bundle by its name, each a pure function of the evidence.
+
+    The verifier writes each again and compares.
+    """
+    return {"model-card.md": card(evidence).encode()}
+
+
+def document_names(sites: Iterable[str]) -> list[str]:  # noqa: ARG001  # some are one for each site
+    """The names of all documents of a job with these sites."""
+    return ["model-card.md"]
 
 
 def shown_to(name: str, audience: str) -> bool:

@@ -77,9 +77,9 @@ for path in [pathlib.Path("MANIFEST.json"), *sorted(pathlib.Path("attestations")
     pae = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(body), body)
     for mark in envelope["signatures"]:
         if mark["keyid"].endswith("#ed25519"):
-            place = work / (path.name + "+" + mark["keyid"].split("/")[1])
-            place.with_suffix(".pae").write_bytes(pae)
-            place.with_suffix(".sig").write_bytes(base64.b64decode(mark["sig"]))
+            place = path.name + "+" + mark["keyid"].split("/")[1]
+            (work / (place + ".pae")).write_bytes(pae)
+            (work / (place + ".sig")).write_bytes(base64.b64decode(mark["sig"]))
 END
 for pae in "$W"/*.pae; do
   party=${{pae##*+}}; party=${{party%.pae}}

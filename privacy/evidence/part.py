@@ -5,7 +5,7 @@
     events/<writer>.jsonl                  {"event": {…}, "proof": base64} a line, the proof of RFC 6962
     heads/<writer>/<size>.head             the newest head, and the newest that each witness countersigned
     heads/<writer>/growth.json             every other signed size: its root, and that the log only grew
-    policies/<writer>@<64 hex>.yaml        policies that the events name, as the party shows them
+    policies/<writer>@<64 hex>.json        policies, and requests decided under them, that the events name
     attestations/<writer>.part.dsse.json   the digests of the files above, signed
     attestations/<writer>.approval.dsse.json, attestations/<writer>.model.dsse.json
 
@@ -104,7 +104,8 @@ class Part:
             log: the party's log; a new head is signed.
             party: its keys.
             plan: of the job.
-            policies: digest -> the bytes of policies that may be shown.
+            policies: digest -> canonical bytes, of policies and of requests that were decided; those that
+                events name are shown.
 
         Raises:
             LogError: the log is damaged or cannot be written.
@@ -182,7 +183,7 @@ def owned(name: str, writer: str) -> bool:
     forms = (
         rf"events/{own}\.jsonl",
         rf"heads/{own}/(growth\.json|\d{{15}}\.head)",
-        rf"policies/{own}@[0-9a-f]{{64}}\.yaml",
+        rf"policies/{own}@[0-9a-f]{{64}}\.json",
         rf"attestations/{own}\.(part|approval|model)\.dsse\.json",
     )
     return re.fullmatch("|".join(forms), name) is not None
@@ -214,9 +215,10 @@ def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) 
 
 
 def _policies(name: str, events: Iterable[Event], policies: Mapping[str, bytes]) -> dict[str, bytes]:
-    named = {str(event.body["policy"]) for event in events if "policy" in event.body}
+    fields = ("policy", "request")
+    named = {str(event.body[field]) for event in events for field in fields if field in event.body}
     shown = {digest: policies[digest] for digest in named & policies.keys()}
-    return {f"policies/{name}@{d.removeprefix('sha256:')}.yaml": data for d, data in shown.items()}
+    return {f"policies/{name}@{d.removeprefix('sha256:')}.json": data for d, data in shown.items()}
 
 
 def _attested(

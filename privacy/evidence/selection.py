@@ -29,8 +29,14 @@ _MEANWHILE = frozenset(
 )
 """Shown where it was written between the first and the last event of the job."""
 
-_AFTERWARDS = frozenset({"site.withdrew", "consent.withdrawn", "log.witnessed", "log.countersigned"})
+_AFTERWARDS = frozenset({"site.withdrew", "consent.withdrawn"})
 """Shown from the first event of the job on: it changes what the job is worth, whenever it comes."""
+
+_WITNESS = {"log.witnessed": "party", "log.countersigned": "witness"}
+"""Shown from the first event of the job to the first of each party after the last one, which covers it."""
+
+_RENEWED = frozenset({"key.enrolled", "key.rotated", "key.revoked"})
+"""After one of these about a party, heads that are witnessed may be of another log of it."""
 
 _CHANNEL = "channel.opened"
 
@@ -45,10 +51,24 @@ def selected(events: Iterable[Event], plan: Plan) -> Iterator[Event]:
         for event in known
         if event.type == _CHANNEL and event.seq < first
     }
-    newest = set(before.values())
+    chosen = {*before.values(), *_witnessed(known, first, last)}
     for event in known:
-        if event.job == plan.digest or event.seq in newest or _rests(event, first, last):
+        if event.job == plan.digest or event.seq in chosen or _rests(event, first, last):
             yield event
+
+
+def _witnessed(known: Iterable[Event], first: int, last: int) -> Iterator[int]:
+    """Places of the events about heads that vouch for the job."""
+    done: set[tuple[str, str]] = set()
+    for event in known:
+        if event.seq > last and event.type in _RENEWED:
+            done |= {(kind, str(event.body["party"])) for kind in _WITNESS}
+        if event.type in _WITNESS and event.seq >= first:
+            about = (event.type, str(event.body[_WITNESS[event.type]]))
+            if about not in done:
+                yield event.seq
+            if event.seq > last:
+                done.add(about)
 
 
 def _rests(event: Event, first: int, last: int) -> bool:

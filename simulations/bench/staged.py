@@ -28,7 +28,7 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
 
 DATASET = "records"
-POLICY = b"version: 1\n# stands for the policy of a site\n"
+POLICY = b'{"stands":"for the policy of a site"}'
 _OTHER_JOB = canonical.digest(b"another job of the same parties")
 _EPSILON, _DELTA, _STEPS, _RATE = 1.0, 1e-5, 4, 0.05
 _BYTES = 60_000

@@ -90,6 +90,33 @@ def test_a_site_sees_its_own_figures(by_hand: ByHand) -> None:
     assert 0 <= job["accuracy"] <= 1
 
 
+def test_the_evidence_goes_from_hand_to_hand_and_verifies(by_hand: ByHand) -> None:
+    """Every site makes its part, the lead the bundle, a site signs it, and anybody checks it."""
+    hands, job, place = by_hand.hands, by_hand.job[7:19], by_hand.hands.place
+    lacking = hands.run("report", job, "--dir", "lead", "--out", "evidence")
+    assert (lacking.code, "[bundle_incomplete]" in lacking.err) == (1, True)
+    for site in SITES:
+        hands.do("site", "evidence", job, "--dir", site, "--out", f"{site}.part")
+    parts = [word for site in SITES for word in ("--part", f"{site}.part")]
+    hands.do("report", job, "--dir", "lead", *parts, "--out", "evidence")
+    hands.do("site", "sign", "evidence", "--dir", "north")
+    trust = hands.do("site", "peers", "--offline", "--json", "--dir", "south")
+    (place / "trust.json").write_text(trust)
+    model = f"south/jobs/{by_hand.job[7:23]}/model"
+    said = hands.do("verify", "evidence", "--trust", "trust.json", "--model", model)
+    assert said.splitlines()[-1].startswith("verified: ")
+    assert "MANIFEST.json is not signed by south." in said
+    page = place / "evidence" / "report.html"
+    page.write_text(page.read_text().replace("8.0", "0.8"))
+    edited = hands.run("verify", "evidence", "--trust", "trust.json")
+    assert (edited.code, edited.out.splitlines()[0]) == (
+        10,
+        "altered: files: report.html: its bytes are not those that the manifest names.",
+    )
+    refused = hands.run("site", "sign", "evidence", "--dir", "south")
+    assert (refused.code, "[bundle_altered]" in refused.err) == (1, True)
+
+
 def test_nothing_but_this_machine_was_looked_for(by_hand: ByHand) -> None:
     assert not by_hand.outside.exists(), by_hand.outside.read_text()
 

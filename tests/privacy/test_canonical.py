@@ -148,3 +148,47 @@ def test_a_manifest_names_each_file_below_its_root(tmp_path: Path) -> None:
     assert list(canonical.manifest(tmp_path, files)) == ["a/c", "b"]
     with pytest.raises(ValueError):
         canonical.manifest(tmp_path / "a", files)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":1,"b":[true,null,"x"]}',
+        b'{"b":1,"a":2}',
+        b'{"a":1,"a":1}',
+        b'{"a": 1}',
+        b'{"a":1.0}',
+        b'{"a":1e-05}',
+        b'{"a":0.00001}',
+        b'{"a":-0}',
+        b'{"a":"\\u00e9"}',
+        '{"a":"é"}'.encode(),
+        b'{"a":"\\ud800"}',
+        b'{"a":"\\u001f"}',
+        b'{"a":"\\u001F"}',
+        b'{"a":"\\/"}',
+        b'{"a":"\x7f"}',
+        b'{"a":9007199254740991}',
+        b'{"a":9007199254740993}',
+        b'{"a":12345678901234567890123}',
+        b'{"a":NaN}',
+        b"\xff\xfe{\x00}\x00",
+        b"1",
+        b"",
+        b" 1",
+        '{"\U0001f600":1,"\ufb33":2}'.encode(),
+    ],
+)
+def test_reading_accepts_exactly_what_writing_gives(data: bytes) -> None:
+    """Whether or not the quick way was taken."""
+    try:
+        value = json.loads(data)
+        expected = canonical.encode(value) == data
+    except ValueError:
+        expected = False
+    try:
+        assert canonical.decode(data) == value
+        accepted = True
+    except PlanError:
+        accepted = False
+    assert accepted is expected

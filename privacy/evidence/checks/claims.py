@@ -13,7 +13,7 @@ import numpy as np
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, InputError
 from cloister.privacy.evidence import byhand, derive
-from cloister.privacy.evidence.bundle import EVIDENCE_FILE, PAPERS, REPORT_FILE
+from cloister.privacy.evidence.bundle import EVIDENCE_FILE, REPORT_FILE, documents
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import (
     Finding,
@@ -106,7 +106,7 @@ def report(case: Case) -> Findings:
 
 def papers(case: Case) -> Findings:
     """Every document is what the evidence gives, byte for byte."""
-    expected = {name: paper(case.evidence) for name, paper in PAPERS}
+    expected = documents(case.evidence)
     expected["VERIFY.txt"] = byhand.text(case.plan.digest, case.parties)
     for name, data in expected.items():
         if name in case.bundle.files and case.bundle.files[name] != data:
@@ -114,29 +114,39 @@ def papers(case: Case) -> Findings:
 
 
 def policies(case: Case) -> Findings:
-    """Policies that are shown are those that were in force, and decisions were made under one of them."""
-    audience = case.manifest.predicate.get("audience")
+    """Policies and requests that are shown are those that events name; decisions fell under one in force."""
     for name, writer in case.writers.items():
         loaded: set[Any] = set()
+        decided: set[Any] = set()
         for one in writer.shown:
             if one.event.type in ("policy.loaded", "policy.changed"):
                 loaded.add(one.event.body["policy"])
-            if one.event.type == "policy.decision" and one.event.body["policy"] not in loaded:
-                yield unfounded("policy", one.id, "it was decided under a policy that was never loaded")
+            if one.event.type == "policy.decision":
+                decided.add(one.event.body["request"])
+                if one.event.body["policy"] not in loaded:
+                    yield unfounded("policy", one.id, "it was decided under a policy that was never loaded")
         for place, digest in _shown_policies(case, name):
             data = case.bundle.files[place]
             if canonical.digest(data) != digest:
                 yield altered("policy", place, "it is not the policy that its name says")
-            if digest not in loaded:
-                yield altered("policy", place, f"{name} never loaded it")
+            if digest not in loaded | decided:
+                yield altered("policy", place, f"no event of {name} names it")
+
+
+def hidden_policies(case: Case) -> dict[str, int]:
+    """Name of a party -> how many policies its events name that the bundle does not show."""
+    found = {}
+    for name, writer in case.writers.items():
+        events = [e for e in writer.events if e.type in ("policy.loaded", "policy.changed")]
         shown = {digest for _, digest in _shown_policies(case, name)}
-        for digest in sorted(map(str, loaded - shown)) if audience == "auditor" else ():
-            yield incomplete("policy", f"events/{name}.jsonl", f"the policy {digest[:19]} is not shown")
+        if hidden := {str(e.body["policy"]) for e in events} - shown:
+            found[name] = len(hidden)
+    return found
 
 
 def _shown_policies(case: Case, name: str) -> Iterator[tuple[str, str]]:
     for place in sorted(case.bundle.files):
-        if match := re.fullmatch(rf"policies/{name}@([0-9a-f]{{64}})\.yaml", place):
+        if match := re.fullmatch(rf"policies/{name}@([0-9a-f]{{64}})\.json", place):
             yield place, f"sha256:{match[1]}"
 
 

@@ -96,20 +96,31 @@ def verify(
         return Verdict(tuple(opening.findings), (), 0, "")
     found = [*opening.findings, *signatures.keys(case, trust)]
     for check in ALONE:
-        found += check(case)
+        found += _found(check, case)
     readable = list(claims.readable(case)) if case.evidence else []
     found += readable
     if case.whole:
         for check in TOGETHER:
-            found += check(case)
+            found += _found(check, case)
         for check in SAID if case.evidence and not readable else ():
-            found += check(case)
+            found += _found(check, case)
         if full and not found:
-            found += mixtures.persons(case)
+            found += _found(mixtures.persons, case)
     if model is not None:
         found += claims.model(case, model)
     events = sum(len(writer.shown) for writer in case.writers.values())
     return Verdict(tuple(found), tuple(_notes(case, trust)), events, bundle.digest)
+
+
+def _found(check: Check, case: Case) -> list[Finding]:
+    """What a check finds; what it cannot even compute, such as terms that no account covers, is a finding."""
+    found = []
+    try:
+        for finding in check(case):
+            found.append(finding)  # what was found before an error counts
+    except CloisterError as error:
+        found.append(Finding.of(check.__name__, "plan.json", error))
+    return found
 
 
 def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
@@ -126,6 +137,8 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
     for name, writer in case.writers.items():
         if not seen.get(name):
             notes.append(f"No head of the log of {name} is countersigned by another party.")
+        if policies := claims.hidden_policies(case).get(name):
+            notes.append(f"{policies} policies of {name} are named by digest only.")
         hidden = writer.newest.size - len(writer.shown)
         if hidden:
             notes.append(

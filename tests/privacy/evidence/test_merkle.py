@@ -133,3 +133,25 @@ def test_no_inclusion_proof_for_a_leaf_that_is_not_there(index):
 def test_no_consistency_proof_for_a_tree_that_is_not_a_beginning(old):
     with pytest.raises(ValueError, match="earlier tree"):
         merkle.consistency_proof(LEAVES[:3], old)
+
+
+@given(leaves, st.data())
+def test_a_whole_tree_gives_the_proofs_of_every_beginning(entries, data):
+    tree = merkle.Tree(entries)
+    size = data.draw(st.integers(1, len(entries)))
+    old, index = data.draw(st.integers(1, size)), data.draw(st.integers(0, size - 1))
+    assert tree.root(size) == merkle.root(entries[:size])
+    assert tree.inclusion(index, size) == merkle.inclusion_proof(entries[:size], index)
+    assert tree.consistency(old, size) == merkle.consistency_proof(entries[:size], old)
+
+
+def test_a_whole_tree_refuses_what_is_not_in_it():
+    tree = merkle.Tree(LEAVES)
+    assert tree.root(0) == merkle.EMPTY
+    for wrong in (
+        lambda: tree.inclusion(3, 3),
+        lambda: tree.inclusion(0, 99),
+        lambda: tree.consistency(0, 3),
+    ):
+        with pytest.raises(ValueError):
+            wrong()

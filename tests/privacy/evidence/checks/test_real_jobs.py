@@ -1,0 +1,147 @@
+"""Bundles of jobs that really ran, in one process: real participants, aggregator, ledgers and sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
+from cloister.privacy.errors import LogError
+from cloister.privacy.evidence.bundle import Bundle, Contents
+from cloister.privacy.evidence.checks.findings import Result
+from cloister.privacy.evidence.checks.run import Verdict, verify
+from cloister.privacy.evidence.derive import Said, composed, derived
+from cloister.privacy.evidence.part import Part
+from cloister.privacy.wire.messages import model_digest
+from cloister.privacy.wire.signed import Signed
+from tests.parties import Consortium
+from tests.plans import plan_json
+
+FOUR = ("north", "south", "west", "east")
+SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1}
+JOINT = plan_json()["privacy"] | {"mode": "joint"}
+STEPS = plan_json()["training"] | {"rounds": 3, "steps": 1}
+OFF = plan_json()["privacy"] | {"mode": "off", "noise_multiplier": 0.0, "epsilon": 0.0, "delta": 0.0}
+SAID = Said("simulation", "2999-01-01T00:00:00Z", "1.0")
+
+
+def ran(consortium: Consortium, **grid: Any) -> Bundle:
+    """Approves, runs and ends a job as sites and lead do, and makes its bundle."""
+    plan, job = consortium.plan, consortium.plan.digest
+    about: dict[str, Any] = {"job": job, "subject": job, "stage": "start", "role": "administrator"}
+    members = (consortium.lead.public, *(key.public for key in consortium.keys.values()))
+    for name, site in consortium.sites.items():
+        for other in members:
+            if other.name != name:
+                site.log.append("key.confirmed", party=other.name, identity=other.digest(), method="words")
+        site.log.append("approval.granted", **about)
+        consortium.log.append("job.accepted", job=job, site=name)
+    federation = consortium.federation()
+    model = model_digest(federation.resume.model)
+    consortium.log.append("job.started", job=job, model=model, code=plan.lead.code)
+    end = federation.run(consortium.grid(**grid))
+    final = model_digest(end.model)
+    consortium.log.append("job.finished", job=job, model=final, rounds=end.round)
+    parts = [Part.make(consortium.log, consortium.lead, plan)]
+    parts += [Part.make(site.log, consortium.keys[name], plan) for name, site in consortium.sites.items()]
+    logs = {part.writer: part.events for part in parts}
+    heads = {part.writer: part.newest for part in parts}
+    approvals = {"lead": Signed.make(plan.to_bytes(), consortium.lead, PLAN_CONTEXT)}
+    for name, key in consortium.keys.items():
+        approvals[name] = Signed.make(approval(plan, name).to_bytes(), key, DECISION_CONTEXT)
+    evidence = composed(derived(plan, members, logs, heads), SAID)
+    return Contents(plan, members, tuple(parts), approvals, evidence).bundle(consortium.lead)
+
+
+def checked(consortium: Consortium, bundle: Bundle) -> Verdict:
+    members = (consortium.lead.public, *(key.public for key in consortium.keys.values()))
+    return verify(bundle, {member.name: member.digest() for member in members})
+
+
+def lines(verdict: Verdict) -> list[str]:
+    return [finding.line() for finding in verdict.findings]
+
+
+def test_a_plain_job_verifies(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path)
+    verdict = checked(consortium, ran(consortium))
+    assert lines(verdict) == []
+    assert verdict.result is Result.VERIFIED
+
+
+def test_a_job_with_secure_sums_verifies(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, FOUR, aggregation=SECURE)
+    assert lines(checked(consortium, ran(consortium))) == []
+
+
+@pytest.mark.slow
+def test_a_job_with_joint_steps_verifies(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, FOUR, aggregation=SECURE, privacy=JOINT, training=STEPS)
+    assert lines(checked(consortium, ran(consortium))) == []
+
+
+@pytest.mark.slow
+def test_a_job_without_privacy_verifies(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, privacy=OFF)
+    assert lines(checked(consortium, ran(consortium))) == []
+
+
+def test_a_site_that_refused_is_in_the_report_and_nothing_contradicts_it(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path)
+    site = consortium.sites["west"]
+
+    def broken(model: Any, header: Any) -> Any:
+        raise LogError("event_altered", "made up")
+
+    site.learner.train = broken  # type: ignore[method-assign]
+    bundle = ran(consortium)
+    assert lines(checked(consortium, bundle)) == []
+    assert b"event_altered" in bundle.files["evidence.json"]
+
+
+def test_a_crash_between_storing_and_logging_leaves_no_contradiction(tmp_path: Path) -> None:
+    """The log gets its event when the stored reply is sent again."""
+    consortium = Consortium(tmp_path)
+    site = consortium.sites["west"]
+    real, crashed = site.log.append, []
+
+    def once(type: str, **fields: Any) -> Any:
+        if type == "update.sent" and not crashed:
+            crashed.append(type)
+            raise LogError("log_unwritable", "the power went")
+        return real(type, **fields)
+
+    site.log.append = once  # type: ignore[method-assign]
+    federation = consortium.federation()
+    stage = federation._stage(federation.resume, 1)
+    task = federation.task(stage, "west", federation.resume)
+    with pytest.raises(LogError):
+        site.handle(task)
+    sealed = site.handle(task)
+    site.handle(task)
+    assert crashed
+    sent = [event for event in site.log.entries() if event.type == "update.sent"]
+    assert len(sent) == 1
+    assert sent[0].body["bytes"] == len(sealed)
+
+
+@pytest.mark.slow
+def test_what_ran_differently_from_the_plan_is_found(tmp_path: Path) -> None:
+    """The same job, with one site whose steps say less noise than the plan asks for."""
+    consortium = Consortium(tmp_path)
+    site = consortium.sites["north"]
+    real = site.log.append
+
+    def lying(type: str, **fields: Any) -> Any:
+        if type == "dp.step_summary":
+            fields["noise_multiplier"] = fields["noise_multiplier"] / 2
+        return real(type, **fields)
+
+    site.log.append = lying  # type: ignore[method-assign]
+    verdict = checked(consortium, ran(consortium))
+    assert verdict.result is Result.NOT_REPRODUCIBLE
+    assert {finding.check for finding in verdict.findings} == {"epsilon"}
+    assert replace(verdict, findings=()).result is Result.VERIFIED
