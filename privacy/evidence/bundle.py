@@ -10,7 +10,7 @@
 ``events/``, ``heads/``         this job's events of every party with proofs, under signed heads (``part``)
 ``policies/``                   policies that events name, as far as the audience may see them
 ``attestations/``               in-toto statements about parts, plan, final model and report
-documents                       written from the evidence alone (``PAPERS``)
+documents                       written from the evidence alone (``papers``)
 ==============================  =====================================================================
 
 A bundle holds events of one job only, never a record, an update or a key that opens anything.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
@@ -29,8 +29,8 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.canonical import Json
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence import byhand
-from cloister.privacy.evidence.card import card
 from cloister.privacy.evidence.dsse import Envelope, Statement
+from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.evidence.render import render
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
@@ -44,12 +44,6 @@ FILE_LIMIT, TOTAL_LIMIT = 512 << 20, 2 << 30
 
 Audience: TypeAlias = Literal["auditor", "partner", "public"]
 """Who a bundle is for. An auditor sees the policies that events name; others see their digests only."""
-
-Paper: TypeAlias = Callable[[Mapping[str, Any]], bytes]
-"""A document as a pure function of the evidence, as JSON."""
-
-PAPERS: tuple[tuple[str, Paper], ...] = (("model-card.md", lambda evidence: card(evidence).encode()),)
-"""Name in the bundle -> how the document is written. The verifier writes each again and compares."""
 
 _VERSION = 1
 _SAFE = re.compile(r"[A-Za-z0-9@._-]{1,160}(/[A-Za-z0-9@._-]{1,160}){0,3}")
@@ -175,7 +169,7 @@ class Contents:
             "VERIFY.txt": byhand.text(self.plan.digest, names),
             EVIDENCE_FILE: canonical.encode(dict(self.evidence)),
             REPORT_FILE: render(self.evidence).encode(),
-            **{name: paper(self.evidence) for name, paper in PAPERS},
+            **documents(self.evidence),
         }
         for name, signed in self.approvals.items():
             files[f"approvals/{name}.json"] = canonical.encode(signed.to_json())

@@ -165,6 +165,31 @@ def listing(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+MINIMUM_CELL = 10
+"""Shares of fewer test records than this are not printed: they tell too much about single ones."""
+
+
+def too_few(rows: int) -> bool:
+    """Whether a share of so many test records is held back."""
+    return rows < MINIMUM_CELL
+
+
+def interval(share: float, rows: int) -> tuple[float, float]:
+    """A 95 % interval for the accuracy behind a share of ``rows`` test records.
+
+    Source: Wilson 1927; it stays within [0, 1] and is sound for shares near both ends.
+
+    Raises:
+        ValueError: there are no test records.
+    """
+    if rows < 1:
+        raise ValueError("an interval needs at least one test record")
+    square = _CONFIDENCE**2 / rows
+    centre = (share + square / 2) / (1 + square)
+    half = _CONFIDENCE * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The federated model against another way to train.

@@ -13,7 +13,7 @@ import numpy as np
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, InputError
 from cloister.privacy.evidence import byhand, derive
-from cloister.privacy.evidence.bundle import EVIDENCE_FILE, PAPERS, REPORT_FILE
+from cloister.privacy.evidence.bundle import EVIDENCE_FILE, REPORT_FILE
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import (
     Finding,
@@ -24,6 +24,7 @@ from cloister.privacy.evidence.checks.findings import (
     unfounded,
 )
 from cloister.privacy.evidence.evidence import Evidence
+from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.render import render
 
 _PREFIX = "base_model.model."
@@ -106,7 +107,7 @@ def report(case: Case) -> Findings:
 
 def papers(case: Case) -> Findings:
     """Every document is what the evidence gives, byte for byte."""
-    expected = {name: paper(case.evidence) for name, paper in PAPERS}
+    expected = documents(case.evidence)
     expected["VERIFY.txt"] = byhand.text(case.plan.digest, case.parties)
     for name, data in expected.items():
         if name in case.bundle.files and case.bundle.files[name] != data:
