@@ -64,11 +64,13 @@ class Several:
         what: ``rows``, each a record of its own at one site, or ``sites``.
         number: how many.
         epsilon: at the delta of ``Worst``, rounded up to two decimals; None beyond what is accounted.
+        odds: ``even_odds`` of the two; None likewise.
     """
 
     what: str
     number: int
     epsilon: str | None
+    odds: float | None
 
 
 def several(evidence: Evidence) -> list[Several]:
@@ -81,14 +83,17 @@ def several(evidence: Evidence) -> list[Several]:
     terms = (weakest.noise_multiplier, weakest.rate, weakest.steps)
     steps = [GaussianSteps(float(terms[0] or 0), float(terms[1] or 0), int(terms[2] or 0))]
     rows = (2, 4, 8) if weakest.unit == "record" else ()
-    found = [Several("rows", k, _up(persons.epsilon(steps, k, delta))) for k in rows]
+    found = [_several("rows", k, persons.epsilon(steps, k, delta), delta) for k in rows]
     sites = [k for k in (2, 3) if k <= len(evidence.plan.sites)]
     mode: Literal["local", "joint"] = "joint" if evidence.plan.joint else "local"
-    return found + [Several("sites", k, _up(persons.at_sites(steps, k, mode, delta))) for k in sites]
+    return found + [_several("sites", k, persons.at_sites(steps, k, mode, delta), delta) for k in sites]
 
 
-def _up(epsilon: float) -> str | None:
-    return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else None
+def _several(what: str, number: int, epsilon: float, delta: float) -> Several:
+    if not math.isfinite(epsilon):
+        return Several(what, number, None, None)
+    printed = f"{math.ceil(epsilon * 100) / 100:.2f}"
+    return Several(what, number, printed, even_odds(float(printed), delta))
 
 
 CHECKED = (

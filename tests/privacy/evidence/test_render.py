@@ -479,7 +479,7 @@ def test_many_sites_are_listed_in_tables_only() -> None:
         "A site can misstate its data, its noise or its code",
         "metrics, timing, participation, message sizes and row bands",
         "Nobody outside the project has reviewed",
-        "An evidence bundle that others can check offline, and a command to verify it, are not part of it",
+        "It is written from evidence that travels in a bundle; section 14 has the command that checks it",
         "no legal advice, no certificate",
         "is not taken out of models that exist already",
     ],
