@@ -9,6 +9,7 @@ the verifier writes each document again and compares.
 ``annex-iv.json``       the items of Annex IV of the EU AI Act, by number (``annex``)
 ``crosswalk.json``      which part of the bundle is evidence relevant to which rule (``crosswalk``)
 ``ropa/<site>.json``    a prefilled record of processing for each site (``processing``)
+``first-page.*.html``    the first page by itself, in English and Chinese (``firstpage``)
 ``model-card.md``       the model card in the form of model hubs (``evidence.card``)
 ======================  ================================================================================
 """
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 
 from cloister.privacy.evidence import card
 from cloister.privacy.evidence.evidence import Evidence
-from cloister.privacy.evidence.papers import annex, bom, crosswalk, processing, registry
+from cloister.privacy.evidence.papers import annex, bom, crosswalk, firstpage, processing, registry
 
 Paper: TypeAlias = Callable[[Evidence], bytes]
 SitePaper: TypeAlias = Callable[[Evidence, str], bytes]
@@ -30,6 +31,8 @@ PAPERS: tuple[tuple[str, Paper], ...] = (
     ("bom.cdx.json", bom.bom),
     ("crosswalk.json", crosswalk.crosswalk),
     ("dp-registry.yaml", registry.entry),
+    ("first-page.en.html", lambda evidence: firstpage.page(evidence, "en")),
+    ("first-page.zh.html", lambda evidence: firstpage.page(evidence, "zh")),
     ("model-card.md", lambda evidence: card.written(evidence).encode()),
 )
 """Name in the bundle -> how the document is written."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloister.privacy.evidence.evidence import Evidence
+from cloister.privacy.evidence.papers import firstpage
 from cloister.privacy.evidence.render import render
 from tests.reports import evidence, jointly, per_person, with_audit, without_privacy
 
@@ -32,6 +35,21 @@ OVERFLOW = """() => {
     (e) => !e.closest(".unseen, thead, svg") && e.getBoundingClientRect().right > width + 1);
   return [document.documentElement.scrollWidth - width, wide.map((e) => e.outerHTML.slice(0, 120))];
 }"""
+
+
+MISSING = """() => {
+  const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+  [canvas.width, canvas.height] = [40, 40];
+  const drawn = (letter) => {
+    pen.clearRect(0, 0, 40, 40);
+    pen.font = "24px " + getComputedStyle(document.body).fontFamily;
+    pen.fillText(letter, 4, 30);
+    return canvas.toDataURL();
+  };
+  const box = drawn("\\u0378");
+  return [...new Set(document.body.innerText)].filter((letter) => drawn(letter) === box);
+}"""
+"""The letters of a page that look like one that no font has (U+0378 is not assigned)."""
 
 
 @pytest.fixture(scope="module", name="browser")
@@ -102,3 +120,39 @@ def test_it_prints_on_paper(browser: Any, tmp_path: Path, case: str) -> None:
     # The head of a table repeats, and what is fixed stands on every page.
     assert styles == ["table-header-group", "fixed", '"DEMO"' if case == "vector" else '"SIMULATION"', "page"]
     page.context.close()
+
+
+def has_chinese() -> bool:
+    found = shutil.which("fc-list")
+    return bool(found and subprocess.run([found, ":lang=zh"], capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("language", firstpage.LANGUAGES)
+def test_the_first_page_by_itself_is_as_sound(browser: Any, tmp_path: Path, language: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    place = tmp_path / "first.html"
+    place.write_bytes(firstpage.page(Evidence.from_json(evidence()), language))
+    page = browser.new_context(viewport={"width": 360, "height": 900}, offline=True).new_page()
+    page.goto(place.as_uri())
+    assert page.evaluate(OVERFLOW) == [0, []]
+    assert [one["id"] for one in Axe().run(page).response["violations"]] == []
+    page.context.close()
+
+
+def test_every_letter_has_a_shape(browser: Any, tmp_path: Path) -> None:
+    page = opened(browser, tmp_path, evidence(), 1280)
+    assert page.evaluate(MISSING) == []
+    page.evaluate("document.body.append('\\u0379')")
+    assert page.evaluate(MISSING) == ["\u0379"]
+    page.context.close()
+
+
+@pytest.mark.skipif(not has_chinese(), reason="there is no Chinese font on this machine")
+def test_every_chinese_letter_has_a_shape(browser: Any, tmp_path: Path) -> None:
+    place = tmp_path / "first.html"
+    place.write_bytes(firstpage.page(Evidence.from_json(evidence()), "zh"))
+    page = browser.new_page()
+    page.goto(place.as_uri())
+    assert page.evaluate(MISSING) == []
+    page.close()
