@@ -75,7 +75,7 @@ def _who(evidence: Evidence, w: Words) -> Iterator[Line]:
     if evidence.traffic:
         total = sum(int(moved.bytes_up) for moved in evidence.traffic)
         said = w["left"].format(parameters=evidence.model.parameters, bytes=f"{total:,}")
-        yield said, Grade.RECORDED
+        yield said, Grade.DECLARED
     else:
         yield w["left_unknown"], Grade.NOT_KNOWN
     if plan.aggregation.secure:

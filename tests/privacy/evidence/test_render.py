@@ -533,7 +533,8 @@ def test_the_wheel_would_carry_the_templates() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
     package = ROOT / "privacy" / "evidence"
     carried = {path for pattern in patterns for path in package.glob(pattern)}
-    assert set(package.rglob("*.html")) <= carried
+    carried |= {path for pattern in patterns for path in (package / "papers").glob(pattern)}
+    assert {*package.rglob("*.html"), *package.rglob("*.json")} <= carried
     assert package / "templates" / "report-1.html" in carried
 
 
