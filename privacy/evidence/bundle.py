@@ -10,7 +10,7 @@
 ``events/``, ``heads/``         this job's events of every party with proofs, under signed heads (``part``)
 ``policies/``                   policies that events name, as far as the audience may see them
 ``attestations/``               in-toto statements about parts, plan, final model and report
-documents                       written from the evidence alone (``documents``)
+documents                       written from the evidence alone (``papers``)
 ==============================  =====================================================================
 
 A bundle holds events of one job only, never a record, an update or a key that opens anything.
@@ -30,8 +30,8 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.canonical import Json
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence import byhand
-from cloister.privacy.evidence.card import card
 from cloister.privacy.evidence.dsse import Envelope, Statement
+from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.evidence.render import render
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
@@ -179,19 +179,6 @@ class Contents:
         for part in self.parts:
             files |= {name: data for name, data in part.files.items() if shown_to(name, self.audience)}
         return files
-
-
-def documents(evidence: Mapping[str, Any]) -> dict[str, bytes]:
-    """Every document of a bundle by its name, each a pure function of the evidence.
-
-    The verifier writes each again and compares.
-    """
-    return {"model-card.md": card(evidence).encode()}
-
-
-def document_names(sites: Iterable[str]) -> list[str]:  # noqa: ARG001  # some are one for each site
-    """The names of all documents of a job with these sites."""
-    return ["model-card.md"]
 
 
 def shown_to(name: str, audience: str) -> bool:

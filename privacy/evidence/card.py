@@ -47,7 +47,11 @@ def card(evidence: Mapping[str, Any]) -> str:
     Raises:
         InputError: ``evidence_malformed``.
     """
-    found = Evidence.from_json(evidence)
+    return written(Evidence.from_json(evidence))
+
+
+def written(found: Evidence) -> str:
+    """The same of evidence that has been read already."""
     parts = [_header(found), _introduction(found), _use(found), _privacy(found), _results(found)]
     limits = _LIMITS.replace("VISIBILITY", f"{found.plan.aggregation.visibility}.")
     return "\n".join([*parts, _training(found), limits])

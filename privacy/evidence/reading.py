@@ -64,11 +64,13 @@ class Several:
         what: ``rows``, each a record of its own at one site, or ``sites``.
         number: how many.
         epsilon: at the delta of ``Worst``, rounded up to two decimals; None beyond what is accounted.
+        odds: ``even_odds`` of the two; None likewise.
     """
 
     what: str
     number: int
     epsilon: str | None
+    odds: float | None
 
 
 def several(evidence: Evidence) -> list[Several]:
@@ -81,14 +83,17 @@ def several(evidence: Evidence) -> list[Several]:
     terms = (weakest.noise_multiplier, weakest.rate, weakest.steps)
     steps = [GaussianSteps(float(terms[0] or 0), float(terms[1] or 0), int(terms[2] or 0))]
     rows = (2, 4, 8) if weakest.unit == "record" else ()
-    found = [Several("rows", k, _up(persons.epsilon(steps, k, delta))) for k in rows]
+    found = [_several("rows", k, persons.epsilon(steps, k, delta), delta) for k in rows]
     sites = [k for k in (2, 3) if k <= len(evidence.plan.sites)]
     mode: Literal["local", "joint"] = "joint" if evidence.plan.joint else "local"
-    return found + [Several("sites", k, _up(persons.at_sites(steps, k, mode, delta))) for k in sites]
+    return found + [_several("sites", k, persons.at_sites(steps, k, mode, delta), delta) for k in sites]
 
 
-def _up(epsilon: float) -> str | None:
-    return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else None
+def _several(what: str, number: int, epsilon: float, delta: float) -> Several:
+    if not math.isfinite(epsilon):
+        return Several(what, number, None, None)
+    printed = f"{math.ceil(epsilon * 100) / 100:.2f}"
+    return Several(what, number, printed, even_odds(float(printed), delta))
 
 
 CHECKED = (
@@ -163,6 +168,31 @@ def listing(parts: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *first, last = [*parts] or ["nobody"]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+MINIMUM_CELL = 10
+"""Shares of fewer test records than this are not printed: they tell too much about single ones."""
+
+
+def too_few(rows: int) -> bool:
+    """Whether a share of so many test records is held back."""
+    return rows < MINIMUM_CELL
+
+
+def interval(share: float, rows: int) -> tuple[float, float]:
+    """A 95 % interval for the accuracy behind a share of ``rows`` test records.
+
+    Source: Wilson 1927; it stays within [0, 1] and is sound for shares near both ends.
+
+    Raises:
+        ValueError: there are no test records.
+    """
+    if rows < 1:
+        raise ValueError("an interval needs at least one test record")
+    square = _CONFIDENCE**2 / rows
+    centre = (share + square / 2) / (1 + square)
+    half = _CONFIDENCE * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, InputError
 from cloister.privacy.evidence import byhand, derive
-from cloister.privacy.evidence.bundle import EVIDENCE_FILE, REPORT_FILE, documents
+from cloister.privacy.evidence.bundle import EVIDENCE_FILE, REPORT_FILE
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import (
     Finding,
@@ -24,6 +24,7 @@ from cloister.privacy.evidence.checks.findings import (
     unfounded,
 )
 from cloister.privacy.evidence.evidence import Evidence
+from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.render import render
 
 _PREFIX = "base_model.model."

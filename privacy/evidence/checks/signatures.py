@@ -8,7 +8,8 @@ from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence import bundle as bundles
-from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, REPORT_FILE, document_names
+from cloister.privacy.evidence import papers
+from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, REPORT_FILE
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, Result, altered, incomplete
 from cloister.privacy.evidence.dsse import Envelope, Statement
@@ -53,14 +54,18 @@ def _manifest(case: Case) -> Findings:
 
 def _known(case: Case, name: str) -> bool:
     approvals = {f"approvals/{party}.json" for party in case.parties}
-    fixed = {*_FIXED, *approvals, _report_place(case), *document_names(case.sites)}
+    fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case)}
     return name in fixed or any(owned(name, party) for party in case.parties)
+
+
+def _papers(case: Case) -> list[str]:
+    return papers.names([site.name for site in case.plan.sites])
 
 
 def _needed(case: Case) -> Iterable[str]:
     yield from _FIXED
     yield _report_place(case)
-    yield from document_names(case.sites)
+    yield from _papers(case)
     for party in case.parties:
         yield f"approvals/{party}.json"
         stated = _expected(case, party).keys() | {"part", "approval"}  # who was lost got no final model

@@ -482,6 +482,7 @@ def test_many_sites_are_listed_in_tables_only() -> None:
         "cloister verify FOLDER --trust KEYS",
         "If all parties agree to it, every log can be forged. What nobody wrote down cannot be found either",
         "are words of whoever made the report",
+        "It is written from evidence that travels in a bundle; section 14 has the command that checks it",
         "no legal advice, no certificate",
         "is not taken out of models that exist already",
     ],
@@ -535,5 +536,74 @@ def test_the_wheel_would_carry_the_templates() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
     package = ROOT / "privacy" / "evidence"
     carried = {path for pattern in patterns for path in package.glob(pattern)}
-    assert set(package.rglob("*.html")) <= carried
+    carried |= {path for pattern in patterns for path in (package / "papers").glob(pattern)}
+    assert {*package.rglob("*.html"), *package.rglob("*.json")} <= carried
     assert package / "templates" / "report-1.html" in carried
+
+
+def test_the_cover_prints_the_command_that_checks_and_no_verdict() -> None:
+    (header,) = page(evidence()).tags("header")
+    assert "cloister verify BUNDLE --trust KEYS" in header.text()
+    assert not re.search(r"\b(verified|passed|valid)\b", header.text(), re.IGNORECASE)
+
+
+def test_the_first_page_has_the_odds_of_whoever_is_there_more_than_once() -> None:
+    text = section(page(evidence()), 1).text()
+    found = dict(re.findall(r"(with \d records|at \d sites)(?: at one site)? at most ([\d.]+)", text))
+    assert [*found] == ["with 2 records", "with 4 records", "with 8 records", "at 2 sites", "at 3 sites"]
+    one = float(re.findall(r"can be right at most ([\d.]+)", text)[0])
+    assert one < float(found["at 2 sites"]) <= float(found["at 3 sites"])
+    assert "records at one site" not in section(page(per_person()), 1).text()
+
+
+def test_the_ledger_page_says_what_was_charged_and_not_what_is_left() -> None:
+    rows = section(page(evidence()), 10).tags("tbody")[0].tags("tr")
+    assert len(rows) == 4
+    assert "epsilon 6.31" in rows[2].text()
+    assert all("not known" in row.text() for row in rows)
+    assert "Nothing was charged" in section(page(without_privacy()), 10).text()
+
+
+def test_every_round_has_a_bar_as_high_as_its_survivors_are_many() -> None:
+    bars = section(page(evidence()), 10).tags("rect")
+    full, less = "110.0", "82.5"
+    heights = [bar.attributes["height"] for bar in bars]
+    assert heights == [full, full, less, full, full, less, less, less]
+
+
+def test_secure_aggregation_names_its_smallest_sum() -> None:
+    text = section(page(replanned(aggregation=SECURE)), 10).text()
+    assert "The smallest sum that was opened holds 3 sites" in text
+    assert "Secure aggregation is off" in section(page(evidence()), 10).text()
+
+
+def test_the_egress_sheet_leaves_the_decision_to_people() -> None:
+    rows = section(page(with_audit(200, claimed="3.000")), 11).tags("tbody")[0].tags("tr")
+    said = {row.tags("th")[0].text(): (row.text(), row.grades()) for row in rows}
+    assert said["Decision"][1] == ["Not known"]
+    assert said["Was the finished model attacked?"][1] == ["Not known"]
+    assert "a claim failed" in said["Was the pipeline audited?"][0]
+    assert said["Could the lead see single updates?"][1] == ["Proven"]
+    assert said["Limit on what it tells"][1] == ["Derived"]
+
+
+def test_figures_on_few_test_records_are_held_back() -> None:
+    value = evidence()
+    for site, rows in zip(value["accuracy"]["sites"], ("9", "10", "1200", None), strict=True):
+        site["test_rows"] = rows
+    rows = section(page(value), 7).tags("tbody")[0].tags("tr")
+    assert [row.text().count("held back") for row in rows] == [3, 0, 0, 0]
+    assert "95 %" not in rows[0].text()
+    assert "95 %: " in rows[1].text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [("simulation", "SIMULATION"), ("demo", "DEMO"), ("federation", None)]
+)
+def test_what_is_no_federation_says_so_across_every_page(kind: str, word: str | None) -> None:
+    css = page(evidence(kind=kind)).tags("style")[0].text()
+    assert re.findall(r'body::before { content: "(\w+)"; position: fixed', css) == ([word] if word else [])
+
+
+def test_what_was_not_tested_is_not_known() -> None:
+    assert {*section(page(evidence()), 13).grades()} == {"Not known"}
