@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.client.approvals import Voice
+from cloister.client.cli_policy import role_of
 from cloister.client.jobs import Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
@@ -135,14 +137,25 @@ def jobs(directory: Directory = HERE, json: Json = False) -> None:
             )
 
 
-def approve(job: JobName, directory: Directory = HERE) -> None:
+def approve(
+    job: JobName,
+    role: Annotated[str, typer.Option("--as", help="In which role.")] = "administrator",
+    person: Annotated[str, typer.Option(help="Who approves; the role, if nobody is named.")] = "",
+    sign: Annotated[Path | None, typer.Option(help="PEM file of the person's Ed25519 private key.")] = None,
+    directory: Directory = HERE,
+) -> None:
     """Check a plan and approve it. Everything that fails is said, and nothing is approved half.
 
-    Example: cloister site approve 3f9a --dir north
+    If the policy asks for more people, the approval is kept, and the plan waits for theirs.
+
+    Example: cloister site approve 3f9a --as steward --person dana --sign dana.key --dir north
     """
     jobs_ = Jobs(SiteFolder.open(directory))
     found = jobs_.find(job)
-    jobs_.approve(found)
+    if jobs_.approve(found, Voice(role_of(role), person, sign)) is None:
+        waiting = "; ".join(one.line() for one in jobs_.rulings.decide(found.plan).deciding)
+        typer.echo(f"Kept. {found.plan.digest[7:19]} waits for more: {waiting}.")
+        return
     typer.echo(f"Approved {found.plan.digest[7:19]}. The agent tells the lead once the model is loaded.")
 
 
