@@ -13,12 +13,12 @@ import typer
 
 from cloister.client.approvals import Voice
 from cloister.client.cli_policy import role_of
-from cloister.client.jobs import Job, Jobs
+from cloister.client.jobs import WAITING, Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import canonical
-from cloister.privacy.errors import UsageError
+from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.messages import known
 
@@ -131,6 +131,8 @@ def jobs(directory: Directory = HERE, json: Json = False) -> None:
     for entry in found:
         typer.echo(f"{entry['job'][7:19]}  {entry['state']:<9} {entry['purpose']}")
         typer.echo(f"  {entry['terms']}")
+        for line in entry["policy"]:
+            typer.echo(f"  policy: {line}")
         if entry["accuracy"] is not None:
             typer.echo(
                 f"  accuracy on own held-out records: {100 * entry['accuracy']:.1f} % (not sent to anybody)"
@@ -245,8 +247,19 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
         "purpose": plan.purpose,
         "terms": _terms(plan),
         "dataset": plan.site(site.name).dataset,
+        "policy": _policy_on(site, job),
         "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
     }
+
+
+def _policy_on(site: SiteFolder, job: Job) -> list[str]:
+    """What the site's policy has against a plan that waits, or waits for."""
+    if job.state != WAITING:
+        return []
+    try:
+        return [one.line() for one in Jobs(site).rulings.decide(job.plan).deciding]
+    except PolicyError as error:
+        return [error.line()]
 
 
 def _terms(plan: Plan) -> str:

@@ -139,7 +139,16 @@ class Jobs:
             CloisterError: the plan is approved by the policy, but the site cannot take part; see ``approve``.
         """
         ruling = self.rulings.decide(job.plan)
-        if any(one.rule == "approval.hours" for one in ruling.deciding):
+        if not _late(ruling) and ruling.outcome != "allow":
+            return None
+        if ruling.outcome == "allow":
+            self.check(job.plan)
+        with self._settling():
+            return self._settle(job) if job.state == WAITING else None
+
+    def _settle(self, job: Job) -> Decision | None:
+        ruling = self.rulings.decide(job.plan)
+        if _late(ruling):
             self.site.log.append(
                 "approval.timeout",
                 job=job.plan.digest,
@@ -148,20 +157,15 @@ class Jobs:
                 role="administrator",
             )
             return self.refuse(job, "approval_timeout")
-        if ruling.outcome != "allow":
-            return None
-        self.check(job.plan)
-        with self._settling():
-            ruling = self._judge(job.plan)
-            if ruling.outcome == "allow" and not self.rulings.approvals(job.plan).given():
-                self.site.log.append(
-                    "approval.granted",
-                    job=job.plan.digest,
-                    subject=job.plan.digest,
-                    stage="start",
-                    role="policy",
-                )
-            return self._grant(job, ruling)
+        if ruling.outcome == "allow" and not self.rulings.approvals(job.plan).given():
+            self.site.log.append(
+                "approval.granted",
+                job=job.plan.digest,
+                subject=job.plan.digest,
+                stage="start",
+                role="policy",
+            )
+        return self._grant(job, ruling)
 
     def admit(self, plan: Plan) -> None:
         """What must hold when an approved job starts here, also after a restart.
@@ -286,3 +290,8 @@ class Jobs:
             )
         durable.write(job.folder / "decision.json", decision.to_bytes())
         return decision
+
+
+def _late(ruling: Ruling) -> bool:
+    """Whether the time for approvals is over."""
+    return any(one.rule == "approval.hours" for one in ruling.deciding)

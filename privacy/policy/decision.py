@@ -134,4 +134,4 @@ def shown(value: Any) -> str:
         return ", ".join(map(shown, value)) or "none"
     if isinstance(value, Document):
         return f"{value.form} {value.digest[:19]}, until {value.until}"
-    return str(value)
+    return "".join(one if one.isprintable() else "?" for one in str(value))

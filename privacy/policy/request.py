@@ -20,6 +20,8 @@ from cloister.privacy.errors import PolicyError
 from cloister.privacy.plan import Digest, Name, Part, Persons, Plan, Rows, Text, Unit
 
 Role = Literal["lead", "administrator", "steward", "researcher", "auditor", "validator"]
+BEYOND = 2e9
+"""Stands for every larger epsilon, infinity included; no policy can allow it."""
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -78,7 +80,7 @@ class Known(Part):
     granted: Instant | None = None
     jobs: Annotated[int, Field(ge=1)] = 1
     identifiers: Literal["unscanned", "none", "found", "masked"] = "unscanned"
-    approvals: Annotated[tuple[Approval, ...], Field(max_length=100)] = ()
+    approvals: Annotated[tuple[Approval, ...], Field(max_length=10_000)] = ()
 
 
 class Request(Part):
@@ -185,7 +187,8 @@ def _cost(plan: Plan) -> float | None:
     mechanism = plan.round_mechanism
     if mechanism is None:
         return None
-    return max(plan.privacy.epsilon, _epsilon(mechanism, plan.training.rounds, plan.privacy.delta))
+    cost = max(plan.privacy.epsilon, _epsilon(mechanism, plan.training.rounds, plan.privacy.delta))
+    return min(cost, BEYOND)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from cloister.client.agent import Agent
 from cloister.client.approvals import Voice
+from cloister.client.guard import Guard, Tolerance
 from cloister.client.jobs import APPROVED, REFUSED, WAITING, Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
@@ -322,6 +324,19 @@ def test_a_job_that_runs_asks_again_before_each_round(site: Site) -> None:
     assert site.jobs.rulings.replay(job.folder) == len(outcomes)
 
 
+def test_the_guard_puts_up_with_what_the_policy_says(site: Site) -> None:
+    job = site.propose()
+    agent, guard = Agent(site.folder, "", lambda _: None), Guard()
+    agent._jobs = site.jobs
+    allow(site.folder, held_out__points=3, held_out__action="refuse")
+    site.jobs.approve(job)
+    permit = agent._permit(job.plan, guard)
+    assert guard.tolerance == Tolerance(3.0, "refuse")
+    allow(site.folder, held_out__points=5, held_out__action="warn")
+    permit()
+    assert guard.tolerance == Tolerance(5.0, "warn")
+
+
 def test_a_job_ends_after_its_duration(site: Site) -> None:
     allow(site.folder, time__duration=2)
     job = site.propose()
@@ -413,6 +428,8 @@ def test_a_session_with_approvals(site: Site, run: Any) -> None:
     assert said.startswith(
         f"Kept. {job} waits for more: approval.people: 1, where the policy has at least 2."
     )
+    listed = run("site jobs --dir north")
+    assert "  policy: approval.people: 1, where the policy has at least 2\n" in listed
     assert run(f"site approve {job} --as boss --dir north", code=2).endswith("[option_invalid]\n")
     assert run(f"site approve {job} --person ../x --dir north", code=1).endswith("[approval_invalid]\n")
     assert run(f"site approve {job} --as validator --person kim --dir north").startswith(f"Approved {job}.")

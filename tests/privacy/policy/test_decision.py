@@ -15,7 +15,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.errors import PolicyError
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import ORDER, Decision, decide, replay
-from cloister.privacy.policy.request import Approval, Known, Request
+from cloister.privacy.policy.request import BEYOND, Approval, Known, Request
 from cloister.privacy.policy.rules import RULE_IDS, RULES
 from cloister.privacy.policy.strictest import diff, overall, strictest
 from cloister.privacy.policy.terms import Policy
@@ -163,6 +163,20 @@ def test_epsilon_is_what_the_plan_costs_and_not_what_it_says() -> None:
     assert mechanism is not None
     assert lying.epsilon == pytest.approx(accounting.epsilon([mechanism] * 2, 1e-5))
     assert decide(policy(privacy__epsilon=0.2), lying).outcome == "refuse"
+
+
+def test_an_epsilon_beyond_all_numbers_is_refused_by_every_policy() -> None:
+    hard = {"privacy": {"noise_multiplier": 1e-3}, "training": {"rounds": 10_000, "steps": 100_000}}
+    asked = request(parts=hard)
+    assert asked.epsilon == BEYOND
+    found = decide(policy(privacy__epsilon=1e9, datasets__epsilon=1e9), asked)
+    assert [one.rule for one in found.deciding] == ["datasets.epsilon", "privacy.epsilon"]
+
+
+def test_what_a_lead_wrote_is_read_out_on_one_line() -> None:
+    asked = request(plan_json(purpose="cancer\n\x1b[2Jcare"))
+    (finding,) = decide(policy(datasets__purposes=["care"]), asked).deciding
+    assert finding.line() == "datasets.purposes: cancer??[2Jcare, where the policy has one of care"
 
 
 def test_one_person_counts_once_and_a_late_approval_not_at_all() -> None:
