@@ -108,6 +108,11 @@ class Policies:
             raise StateError("state_damaged", f"{path} is damaged.", "Restore it from a backup.")
         return policy
 
+    def all(self) -> dict[str, bytes]:
+        """Digest -> the canonical bytes of every policy that was in force, to be shown to an auditor."""
+        names = [path.stem for path in sorted(self._folder.glob("*.json"))]
+        return {f"sha256:{name}": self.kept(f"sha256:{name}").to_bytes() for name in names}
+
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest.removeprefix('sha256:')}.json"
 

@@ -24,6 +24,7 @@ from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, code, durable
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
+from cloister.privacy.evidence.part import Part
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
@@ -464,3 +465,12 @@ def test_keys_that_openssl_made(site: Site, tmp_path: Path) -> None:
     allow(site.folder, approval__signed=True)
     People(site.folder).add("dana", ("steward",), public)
     assert site.jobs.approve(site.propose(), Voice("steward", "dana", key)) is not None
+
+
+def test_an_auditor_is_shown_every_policy_that_was_in_force(site: Site) -> None:
+    job = site.propose()
+    policies = [allow(site.folder, training__rounds=9), allow(site.folder)]
+    site.jobs.approve(job)
+    part = Part.make(site.folder.log, site.folder.identity, job.plan, Policies(site.folder).all())
+    shown = {name: data for name, data in part.files.items() if name.startswith("policies/")}
+    assert shown == {f"policies/north@{one.digest[7:]}.yaml": one.to_bytes() for one in policies}
