@@ -20,8 +20,8 @@ from cloister.client.consortium import Consortium
 from cloister.client.exchange import Correspondence
 from cloister.client.fleet import FleetConnection, for_app
 from cloister.client.following import Following
-from cloister.client.guard import Guard
-from cloister.client.jobs import APPROVED, DONE, REFUSED, Job, Jobs
+from cloister.client.guard import Guard, Tolerance
+from cloister.client.jobs import APPROVED, DONE, REFUSED, WAITING, Job, Jobs
 from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
 from cloister.client.site.datasets import Datasets
@@ -196,6 +196,8 @@ class Agent:
         """Loads an approved job and tells the lead the decision, each once."""
         digest = job.plan.digest
         try:
+            if job.state == WAITING and (word := self._jobs.settle(job)):
+                self._say(f"The policy {'approves' if word.approve else 'refuses'} {digest[7:19]} by itself.")
             if job.state == APPROVED and digest not in self._participants:
                 self._participants[digest] = self._participant(job)
                 self._say(f"Ready for {digest[7:19]}.")
@@ -222,7 +224,7 @@ class Agent:
         from cloister.privacy.model import describe
 
         plan = job.plan
-        self._jobs.check(plan)
+        self._jobs.admit(plan)
         vault = self._site.vault
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest, vault)
         base = describe(self._model or plan.base.name)
@@ -232,6 +234,7 @@ class Agent:
         )
         roster = self._site.roster
         parties = [roster.member(party.name) for party in (plan.lead, *plan.sites)]
+        guard = Guard(best=learner.best)
         return Participant(
             plan=plan,
             identity=self._site.identity,
@@ -239,7 +242,8 @@ class Agent:
             learner=learner,
             secure=self._secure(job),
             following=self._following(plan, learner.layout),
-            guard=Guard(best=learner.best),
+            guard=guard,
+            permit=self._permit(plan, guard),
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,
@@ -254,6 +258,17 @@ class Agent:
         """The final model is kept: the last heads of the job are shown."""
         job.close()
         self._telling.mark(end=True)
+
+    def _permit(self, plan: Plan, guard: Guard) -> Callable[[], None]:
+        """The policy's check before a round; it also tells the guard what the policy puts up with."""
+        permitted = self._jobs.running(plan)
+
+        def permit() -> None:
+            terms = permitted()
+            guard.tolerance = Tolerance(terms.points, terms.action)
+
+        permit()
+        return permit
 
     @staticmethod
     def _following(plan: Plan, order: Layout) -> Following | None:

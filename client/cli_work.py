@@ -11,12 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.client.jobs import Job, Jobs
+from cloister.client.approvals import Voice
+from cloister.client.cli_policy import role_of
+from cloister.client.jobs import WAITING, Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import canonical
-from cloister.privacy.errors import UsageError
+from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.messages import known
 
@@ -129,20 +131,33 @@ def jobs(directory: Directory = HERE, json: Json = False) -> None:
     for entry in found:
         typer.echo(f"{entry['job'][7:19]}  {entry['state']:<9} {entry['purpose']}")
         typer.echo(f"  {entry['terms']}")
+        for line in entry["policy"]:
+            typer.echo(f"  policy: {line}")
         if entry["accuracy"] is not None:
             typer.echo(
                 f"  accuracy on own held-out records: {100 * entry['accuracy']:.1f} % (not sent to anybody)"
             )
 
 
-def approve(job: JobName, directory: Directory = HERE) -> None:
+def approve(
+    job: JobName,
+    role: Annotated[str, typer.Option("--as", help="In which role.")] = "administrator",
+    person: Annotated[str, typer.Option(help="Who approves; the role, if nobody is named.")] = "",
+    sign: Annotated[Path | None, typer.Option(help="PEM file of the person's Ed25519 private key.")] = None,
+    directory: Directory = HERE,
+) -> None:
     """Check a plan and approve it. Everything that fails is said, and nothing is approved half.
 
-    Example: cloister site approve 3f9a --dir north
+    If the policy asks for more people, the approval is kept, and the plan waits for theirs.
+
+    Example: cloister site approve 3f9a --as steward --person dana --sign dana.key --dir north
     """
     jobs_ = Jobs(SiteFolder.open(directory))
     found = jobs_.find(job)
-    jobs_.approve(found)
+    if jobs_.approve(found, Voice(role_of(role), person, sign)) is None:
+        waiting = "; ".join(one.line() for one in jobs_.rulings.decide(found.plan).deciding)
+        typer.echo(f"Kept. {found.plan.digest[7:19]} waits for more: {waiting}.")
+        return
     typer.echo(f"Approved {found.plan.digest[7:19]}. The agent tells the lead once the model is loaded.")
 
 
@@ -232,8 +247,19 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
         "purpose": plan.purpose,
         "terms": _terms(plan),
         "dataset": plan.site(site.name).dataset,
+        "policy": _policy_on(site, job),
         "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
     }
+
+
+def _policy_on(site: SiteFolder, job: Job) -> list[str]:
+    """What the site's policy has against a plan that waits, or waits for."""
+    if job.state != WAITING:
+        return []
+    try:
+        return [one.line() for one in Jobs(site).rulings.decide(job.plan).deciding]
+    except PolicyError as error:
+        return [error.line()]
 
 
 def _terms(plan: Plan) -> str:

@@ -1,25 +1,30 @@
 """Plans that were proposed to this site, and its decisions on them.
 
 A plan is checked in full before a person may approve it: the lead's signature, the roster and whether every
-key in it was confirmed here, this site's own terms, the code, the base model, the dataset, and whether the
-budget bears the whole plan. What fails is refused with its reason; nothing is run half.
+key in it was confirmed here, the site's policy, its own terms, the code, the base model, the dataset, and
+whether the budget bears the whole plan. What fails is refused with its reason; nothing is run half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from cloister.client.approvals import Voice
+from cloister.client.rulings import Rulings, job_folder, now, require
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
-from cloister.privacy import canonical, code, durable
+from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Decision
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import BudgetError, IdentityError, PlanError
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
+from cloister.privacy.policy.decision import Decision as Ruling
+from cloister.privacy.policy.terms import HeldOutTerms
 from cloister.privacy.wire.signed import Signed
 
 WAITING, APPROVED, REFUSED, DONE = "waiting", "approved", "refused", "done"
@@ -55,15 +60,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Jobs:
-    """All plans that were proposed to a site."""
+    """All plans that were proposed to a site.
+
+    Attributes:
+        site: the folder.
+        clock: tells the time at which the policy decides.
+    """
 
     site: SiteFolder
+    clock: Callable[[], datetime] = field(default=now)
+
+    @property
+    def rulings(self) -> Rulings:
+        """What the site's policy says to them."""
+        return Rulings(self.site, self.clock)
 
     def keep(self, plan: Plan, signed: Signed) -> Job:
         """Keeps a plan whose signature was verified; the same again changes nothing."""
-        place = self.site.path / "jobs" / plan.digest.removeprefix("sha256:")[:16]
+        place = job_folder(self.site, plan)
         if not (place / "plan.json").exists():
             durable.private_folder(place)
+            self.rulings.asked(place)
             durable.write(place / "plan.signed", canonical.encode(signed.to_json()))
             durable.write(place / "plan.json", plan.to_bytes())
             self.site.log.append(
@@ -87,15 +104,99 @@ class Jobs:
             raise PlanError("plan_unknown", f"{len(found)} plans here have a name that starts with {name}.")
         return found[0]
 
-    def approve(self, job: Job) -> Decision:
-        """Checks a plan and approves it.
+    def approve(self, job: Job, voice: Voice | None = None) -> Decision | None:
+        """Checks a plan, keeps a person's approval, and approves the plan once the policy has enough of them.
+
+        Returns:
+            The site's word; None while more people must approve.
 
         Raises:
             IdentityError: ``roster_mismatch`` or ``peer_unconfirmed``.
+            PolicyError: ``policy_refused`` with every rule that does, ``approval_invalid``, or there is no
+                policy that can be read.
             PlanError, InputError, ModelError, BudgetError: what the site cannot take part in, and why.
         """
+        voice = voice or Voice()
         self.check(job.plan)
+        with self._settling():
+            if self.rulings.approvals(job.plan).give(voice, self.clock()):
+                self.site.log.append(
+                    "approval.granted",
+                    job=job.plan.digest,
+                    subject=job.plan.digest,
+                    stage="start",
+                    role=voice.role,
+                )
+            return self._grant(job, self._judge(job.plan))
+
+    def settle(self, job: Job) -> Decision | None:
+        """What the policy does by itself with a plan that waits.
+
+        It approves one that needs nobody, or has all approvals, and refuses one that waited too long. One
+        that it refuses for another reason is left to people: they may ask for another plan.
+
+        Raises:
+            CloisterError: the plan is approved by the policy, but the site cannot take part; see ``approve``.
+        """
+        ruling = self.rulings.decide(job.plan)
+        if not _late(ruling) and ruling.outcome != "allow":
+            return None
+        if ruling.outcome == "allow":
+            self.check(job.plan)
+        with self._settling():
+            return self._settle(job) if job.state == WAITING else None
+
+    def _settle(self, job: Job) -> Decision | None:
+        ruling = self.rulings.decide(job.plan)
+        if _late(ruling):
+            self.site.log.append(
+                "approval.timeout",
+                job=job.plan.digest,
+                subject=job.plan.digest,
+                stage="start",
+                role="administrator",
+            )
+            return self.refuse(job, "approval_timeout")
+        if ruling.outcome == "allow" and not self.rulings.approvals(job.plan).given():
+            self.site.log.append(
+                "approval.granted",
+                job=job.plan.digest,
+                subject=job.plan.digest,
+                stage="start",
+                role="policy",
+            )
+        return self._grant(job, ruling)
+
+    def admit(self, plan: Plan) -> None:
+        """What must hold when an approved job starts here, also after a restart.
+
+        Raises:
+            CloisterError: as ``approve``, and ``policy_waits``.
+        """
+        self.check(plan)
+        require(self.rulings.decide(plan))
+
+    def running(self, plan: Plan) -> Callable[[], HeldOutTerms]:
+        """The policy's check for every round; see ``Rulings.running``."""
+        return self.rulings.running(plan)
+
+    def _judge(self, plan: Plan) -> Ruling:
+        """The policy's word, unless it refuses."""
+        ruling = self.rulings.decide(plan)
+        if ruling.outcome == "refuse":
+            require(ruling)
+        return ruling
+
+    def _grant(self, job: Job, ruling: Ruling) -> Decision | None:
+        if ruling.outcome != "allow":
+            return None
+        if job.decision is None or not job.decision.approve:
+            self.rulings.granted(job.folder)
         return self._decide(job, Decision(site=self.site.name, plan=job.plan.digest, approve=True))
+
+    def _settling(self) -> AbstractContextManager[None]:
+        """One approval at a time, so that a day's jobs are counted right."""
+        return folder.edit(self.site.path / "jobs" / "lock")
 
     def refuse(self, job: Job, reason: str) -> Decision:
         """Refuses, with the id of the reason."""
@@ -105,6 +206,7 @@ class Jobs:
     def check(self, plan: Plan) -> None:
         """Everything that must hold before this site may take part; see ``approve``."""
         self._check_roster(plan)
+        self._judge(plan)
         own = plan.site(self.site.name)
         if own.identity != self.site.identity.public.digest():
             raise IdentityError("roster_mismatch", "The plan names another key for this site.")
@@ -177,11 +279,19 @@ class Jobs:
             )
 
     def _decide(self, job: Job, decision: Decision) -> Decision:
-        plan, reason = job.plan.digest, decision.reason
-        fields: dict[str, Any] = {"subject": plan, "stage": "start", "role": "administrator"}
-        if decision.approve:
-            self.site.log.append("approval.granted", job=plan, **fields)
-        else:
-            self.site.log.append("approval.denied", job=plan, reason=reason, **fields)
+        if not decision.approve:
+            self.site.log.append(
+                "approval.denied",
+                job=job.plan.digest,
+                subject=job.plan.digest,
+                stage="start",
+                role="administrator",
+                reason=decision.reason,
+            )
         durable.write(job.folder / "decision.json", decision.to_bytes())
         return decision
+
+
+def _late(ruling: Ruling) -> bool:
+    """Whether the time for approvals is over."""
+    return any(one.rule == "approval.hours" for one in ruling.deciding)

@@ -4,7 +4,8 @@ The order of a round at the site, each step durable before the next:
 
 1. open the task: signed by the lead of the approved plan, for this plan, site, round and model;
 2. if a reply to this round and attempt is stored, send those bytes again and do nothing else;
-3. try the model on the site's held-out rows: the guard may refuse it;
+3. ask the site's policy, which may refuse rounds now; then try the model on the site's held-out rows: the
+   guard may refuse it;
 4. bind the site to the coins of its audit, once, in the event log;
 5. reserve the round's privacy cost in the ledger, which may refuse;
 6. move the ratchet to the round, train, note what was spent, encode, mask where the plan says so, seal
@@ -139,6 +140,7 @@ class Participant:
         secure: masks what leaves; there exactly where the plan asks for secure aggregation.
         following: takes the steps of a joint job again; there exactly in joint mode.
         guard: compares each global model with those before, on the site's held-out rows.
+        permit: raises where the site's policy does not allow a round now.
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
         admit: raises where this site takes no further part in the job, before anything else is done.
@@ -156,6 +158,7 @@ class Participant:
     secure: SecureSums | None = None
     following: Following | None = None
     guard: Guard = field(default_factory=Guard)
+    permit: Callable[[], None] = lambda: None
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
     admit: Callable[[], None] = lambda: None
@@ -258,6 +261,7 @@ class Participant:
             return stored
         if self._finished:
             raise ChannelError("replay", "The job is over; nothing is trained after its end.")
+        self.permit()
         task = self._task(opened)
         if self.secure is not None:
             self.secure.admit(_place(header))

@@ -6,6 +6,7 @@
     ├── UsageError        the command was called wrongly (exit 2)
     ├── InputError        data, columns, files or settings of this machine cannot be used
     ├── PlanError         a plan is malformed, unsigned, or asks for what cannot be done
+    ├── PolicyError       the site's policy is missing, malformed or refuses
     ├── IdentityError     a key, roster or fingerprint does not hold
     ├── EnrolmentError    an invite or a request to join was refused
     ├── ChannelError      something sealed, signed or encrypted does not open or verify
@@ -99,6 +100,20 @@ class PlanError(CloisterError):
         "plan_conflict": "two parts of a plan cannot live together",
         "code_mismatch": "the installed code is not the one the plan names",
         "task_unsupported": "the plan asks for a task, adapter or model that is not supported",
+    }
+
+
+class PolicyError(CloisterError):
+    """The site's policy is missing, malformed or refuses."""
+
+    REASONS: ClassVar[dict[str, str]] = {
+        "policy_missing": "the site has no policy, so it refuses everything",
+        "policy_malformed": "a policy has a key that is unknown, missing, written twice or out of range",
+        "policy_refused": "the policy of the site does not allow the plan, or not now",
+        "policy_waits": "a plan waits for approvals that the policy of the site asks for",
+        "decision_altered": "a decision is not what its policy and its request give",
+        "approval_invalid": "an approval is by nobody who may give it, or its signature is wrong",
+        "approval_timeout": "the approvals that the policy asks for were not given in time",
     }
 
 

@@ -31,6 +31,7 @@ from cloister.server.folder import LeadFolder, Settings
 from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job
 from cloister.server.proposal import Terms, draft
 from cloister.simulations import stage
+from cloister.simulations.permission import permit
 from cloister.simulations.processes import Troupe, free_port
 from cloister.simulations.stage import Stage
 
@@ -195,6 +196,7 @@ def approve(plan: Plan, cast: Cast) -> None:
     for site in cast.sites.values():
         jobs = SiteJobs(site)
         _wait(partial(_knows, jobs, plan), _APPROVE_S, site.name, cast.troupe)
+        permit(site, plan)
         jobs.approve(jobs.find(plan.digest))
 
 

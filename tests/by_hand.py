@@ -70,6 +70,9 @@ class ByHand:
             case ["site", "data"]:
                 words[2] = str(write_records(self.hands.place / f"{words[4]}.csv", *RECORDS[words[4]]))
                 return self.hands.do(*words)
+            case ["site", "policy", *_] if "two-sites.yaml" in words:
+                words[words.index("two-sites.yaml")] = str(self._two_sites())
+                return self.hands.do(*words)
             case ["site", "peers"] if "…" in words:
                 words[words.index("…")] = self.words(words[3])
                 return self.hands.do(*words)
@@ -81,6 +84,20 @@ class ByHand:
                 return self.hands.do(*words)
             case _:
                 return self.hands.do(*[self.job[7:19] if word == "JOB" else word for word in words])
+
+    def _two_sites(self) -> Path:
+        """The policy of the document, which also allows the plans without privacy that tests propose."""
+        text = self.hands.do("site", "policy", "template")
+        for old, new in (
+            ("secure: true", "secure: false"),
+            ("sites: 2", "sites: 1"),
+            ("[joint,", "[joint, off,"),
+        ):
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        path = self.hands.place / "two-sites.yaml"
+        path.write_text(text)
+        return path
 
     def site_up(self, name: str, *options: str) -> Running:
         """Starts a site's agent."""

@@ -9,6 +9,7 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``tls/site.key``       the key of the site's certificate
 ``membership.json``    what joining brought: addresses, authority, certificate, the lead's keys
 ``roster.json``        the newest roster, as the lead signed it
+``policy.yaml``        what the site allows (``client.site.policies``)
 ``confirmed.json``     whose words were compared, by the digest of the identity
 ``log/``               the event log
 ``lock``               held by the one process that is the site's agent
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self, TypeVar
@@ -36,6 +38,7 @@ from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.keysource import KeySource
 from cloister.privacy.plan import Digest, Name, Part
+from cloister.privacy.policy.template import template
 from cloister.privacy.vault import Vault
 from cloister.privacy.wire.joining import Address, Invite, InviteId, Pem, open_roster
 from cloister.privacy.wire.signed import Signed
@@ -116,7 +119,7 @@ class SiteFolder:
 
     @classmethod
     def create(cls, path: Path, name: str, source: KeySource | None = None) -> Self:
-        """Makes the folder and the site's keys; no secret is ever in clear in it if there is a ``source``.
+        """Makes the folder, its policy and the site's keys; with a ``source``, no secret is in clear.
 
         Raises:
             UsageError: ``folder_in_use``.
@@ -130,6 +133,7 @@ class SiteFolder:
         for part in (path / "tls", path / "log"):
             durable.private_folder(part)
         vault.write(path / "tls" / "site.key", certificates.key_pem(certificates.new_tls_key()))
+        durable.write(path / "policy.yaml", template(datetime.now(UTC).date()).encode())
         _write(path / "config.json", Settings(name=name))
         return cls(path)
 

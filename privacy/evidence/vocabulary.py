@@ -21,6 +21,7 @@ from itertools import pairwise
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import areas
+from cloister.privacy.policy.rules import RULE_IDS
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -105,6 +106,9 @@ OFFSET = Kind("milliseconds, within a day", _whole(-86_400_000, 86_400_000))
 
 ROLE = one_of("lead", "site", "auditor", "witness")
 PERSON = one_of("lead", "administrator", "steward", "researcher", "auditor", "validator")
+GRANTER = one_of("lead", "administrator", "steward", "researcher", "auditor", "validator", "policy")
+"""A person's role, or the site's policy where it approves by itself."""
+RULE = Kind("id of a rule of a site's policy", lambda value: isinstance(value, str) and value in RULE_IDS)
 UNIT = one_of("record", "person")
 MODE = one_of("local", "joint", "off")
 ACCOUNTANT = one_of("rdp", "pld", "prv")
@@ -237,15 +241,17 @@ FAMILIES: Mapping[str, Family] = {
         {
             "policy": DIGEST,
             "request": DIGEST,
-            "rules": many(NAME),
+            "rules": many(RULE),
             "outcome": one_of("allow", "ask", "refuse"),
         }
     ),
+    "person.enrolled": _party({"role": PERSON, "key?": DIGEST}),
+    "person.removed": _party({"role": PERSON, "key?": DIGEST}),
     "consent.recorded": _any({"document": DIGEST, "form": _DOCUMENT, "role": PERSON, "not_after?": DATE}),
     "consent.expired": _any({"document": DIGEST, "form": _DOCUMENT}),
     "consent.withdrawn": _any({"document": DIGEST, "form": _DOCUMENT, "role": PERSON}),
     "approval.requested": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
-    "approval.granted": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
+    "approval.granted": _any({"subject": DIGEST, "stage": STAGE, "role": GRANTER}),
     "approval.denied": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON, "reason?": REASON}),
     "approval.timeout": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
     # Jobs and rounds. `job` is the digest of the plan.

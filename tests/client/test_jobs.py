@@ -18,6 +18,7 @@ from cloister.privacy.errors import CloisterError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
 from tests.plans import persons_json, plan_json
+from tests.policies import allow
 
 COLUMNS, BUDGET = ("text", "label"), (100.0, 1e-5)
 ROWS, PERSONS = {"low": 128, "high": 255}, {"low": 64, "high": 127, "most_rows": 8}
@@ -28,6 +29,7 @@ class Site:
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = SiteFolder.create(path / "north", "north")
+        allow(self.folder)
         lead = PrivateIdentity.generate("lead", "lead").public
         self.roster = Roster("hospitals", (lead, self.folder.identity.public))
         monkeypatch.setattr(SiteFolder, "roster", self.roster)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cloister.privacy.dp.audit import Audit, Pipeline
-from cloister.privacy.errors import EntropyError, LogError, StateError, UpdateError
+from cloister.privacy.errors import EntropyError, LogError, PolicyError, StateError, UpdateError
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import peek
 from cloister.server.rounds import Round
@@ -58,6 +58,24 @@ def test_any_other_failure_is_a_refusal(tmp_path: Path) -> None:
     north = consortium.sites["north"]
     north.learner.train = failing(UpdateError("update_not_finite", "diverged"))
     assert peek(north.handle(task(consortium, "north")), 1 << 20).kind == messages.REFUSAL
+
+
+def test_a_round_that_the_policy_refuses_costs_nothing_and_what_was_stored_is_sent_again(
+    tmp_path: Path,
+) -> None:
+    consortium = Consortium(tmp_path)
+    north, data = consortium.sites["north"], task(consortium, "north")
+    refuses = failing(PolicyError("policy_refused", "It is night."))
+    said = list[str]()
+    north.complain, north.permit = said.append, refuses
+    assert peek(north.handle(data), 1 << 20).kind == messages.REFUSAL
+    assert said == ["It is night. [policy_refused]"]
+    assert (north.ledger.rows("notes"), north.learner.trained) == ((), 0)
+    north.permit = lambda: None
+    reply = north.handle(data)
+    assert peek(reply, 1 << 20).kind == messages.UPDATE
+    north.permit = refuses
+    assert north.handle(data) == reply
 
 
 def audited(consortium: Consortium, name: str = "north") -> Audit:

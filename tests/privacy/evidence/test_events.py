@@ -52,6 +52,7 @@ def test_known_lines_cover_every_scope():
 SAMPLES = {
     vocabulary.DIGEST: D,
     vocabulary.NAME: "north-clinic",
+    vocabulary.RULE: "privacy.epsilon",
     vocabulary.REASON: "budget_exceeded",
     vocabulary.DATE: "2026-02-28",
     vocabulary.BAND: "200-499",
@@ -72,6 +73,8 @@ def sample(kind):
         return SAMPLES[kind]
     if kind.meaning.startswith("set of: name"):
         return ["east", "west"]
+    if kind.meaning == f"set of: {vocabulary.RULE.meaning}":
+        return ["aggregation.secure", "privacy.epsilon"]
     words = kind.meaning.removeprefix("set of: ").removeprefix("one of ").split(", ")
     return [words[0]] if kind.meaning.startswith("set") else words[0]
 

@@ -1,0 +1,233 @@
+"""What the site's policy says to the jobs that were proposed here, and a record of every time it spoke.
+
+A record holds the request, so that ``cloister site policy replay`` can make the decision again from the
+policy that was in force. One is written, with its event, whenever outcome, policy or deciding rules differ
+from the last: a job that waits for days does not fill the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cloister.client.approvals import Approvals
+from cloister.client.site.folder import SiteFolder
+from cloister.client.site.people import People
+from cloister.client.site.policies import Policies
+from cloister.privacy import canonical, durable, folder
+from cloister.privacy.errors import PolicyError
+from cloister.privacy.plan import Plan
+from cloister.privacy.policy.decision import Decision, decide, replay
+from cloister.privacy.policy.request import Known, Request, instant, moment
+from cloister.privacy.policy.terms import HeldOutTerms
+
+_ASKED, _GRANTED = "asked.json", "granted.json"
+
+
+def now() -> datetime:
+    """The time by this machine's clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decision and the request that it was about."""
+
+    request: Request
+    decision: Decision
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Raises ``PolicyError`` ``decision_altered`` for anything but a record."""
+        altered = PolicyError("decision_altered", f"{path} is not a record of a decision.")
+        value = canonical.decode(folder.read(path), otherwise=altered)
+        if not isinstance(value, dict) or value.keys() != {"request", "decision"}:
+            raise altered
+        return cls(Request.from_json(value["request"]), Decision.from_json(value["decision"]))
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes of the file."""
+        return canonical.encode({"request": self.request.to_json(), "decision": self.decision.to_json()})
+
+
+@dataclass(frozen=True)
+class Rulings:
+    """The site's policy at work.
+
+    Attributes:
+        site: the folder.
+        clock: tells the time that a decision is made at.
+    """
+
+    site: SiteFolder
+    clock: Callable[[], datetime] = now
+
+    def asked(self, job: Path) -> None:
+        """Notes that a plan has come, before the plan itself is there."""
+        self._note(job / _ASKED)
+
+    def granted(self, job: Path) -> None:
+        """Notes that a plan was approved, before the approval itself is there."""
+        self._note(job / _GRANTED)
+
+    def _note(self, path: Path) -> None:
+        if not path.exists():
+            durable.write(path, canonical.encode({"at": instant(self.clock())}))
+
+    def approvals(self, plan: Plan) -> Approvals:
+        """Who agreed to a plan."""
+        return Approvals(self._job(plan), plan.digest, People(self.site))
+
+    def decide(self, plan: Plan) -> Decision:
+        """What the policy in force says to a plan now; recorded where the plan was kept.
+
+        Raises:
+            PolicyError: ``policy_missing``, ``policy_malformed`` or ``approval_invalid``.
+        """
+        return self._record(plan, self.request(plan))
+
+    def request(self, plan: Plan) -> Request:
+        """A plan, and what the site knows now."""
+        job = self._job(plan)
+        at = instant(self.clock())
+        granted = _at(job / _GRANTED)
+        known = Known(
+            at=at,
+            asked=_at(job / _ASKED) or _came(job) or at,
+            granted=granted,
+            jobs=self._jobs(plan, granted or at),
+            approvals=self.approvals(plan).given(),
+        )
+        return Request.of(plan, self.site.name, known)
+
+    def running(self, plan: Plan) -> Callable[[], HeldOutTerms]:
+        """A check for every round of a job that runs: the whole policy, as it is then, at that time.
+
+        The check raises ``PolicyError`` ``policy_refused`` or ``policy_waits``, or as ``decide``; it gives
+        what the policy says of global models.
+        """
+        policies, start, last = Policies(self.site), self.request(plan), ""
+
+        def permitted() -> HeldOutTerms:
+            nonlocal last
+            policy, at = policies.current(), self.clock()
+            this = f"{policy.digest} {instant(at)[:16]}"  # rules tell no times apart within a minute
+            if this != last:
+                require(self._record(plan, start.later(at)))
+                last = this
+            return policy.held_out
+
+        return permitted
+
+    def records(self, job: Path) -> Iterator[Record]:
+        """All decisions on a job, oldest first."""
+        for path in sorted((job / "decisions").glob("*.json")):
+            yield Record.load(path)
+
+    def replay(self, job: Path) -> int:
+        """Makes every decision on a job again, from the policies that were in force.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            PolicyError: ``decision_altered``, one comes out otherwise, or is not the one in the event log.
+        """
+        records = list(self.records(job))
+        for record in records:
+            replay(Policies(self.site).kept(record.decision.policy), record.request, record.decision)
+        logged = {
+            (event.body["request"], event.body["policy"], event.body["outcome"])
+            for event in self.site.log.entries()
+            if event.type == "policy.decision"
+        }
+        for record in records:
+            made = record.decision
+            if (made.request, made.policy, made.outcome) not in logged:
+                raise PolicyError("decision_altered", "A decision is not in the event log.")
+        return len(records)
+
+    def _record(self, plan: Plan, request: Request) -> Decision:
+        policy = Policies(self.site).current()
+        decision, job = decide(policy, request), self._job(plan)
+        if not (job / "plan.json").exists():
+            return decision
+        places = sorted((job / "decisions").glob("*.json"))
+        if places and _same(Record.load(places[-1]).decision, decision):
+            return decision
+        self.site.log.append(
+            "policy.decision",
+            job=plan.digest,
+            policy=decision.policy,
+            request=decision.request,
+            rules=sorted(one.rule for one in decision.deciding),
+            outcome=decision.outcome,
+        )
+        durable.private_folder(job / "decisions")
+        durable.write(job / "decisions" / f"{len(places):05d}.json", Record(request, decision).to_bytes())
+        return decision
+
+    def _job(self, plan: Plan) -> Path:
+        return job_folder(self.site, plan)
+
+    def _jobs(self, plan: Plan, at: str) -> int:
+        """Jobs on the same dataset that were approved on that day, up to this one, and this one."""
+        own, dataset, number = self._job(plan), plan.site(self.site.name).dataset, 1
+        for path in (self.site.path / "jobs").glob(f"*/{_GRANTED}"):
+            granted = _at(path)
+            if path.parent == own or granted is None or granted[:10] != at[:10] or granted > at:
+                continue
+            other = Plan.from_bytes((path.parent / "plan.json").read_bytes())
+            number += other.site(self.site.name).dataset == dataset
+        return number
+
+
+def require(decision: Decision) -> None:
+    """Lets only ``allow`` pass.
+
+    Raises:
+        PolicyError: ``policy_refused`` with every rule, value and limit; or ``policy_waits``.
+    """
+    said = "; ".join(one.line() for one in decision.deciding)
+    if decision.outcome == "refuse":
+        raise PolicyError(
+            "policy_refused",
+            f"The policy refuses: {said}.",
+            "`cloister site policy explain` reads it to you; ask for another plan, or change the policy.",
+        )
+    if decision.outcome == "ask":
+        raise PolicyError(
+            "policy_waits", f"More people must approve: {said}.", "`cloister site approve JOB --as …`"
+        )
+
+
+def job_folder(site: SiteFolder, plan: Plan) -> Path:
+    """Where a site keeps a plan."""
+    return site.path / "jobs" / plan.digest.removeprefix("sha256:")[:16]
+
+
+def _same(a: Decision, b: Decision) -> bool:
+    said = [(one.policy, one.outcome, [finding.rule for finding in one.deciding]) for one in (a, b)]
+    return said[0] == said[1]
+
+
+def _at(path: Path) -> str | None:
+    """The time in a note; None where there is none."""
+    if not path.exists():
+        return None
+    value = folder.read_json(path)
+    damaged = PolicyError("decision_altered", f"{path} is damaged.", "Restore it from a backup.")
+    try:
+        at = value["at"]
+        moment(at)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged from error
+    return str(at)
+
+
+def _came(job: Path) -> str | None:
+    """When a plan of an earlier release was kept here."""
+    path = job / "plan.json"
+    return instant(datetime.fromtimestamp(path.stat().st_mtime, UTC)) if path.exists() else None
