@@ -17,7 +17,7 @@ from cloister.client.site.folder import SiteFolder, refuse_restored
 from cloister.privacy import canonical, code, durable
 from cloister.privacy.consent import Decision
 from cloister.privacy.dp import accounting
-from cloister.privacy.errors import BudgetError, EnrolmentError, IdentityError, PlanError
+from cloister.privacy.errors import BudgetError, EnrolmentError, IdentityError, PlanError, UsageError
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
@@ -118,11 +118,21 @@ class Jobs:
         """
         if job.state == LEFT:
             raise EnrolmentError("withdrawn", "This site has left the job; it cannot come back to it.")
+        if job.state == REFUSED:  # a backup from before may rely on it: what was refused was never worked on
+            raise PlanError("plan_not_approved", "This site has refused the plan.", "Ask for a new one.")
         self.check(job.plan)
         return self._decide(job, Decision(site=self.site.name, plan=job.plan.digest, approve=True))
 
     def refuse(self, job: Job, reason: str) -> Decision:
-        """Refuses, with the id of the reason."""
+        """Refuses, with the id of the reason.
+
+        Raises:
+            UsageError: ``option_invalid``, the plan was approved; it can be left.
+        """
+        if job.state in (APPROVED, LEFT):
+            raise UsageError(
+                "option_invalid", "This site has approved the plan.", "`cloister site withdraw` leaves a job."
+            )
         decision = Decision(site=self.site.name, plan=job.plan.digest, approve=False, reason=reason)
         return self._decide(job, decision)
 
