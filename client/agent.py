@@ -205,6 +205,8 @@ class Agent:
             if job.state in (APPROVED, REFUSED) and job.decision and not (job.folder / "told").exists():
                 member.decide(job.decision)
                 durable.write(job.folder / "told", b"")
+            if job.leaving:
+                job.leave(job.leaving)  # also what a round that was under way has written since
             if job.state == DONE:
                 self._once(f"{digest[7:19]} is done; the model is in {job.folder / 'model'}.")
         except CloisterError as error:

@@ -132,7 +132,7 @@ def withdraw(
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
-    """Leave a job, or the consortium. It takes effect here at once, whether or not the lead can be reached.
+    """Leave a job, or the consortium. It takes effect here at once; repeat it if the lead was not reached.
 
     Example: cloister site withdraw 3f9a --dir north
     """

@@ -195,9 +195,13 @@ class Consortium(AbstractContextManager["Consortium"]):
         return Membership.opened(answer, self._lead, handover.old)
 
     def withdraw(self, withdrawal: Withdrawal) -> None:
-        """Signs and sends that this site leaves a job, or the consortium."""
+        """Signs and sends that this site leaves a job, or the consortium; of a job that the lead knows."""
         signed = Signed.make(withdrawal.to_bytes(), self._folder.identity, WITHDRAWAL_CONTEXT)
-        self.line.ask("Withdraw", pb.Signed(**signed.fields()))
+        try:
+            self.line.ask("Withdraw", pb.Signed(**signed.fields()))
+        except PlanError as error:
+            if error.id != "plan_unknown":
+                raise
 
     def offer(self, offer: Offer) -> None:
         """Signs and sends the name of a dataset that plans may use."""

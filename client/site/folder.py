@@ -282,8 +282,7 @@ class SiteFolder:
         if own != [self.identity.public.digest()]:
             raise IdentityError("roster_mismatch", "The roster does not hold this site with its own keys.")
         path = self.path / "roster.json"
-        data = canonical.encode(signed.to_json())
-        if path.exists() and path.read_bytes() == data and self._known_path.exists():
+        if self._known_path.exists() and Signed.from_json(folder.read_json(path)).content == signed.content:
             return roster
         known, gone = Known.read(self._known_path).seen(roster)
         for party in gone:
@@ -291,7 +290,7 @@ class SiteFolder:
         confirmed, known = follow(self._confirmations().confirmed, known, roster, handovers, self.log)
         known.keep(self._known_path)
         _write(self.path / "confirmed.json", Confirmations(confirmed=confirmed))
-        durable.write(path, data)
+        durable.write(path, canonical.encode(signed.to_json()))
         return roster
 
     @property
