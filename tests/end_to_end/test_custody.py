@@ -58,11 +58,18 @@ def accepted(standing: Stand, plan: Plan) -> dict[int, list[str]]:
     return {event.round: event.body["accepted"] for event in standing.events(plan, "round.closed")}
 
 
+def stop_without(standing: Stand, actors: Ensemble, plan: Plan) -> None:
+    """The site west dies in a round, and the lead is started anew: it waits for west before it goes on."""
+    standing.hold(plan, "west", {"north", "south"})
+    actors.actors["lead"].kill()
+    actors.actors["west"].kill()
+    actors.again("lead").hear("Running")
+
+
 def test_a_job_goes_on_under_the_keys_that_its_plan_names(standing: Stand, actors: Ensemble) -> None:
     west = standing.cast.sites["west"]
     with standing.running(TERMS) as (end, plan):
-        standing.hold(plan, "west", {"north", "south"})
-        actors.actors["west"].kill()
+        stop_without(standing, actors, plan)
         told = actors._person.json("site", "rotate", "--dir", str(west.path))
         assert told["previous"] == plan.site("west").identity != told["identity"]
         actors.again("west")
@@ -88,8 +95,7 @@ def test_a_restored_site_has_charged_everything_and_takes_part_again(
     with standing.running(TERMS) as (end, plan):
         backup = ("site", "backup", "--dir", str(west.path), "--out", str(file))
         person.do(*backup, "--key", f"passphrase-file:{person.place / 'pass'}")
-        standing.hold(plan, "west", {"north", "south"})
-        actors.actors["west"].kill()
+        stop_without(standing, actors, plan)
         true = Datasets(west).ledger.epsilon(DATASET)
         told = person.json("site", "restore", str(file), "--dir", str(again))
         assert plan.digest in told["charged"]
