@@ -12,7 +12,7 @@ import importlib
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloister.client.app import answer, client_app
@@ -24,8 +24,9 @@ from cloister.client.guard import Guard, Tolerance
 from cloister.client.jobs import APPROVED, DONE, REFUSED, WAITING, Job, Jobs
 from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
+from cloister.client.site import rotation
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.folder import SiteFolder
+from cloister.client.site.folder import SiteFolder, refuse_restored
 from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.client.witnessing import Heads, Telling
@@ -33,7 +34,8 @@ from cloister.privacy import durable
 from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
-from cloister.privacy.errors import CloisterError, IdentityError, TransportError
+from cloister.privacy.errors import CloisterError, EnrolmentError, TransportError
+from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.layout import Layout, initial
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import bundle, messages
@@ -75,6 +77,7 @@ class Agent:
             StateError, LogError, EntropyError: this machine cannot write.
         """
         with self._site.running(), Consortium(self._site) as member:
+            refuse_restored(self._site)
             self._heads = Heads(self._site, member)
             self._telling = Telling(self._heads, self._once)
             watch = Watch(member, self._notices.put)
@@ -204,6 +207,8 @@ class Agent:
             if job.state in (APPROVED, REFUSED) and job.decision and not (job.folder / "told").exists():
                 member.decide(job.decision)
                 durable.write(job.folder / "told", b"")
+            if job.leaving:
+                job.leave(job.leaving)  # also what a round that was under way has written since
             if job.state == DONE:
                 self._once(f"{digest[7:19]} is done; the model is in {job.folder / 'model'}.")
         except CloisterError as error:
@@ -232,13 +237,13 @@ class Agent:
         learner = SiteLearner(
             plan, self._site.name, base, records, entropy, job.folder, device=self._device, vault=vault
         )
-        roster = self._site.roster
-        parties = [roster.member(party.name) for party in (plan.lead, *plan.sites)]
+        known, own = self._site.known, plan.site(self._site.name)
+        parties = [known.identity(party.identity) for party in (plan.lead, *plan.sites)]
         guard = Guard(best=learner.best)
         return Participant(
             plan=plan,
-            identity=self._site.identity,
-            lead=roster.lead,
+            identity=self._site.identity_of(own.identity),
+            lead=parties[0],
             learner=learner,
             secure=self._secure(job),
             following=self._following(plan, learner.layout),
@@ -250,13 +255,26 @@ class Agent:
             replies=Replies(job.folder / "replies"),
             done=lambda: self._close(job),
             complain=self._say,
-            admit=lambda: self._heads.witness.refuse_conflicts(parties),
+            admit=lambda: self._admit(job, parties),
             tell=self._telling.mark,
         )
 
+    def _admit(self, job: Job, parties: Sequence[PublicIdentity]) -> None:
+        """Refuses to go on with a job that the site has left, or with a party that contradicted itself.
+
+        Raises:
+            EnrolmentError: ``withdrawn``.
+            LogError: ``log_forked``.
+        """
+        if job.leaving:
+            raise EnrolmentError("withdrawn", "This site has left the job.")
+        self._heads.witness.refuse_conflicts(parties)
+
     def _close(self, job: Job) -> None:
-        """The final model is kept: the last heads of the job are shown."""
+        """The final model is kept: the job's last heads are shown, and it needs no old keys any longer."""
         job.close()
+        running = [one.plan for one in self._jobs if one.state == APPROVED]
+        rotation.forget(self._site, {plan.site(self._site.name).identity for plan in running})
         self._telling.mark(end=True)
 
     def _permit(self, plan: Plan, guard: Guard) -> Callable[[], None]:
@@ -279,14 +297,13 @@ class Agent:
 
     def _secure(self, job: Job) -> SecureSums | None:
         """Secure aggregation of a job, where its plan asks for it."""
-        terms, roster = job.plan.sum_terms, self._site.roster
+        terms, known = job.plan.sum_terms, self._site.known
         if terms is None:
             return None
-        peers = {name: roster.member(name) for name in terms.sites}
-        if any(peers[site.name].digest() != site.identity for site in job.plan.sites):
-            raise IdentityError("roster_mismatch", "The plan names other keys than the roster here.")
+        peers = {site.name: known.identity(site.identity) for site in job.plan.sites}
         path = job.folder / "sums.json"
-        return SecureSums(terms, self._site.identity, peers, path, self._site.vault)
+        own = self._site.identity_of(job.plan.site(self._site.name).identity)
+        return SecureSums(terms, own, peers, path, self._site.vault)
 
 
 def _warm() -> None:

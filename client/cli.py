@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.client import cli_evidence, cli_policy, cli_work
+from cloister.client import cli_custody, cli_evidence, cli_policy, cli_work
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.privacy import canonical
@@ -28,6 +28,7 @@ app.add_typer(key_app, name="key")
 cli_work.register(app)
 cli_evidence.register(app)
 cli_policy.register(app)
+cli_custody.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -141,6 +142,8 @@ def _refresh(folder: SiteFolder) -> None:
 def _standing(peer: Peer) -> str:
     if peer.own:
         return "this site"
+    if peer.followed:
+        return "confirmed: its new keys are signed by those that were confirmed here"
     return "confirmed" if peer.confirmed else "not confirmed"
 
 
@@ -152,6 +155,7 @@ def _entry(peer: Peer) -> dict[str, Any]:
         "identity": member.digest(),
         "words": member.words(),
         "confirmed": peer.confirmed,
+        "followed": peer.followed,
         "own": peer.own,
     }
 

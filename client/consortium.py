@@ -20,7 +20,15 @@ from cloister.client.site.folder import SiteFolder, Stored
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT, Facts
-from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, PLAN_CONTEXT, Decision, Offer
+from cloister.privacy.consent import (
+    DECISION_CONTEXT,
+    OFFER_CONTEXT,
+    PLAN_CONTEXT,
+    WITHDRAWAL_CONTEXT,
+    Decision,
+    Offer,
+    Withdrawal,
+)
 from cloister.privacy.errors import (
     ChannelError,
     CloisterError,
@@ -34,8 +42,9 @@ from cloister.privacy.identity import Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
-from cloister.privacy.wire.joining import Invite, Membership, Request
+from cloister.privacy.wire.joining import ROSTER_CONTEXT, Invite, Membership, Request
 from cloister.privacy.wire.signed import Signed
+from cloister.privacy.wire.succession import Handover, heir
 
 TIMEOUT_S = 20.0
 _NONCE = 32
@@ -146,6 +155,7 @@ class Consortium(AbstractContextManager["Consortium"]):
         nonce = secrets.token_bytes(_NONCE)
         answer = Signed.of(self.line.ask("Open", pb.Challenge(nonce=nonce)))
         own = self.line.certificate
+        self._follow(answer, FACTS_CONTEXT)
         try:
             facts = Facts.stated(answer.open(self._lead, FACTS_CONTEXT), nonce, own)
         except ChannelError as error:
@@ -156,7 +166,42 @@ class Consortium(AbstractContextManager["Consortium"]):
 
     def roster(self) -> Roster:
         """The lead's roster of now, verified and kept in the folder."""
-        return self._folder.keep_roster(Signed.of(self.line.ask("Roster", pb.Empty())))
+        signed = Signed.of(self.line.ask("Roster", pb.Empty()))
+        self._follow(signed, ROSTER_CONTEXT)
+        return self._folder.keep_roster(signed, handovers=self.handovers)
+
+    def _follow(self, answer: Signed, context: str) -> None:
+        """Takes on new keys of the lead if an answer needs them and the known ones have signed for them.
+
+        Raises:
+            ChannelError: ``signature_invalid``, no such keys verify the answer; or as ``Handover.opened``.
+        """
+        try:
+            answer.open(self._lead, context)
+        except ChannelError:
+            new = heir(self._lead, self.handovers(), self._member.consortium)
+            answer.open(new, context)
+            self._folder.follow_lead(new)
+            self._member, self._lead = self._folder.membership, new
+
+    def handovers(self) -> tuple[Handover, ...]:
+        """Every change of a member's keys, oldest first; not verified."""
+        told = self.line.ask_all("Successions", pb.Empty())
+        return tuple(Handover.from_bytes(notice.content) for notice in told)
+
+    def succeed(self, handover: Handover) -> Membership:
+        """Hands in new keys of this site; what the lead answers, verified."""
+        answer = Signed.of(self.line.ask("Succeed", pb.Notice(content=handover.to_bytes())))
+        return Membership.opened(answer, self._lead, handover.old)
+
+    def withdraw(self, withdrawal: Withdrawal) -> None:
+        """Signs and sends that this site leaves a job, or the consortium; of a job that the lead knows."""
+        signed = Signed.make(withdrawal.to_bytes(), self._folder.identity, WITHDRAWAL_CONTEXT)
+        try:
+            self.line.ask("Withdraw", pb.Signed(**signed.fields()))
+        except PlanError as error:
+            if error.id != "plan_unknown":
+                raise
 
     def offer(self, offer: Offer) -> None:
         """Signs and sends the name of a dataset that plans may use."""

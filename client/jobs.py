@@ -16,18 +16,19 @@ from pathlib import Path
 from cloister.client.approvals import Voice
 from cloister.client.rulings import Rulings, job_folder, now, require
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.folder import SiteFolder
+from cloister.client.site.folder import SiteFolder, refuse_restored
 from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Decision
 from cloister.privacy.dp import accounting
-from cloister.privacy.errors import BudgetError, IdentityError, PlanError
+from cloister.privacy.errors import BudgetError, EnrolmentError, IdentityError, PlanError, UsageError
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import Decision as Ruling
 from cloister.privacy.policy.terms import HeldOutTerms
 from cloister.privacy.wire.signed import Signed
 
-WAITING, APPROVED, REFUSED, DONE = "waiting", "approved", "refused", "done"
+WAITING, APPROVED, REFUSED, DONE, LEFT = "waiting", "approved", "refused", "done", "left"
+_KEYS = ("ratchet.key", "sums.json", "audit.json")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Job:
 
     @property
     def state(self) -> str:
-        """``waiting``, ``approved``, ``refused`` or ``done``."""
+        """``waiting``, ``approved``, ``refused``, ``done`` or ``left``."""
         if (self.folder / "done").exists():
             return DONE
+        if (self.folder / "left").exists():
+            return LEFT
         decision = self.decision
         if decision is None:
             return WAITING
@@ -56,6 +59,23 @@ class Job:
     def close(self) -> None:
         """Notes that the final model was received and kept."""
         durable.write(self.folder / "done", b"")
+
+    def leave(self, reason: str) -> None:
+        """Takes no further part: nothing of the job is answered, and what could mask or noise it is gone.
+
+        Args:
+            reason: ``withdrawn``, or ``state_restored``.
+        """
+        if self.state != LEFT:
+            durable.write(self.folder / "left", reason.encode())
+        for secret in (*(self.folder / name for name in _KEYS), *self.folder.glob("replies/*.sealed")):
+            secret.unlink(missing_ok=True)
+
+    @property
+    def leaving(self) -> str:
+        """The id of the reason why the site has left; "" if it has not."""
+        path = self.folder / "left"
+        return path.read_text() if path.exists() else ""
 
 
 @dataclass(frozen=True)
@@ -111,11 +131,17 @@ class Jobs:
             The site's word; None while more people must approve.
 
         Raises:
+            EnrolmentError: ``withdrawn``, this site has left the job.
+            StateError: ``state_restored``.
             IdentityError: ``roster_mismatch`` or ``peer_unconfirmed``.
             PolicyError: ``policy_refused`` with every rule that does, ``approval_invalid``, or there is no
                 policy that can be read.
             PlanError, InputError, ModelError, BudgetError: what the site cannot take part in, and why.
         """
+        if job.state == LEFT:
+            raise EnrolmentError("withdrawn", "This site has left the job; it cannot come back to it.")
+        if job.state == REFUSED:  # a backup from before may rely on it: what was refused was never worked on
+            raise PlanError("plan_not_approved", "This site has refused the plan.", "Ask for a new one.")
         voice = voice or Voice()
         self.check(job.plan)
         with self._settling():
@@ -173,7 +199,7 @@ class Jobs:
         Raises:
             CloisterError: as ``approve``, and ``policy_waits``.
         """
-        self.check(plan)
+        self.check_again(plan)
         require(self.rulings.decide(plan))
 
     def running(self, plan: Plan) -> Callable[[], HeldOutTerms]:
@@ -199,17 +225,30 @@ class Jobs:
         return folder.edit(self.site.path / "jobs" / "lock")
 
     def refuse(self, job: Job, reason: str) -> Decision:
-        """Refuses, with the id of the reason."""
+        """Refuses, with the id of the reason.
+
+        Raises:
+            UsageError: ``option_invalid``, the plan was approved; it can be left.
+        """
+        if job.state in (APPROVED, LEFT):
+            raise UsageError(
+                "option_invalid", "This site has approved the plan.", "`cloister site withdraw` leaves a job."
+            )
         decision = Decision(site=self.site.name, plan=job.plan.digest, approve=False, reason=reason)
         return self._decide(job, decision)
 
     def check(self, plan: Plan) -> None:
-        """Everything that must hold before this site may take part; see ``approve``."""
+        """Everything that must hold before this site may approve; see ``approve``."""
+        refuse_restored(self.site)
         self._check_roster(plan)
         self._judge(plan)
-        own = plan.site(self.site.name)
-        if own.identity != self.site.identity.public.digest():
+        if plan.site(self.site.name).identity != self.site.identity.public.digest():
             raise IdentityError("roster_mismatch", "The plan names another key for this site.")
+        self.check_again(plan)
+
+    def check_again(self, plan: Plan) -> None:
+        """Everything that time may have changed in an approved plan, but for who is a member by now."""
+        own = plan.site(self.site.name)
         if own.code != code.installed():
             raise PlanError(
                 "code_mismatch",

@@ -61,6 +61,20 @@ class Heads:
             if answer.own:
                 self._compare(parse(answer.own))
 
+    def newest(self) -> int:
+        """Events of the newest head of this site's log that others hold, under its own signature; 0 for none.
+
+        Raises:
+            LogError: ``head_invalid``.
+            TransportError: as ``check``.
+        """
+        answer = self._ask(Said(held=self.witness.held()))
+        if not answer.own:
+            return 0
+        head = parse(answer.own)
+        head.verify(self._site.identity.public)
+        return head.size
+
     def _compare(self, head: SignedHead) -> None:
         try:
             self._site.log.check(head)

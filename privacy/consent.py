@@ -1,8 +1,8 @@
-"""What sites and lead tell each other before a run: offers, proposals and decisions, all signed."""
+"""What sites and lead tell each other around a run: offers, proposals, decisions, withdrawals; all signed."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +13,7 @@ from cloister.privacy.plan import Digest, Name, Part, Plan, Sized, malformed
 PLAN_CONTEXT = "cloister/plan/1"
 OFFER_CONTEXT = "cloister/offer/1"
 DECISION_CONTEXT = "cloister/decision/1"
+WITHDRAWAL_CONTEXT = "cloister/withdrawal/1"
 
 
 class Offer(Sized):
@@ -62,6 +63,32 @@ class Decision(Part):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Decision:
+        """Raises ``PlanError`` ``plan_malformed`` for anything else."""
+        try:
+            return cls.model_validate(canonical.decode(data))
+        except ValidationError as error:
+            raise malformed(error) from error
+
+
+class Withdrawal(Part):
+    """A site's word that it leaves.
+
+    Attributes:
+        site: who leaves.
+        plan: the digest of the job that it leaves; "" for all of them, and the consortium.
+        reason: ``withdrawn``, or ``state_restored``: it lost what it needs to go on.
+    """
+
+    site: Name
+    plan: Digest | Literal[""]
+    reason: Literal["withdrawn", "state_restored"] = "withdrawn"
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes that the site signs."""
+        return canonical.encode(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Withdrawal:
         """Raises ``PlanError`` ``plan_malformed`` for anything else."""
         try:
             return cls.model_validate(canonical.decode(data))

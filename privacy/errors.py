@@ -128,6 +128,7 @@ class IdentityError(CloisterError):
         "fingerprint_mismatch": "the words that were typed are not those of the key",
         "key_duplicate": "two parties use the same key or the same name",
         "party_unknown": "no party of that name is in the roster",
+        "key_revoked": "a key was revoked by the lead",
     }
 
 
@@ -144,6 +145,7 @@ class EnrolmentError(CloisterError):
         "name_taken": "another party has the name",
         "already_enrolled": "this site is a member already",
         "not_enrolled": "this site is not a member yet",
+        "withdrawn": "the site has left the job or the consortium",
     }
 
 
@@ -296,6 +298,9 @@ class StateError(CloisterError):
         "state_locked": "another process works in the same folder",
         "state_missing": "the folder holds no such state",
         "permissions": "a secret file can be read by others",
+        "state_restored": "the folder is a copy, and what happened since it was made was not charged yet",
+        "rotation_unfinished": "a change of keys was interrupted and must be finished first",
+        "backup_damaged": "a backup is cut, altered, or not one",
         "state_sealed": "the key that opens an encrypted folder is missing or is another one",
     }
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -44,6 +44,11 @@ class Stretch(Part):
     r: Literal[8] = 8
     p: Literal[1] = 1
     salt: Hex
+
+    @classmethod
+    def fresh(cls) -> Self:
+        """Parameters of today with a new salt."""
+        return cls(n=_COST, salt=secrets.token_hex(_SALT))
 
     def key(self, secret: bytes) -> bytes:
         """The key that a source's secret makes; raises ``ValueError`` where n is no power of two."""
@@ -150,7 +155,7 @@ def _files(root: Path, names: Iterable[str]) -> Iterator[Path]:
 def _keep(root: Path, source: KeySource, folder_id: bytes, state: State, keys: bytes) -> Locked:
     """Writes ``vault.json``."""
     secret = source.secret(root)
-    stretch = Stretch(n=_COST, salt=secrets.token_hex(_SALT))
+    stretch = Stretch.fresh()
     terms = Terms(id=folder_id.hex(), source=str(source), scrypt=stretch, state=state)
     nonce = secrets.token_bytes(NONCE)
     wrapped = AESGCM(stretch.key(secret)).encrypt(nonce, keys, terms.bound)

@@ -74,6 +74,7 @@ class Federation:
         exchange: the consortium service's way to the sites; None where everything goes by Flower.
         descent: the steps of a joint job; there exactly in joint mode.
         give_up: ends the round whose sum was begun and not opened, instead of waiting for its survivors.
+        left: sites that have left the job, or that are asked no more, each with the id of the reason.
         pace: waiting times.
         up, down: bytes of envelopes by site, in this process.
     """
@@ -90,6 +91,7 @@ class Federation:
     exchange: Exchange | None = None
     descent: Descent | None = None
     give_up: bool = False
+    left: Callable[[], Mapping[str, str]] = dict
     pace: Pace = field(default_factory=Pace)
     up: Counter[str] = field(default_factory=Counter)
     down: Counter[str] = field(default_factory=Counter)
@@ -138,11 +140,11 @@ class Federation:
 
     def _await_sites(self, state: Checkpoint) -> None:
         """Waits until every site is connected, or the minimum is and the time for joining is over."""
-        wanted = {site.name for site in self.plan.sites} - set(state.excluded)
+        joining = {site.name for site in self.plan.sites} - set(state.excluded)
         deadline = time.monotonic() + self.pace.join
-        while missing := wanted - self._connected():
+        while missing := (wanted := joining - set(self.left())) - self._connected():
             self._check_stop()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or len(wanted) < self.plan.aggregation.minimum_sites:
                 if len(wanted - missing) >= self.plan.aggregation.minimum_sites:
                     return
                 raise RoundError(
@@ -280,7 +282,8 @@ class Federation:
         return Ask(kind, answer, content, patience=None)
 
     def _invited(self, state: Checkpoint) -> tuple[str, ...]:
-        return tuple(site.name for site in self.plan.sites if site.name not in state.excluded)
+        gone = {*state.excluded, *self.left()}
+        return tuple(site.name for site in self.plan.sites if site.name not in gone)
 
     def _take(
         self,
@@ -338,6 +341,9 @@ class Federation:
         )
         while current.of(WAITING):
             self._check_stop()
+            for site, reason in self.left().items():
+                if site in current.of(WAITING):
+                    self._lose(current, site, reason)
             for site, size in post.send():
                 self.down[site] += size
             for answer in post.receive():

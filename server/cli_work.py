@@ -151,6 +151,8 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
         typer.echo(f"{entry['job'][7:19]}  {entry['state']:<9} {entry['purpose']}")
         if entry["reason"]:
             typer.echo(f"  {entry['reason']}")
+        for name, reason in entry["left"].items():
+            typer.echo(f"  {name} has left: {reason}")
         if entry["progress"]:
             progress = entry["progress"]
             standings = ", ".join(f"{name} {standing}" for name, standing in progress["standings"].items())
@@ -190,6 +192,7 @@ def _entry(job: Job) -> dict[str, Any]:
         "reason": job.reason,
         "purpose": job.plan.purpose,
         "decisions": {name: decision.approve for name, decision in job.decisions().items()},
+        "left": job.left(),
         "progress": job.progress,
     }
 

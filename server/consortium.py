@@ -19,12 +19,20 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from cloister.privacy.canonical import Json
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT
-from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, Decision, Offer
+from cloister.privacy.consent import (
+    DECISION_CONTEXT,
+    OFFER_CONTEXT,
+    WITHDRAWAL_CONTEXT,
+    Decision,
+    Offer,
+    Withdrawal,
+)
 from cloister.privacy.errors import ChannelError, EnrolmentError, TransportError
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
 from cloister.privacy.wire.signed import Signed
+from cloister.privacy.wire.succession import Handover
 from cloister.server.exchange import Exchange, Line
 from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
 from cloister.server.gate import LIMITS, Gate, Limits
@@ -55,6 +63,10 @@ class Desk(Protocol):
         """Takes a site's decision on a plan; raises ``PlanError`` ``plan_unknown``."""
         ...
 
+    def withdraw(self, withdrawal: Withdrawal, signature: Signature, site: PublicIdentity) -> None:
+        """Takes note that a site leaves; raises ``PlanError`` ``plan_unknown``."""
+        ...
+
     def status(self, site: str) -> Mapping[str, Json]:
         """What a site may know of where jobs stand."""
         ...
@@ -69,10 +81,17 @@ class ConsortiumService(rpc.ConsortiumServicer):
         gate: knows the caller of each call.
         presence: who is connected.
         exchange: asks sites.
+        witnesses: what the parties hold of each other's logs.
     """
 
     def __init__(
-        self, folder: LeadFolder, desk: Desk, gate: Gate, presence: Presence, exchange: Exchange
+        self,
+        folder: LeadFolder,
+        desk: Desk,
+        gate: Gate,
+        presence: Presence,
+        exchange: Exchange,
+        witnesses: Witnesses,
     ) -> None:
         self._enrolment = folder.enrolment
         self._identity = folder.identity
@@ -80,9 +99,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         self._gate = gate
         self._presence = presence
         self._exchange = exchange
-        self._witnesses = Witnesses(
-            folder.path, folder.identity, folder.log, lambda: folder.enrolment.roster.members
-        )
+        self._witnesses = witnesses
 
     def Open(self, request: pb.Challenge, context: Any) -> pb.Signed:  # noqa: N802  # names of the proto
         """States what this end saw of the connection."""
@@ -131,6 +148,30 @@ class ConsortiumService(rpc.ConsortiumServicer):
         """Newest heads of logs, and countersignatures, both ways."""
         return pb.Notice(content=self._witnesses.hear(self._site(context), request.content))
 
+    def Succeed(self, request: pb.Notice, context: Any) -> pb.Signed:  # noqa: N802
+        """New keys of the calling site."""
+        handover = Handover.from_bytes(request.content)
+        membership = self._enrolment.succeed(self._gate.caller(context), handover)
+        self._presence.announce("roster")
+        return pb.Signed(**membership.fields())
+
+    def Successions(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
+        """Every change of a member's keys."""
+        self._site(context)
+        for handover in self._enrolment.handovers:
+            yield pb.Notice(content=handover.to_bytes())
+
+    def Withdraw(self, request: pb.Signed, context: Any) -> pb.Empty:  # noqa: N802
+        """A site leaves a job, or the consortium."""
+        site, signed = self._site(context), Signed.of(request)
+        withdrawal = Withdrawal.from_bytes(signed.open(site, WITHDRAWAL_CONTEXT))
+        _check(withdrawal, signed, site)
+        self._desk.withdraw(withdrawal, signed.signature, site)
+        if not withdrawal.plan:
+            self._enrolment.revoke(site.name, withdrawal.reason)
+            self._presence.announce("roster")
+        return pb.Empty()
+
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
         """Keeps the calling site present, and tells it what happens."""
         line = self._presence.enter(self._site(context).name)
@@ -167,7 +208,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         return caller.identity
 
 
-def _check(said: Offer | Decision, signed: Signed, site: PublicIdentity) -> None:
+def _check(said: Offer | Decision | Withdrawal, signed: Signed, site: PublicIdentity) -> None:
     """Refuses what speaks for another site, or leaves a field to its default."""
     if said.site != site.name:
         raise ChannelError("wrong_context", f"{site.name} speaks for {said.site}.")
@@ -203,7 +244,10 @@ class ConsortiumServer:
             options=_options(limits),
             maximum_concurrent_rpcs=limits.calls,
         )
-        service = ConsortiumService(folder, desk, gate, self.presence, self.exchange)
+        self._witnesses = Witnesses(
+            folder.path, folder.identity, folder.log, lambda: folder.enrolment.roster.members
+        )
+        service = ConsortiumService(folder, desk, gate, self.presence, self.exchange, self._witnesses)
         rpc.add_ConsortiumServicer_to_server(service, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -227,6 +271,16 @@ class ConsortiumServer:
         self.presence.close()
         self.exchange.close()
         self._server.stop(grace).wait()
+
+    def cut(self, names: Iterable[str]) -> None:
+        """Ends the open calls of sites that are members no longer."""
+        for name in names:
+            self.presence.cut(name)
+            self.exchange.cut(name)
+
+    def conflicts(self) -> frozenset[str]:
+        """Origins of the logs that contradict a head that the lead has countersigned."""
+        return self._witnesses.witness.conflicts()
 
     def present(self) -> frozenset[str]:
         """Names of the sites that are connected now."""

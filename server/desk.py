@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.canonical import Json
-from cloister.privacy.consent import Decision, Offer
+from cloister.privacy.consent import Decision, Offer, Withdrawal
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 from cloister.privacy.layout import Layout
@@ -70,6 +70,16 @@ class FolderDesk:
             self._log.append("job.accepted", job=job.plan.digest, site=site.name)
         else:
             self._log.append("job.refused", job=job.plan.digest, site=site.name, reason=decision.reason)
+
+    def withdraw(self, withdrawal: Withdrawal, signature: Signature, site: PublicIdentity) -> None:
+        """Keeps that a site leaves a job, or all that it is in; raises ``PlanError`` ``plan_unknown``."""
+        named = [job for job in self.jobs if _names(job, site.name)]
+        left = [self.jobs.find(withdrawal.plan)] if withdrawal.plan else named
+        for job in left:
+            if job.withdraw(withdrawal, signature):
+                self._log.append(
+                    "site.withdrew", job=job.plan.digest, site=site.name, reason=withdrawal.reason
+                )
 
     def status(self, site: str) -> Mapping[str, Json]:
         """The state of every job that names the site; no figures of anybody's data."""

@@ -15,21 +15,21 @@ A request to join is refused unless all of this holds:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from cryptography import x509
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.channel.certificates import Authority, fingerprint
 from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, IdentityError, StateError
 from cloister.privacy.evidence.log import EventLog, now
 from cloister.privacy.identity import NAME, PrivateIdentity, PublicIdentity, Roster
-from cloister.privacy.plan import Digest, Name, Part
+from cloister.privacy.plan import Digest, Name, Part, Plan
 from cloister.privacy.wire.joining import (
     Invite,
     InviteId,
@@ -42,9 +42,11 @@ from cloister.privacy.wire.joining import (
     sign_roster,
 )
 from cloister.privacy.wire.signed import Signed
+from cloister.privacy.wire.succession import Handover
 
 CERTIFICATE_DAYS = 90
 NAME_RULE = "Use 1 to 40 of a-z, 0-9 and hyphen, starting with a letter."
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 _GRACE_DAYS = 1
 """So much longer than its invite is a bootstrap certificate valid: a late site is told why it is refused."""
 
@@ -65,13 +67,32 @@ class Issued(Part):
     not_after: Moment
 
 
+class Former(Part):
+    """Keys that a member had before: its certificate may repeat the change of keys, and nothing else."""
+
+    identity: dict[str, str]
+    certificate: Pem
+
+
 class State(Part):
-    """The whole file."""
+    """The whole file.
+
+    Attributes:
+        roster: all members.
+        tickets: every invite.
+        certificates: the members' newest.
+        former: digest of an identity that was replaced -> what was known of it.
+        handovers: every change of keys, oldest first (``privacy.wire.succession``).
+        revoked: digest of a revoked identity -> the identity.
+    """
 
     version: Literal[1] = 1
     roster: dict[str, Any]
     tickets: dict[InviteId, Ticket]
     certificates: dict[Name, Issued]
+    former: dict[Digest, Former] = Field(default_factory=dict)
+    handovers: list[dict[str, Any]] = Field(default_factory=list)
+    revoked: dict[Digest, dict[str, str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,12 +104,14 @@ class Caller:
         certificate: fingerprint.
         invite: id of the invite if the certificate is that of an invite, else "".
         identity: the member's public identity, None for the holder of an invite.
+        former: the keys that the certificate is of were replaced; ``identity`` is None then, too.
     """
 
     name: str
     certificate: str
     invite: str = ""
     identity: PublicIdentity | None = None
+    former: PublicIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +191,141 @@ class Enrolment:
         if self._clock() > not_after:
             raise ChannelError("certificate_invalid", f"The certificate of {caller.name} has expired.")
         return caller
+
+    def roster_of(self, plan: Plan) -> Roster:
+        """The parties of a plan under the keys that it names, whether or not they have newer ones by now.
+
+        Raises:
+            IdentityError: ``roster_mismatch``, no member ever had one of these keys.
+        """
+        members = self._members()
+        state = members.state
+        old = [former.identity for former in state.former.values()] + list(state.revoked.values())
+        known = {
+            party.digest(): party for party in (*map(PublicIdentity.from_json, old), *members.roster.members)
+        }
+        wanted = [party.identity for party in (plan.lead, *plan.sites)]
+        if not set(wanted) <= set(known):
+            raise IdentityError("roster_mismatch", "A plan names keys that no member has had.")
+        return Roster(members.roster.consortium, tuple(known[digest] for digest in wanted))
+
+    @property
+    def handovers(self) -> tuple[Handover, ...]:
+        """Every change of a member's keys, oldest first."""
+        return tuple(map(Handover.from_json, self._members().state.handovers))
+
+    @property
+    def revoked(self) -> Mapping[str, str]:
+        """Digest of a revoked identity -> its name."""
+        return {digest: one["name"] for digest, one in self._members().state.revoked.items()}
+
+    # Changes of keys
+
+    def succeed(self, caller: Caller, handover: Handover) -> Signed:
+        """Takes a site's new keys; the same handover again gives the same answer.
+
+        Raises:
+            EnrolmentError: ``not_enrolled``.
+            TransportError, ChannelError, IdentityError: as ``Handover.opened``, or ``key_duplicate``.
+        """
+        old = caller.identity or caller.former
+        if old is None:
+            raise EnrolmentError("not_enrolled", f"{caller.name} is not a member yet.")
+        new = handover.opened(old, self.roster.consortium)
+        with folder.edit(self._lock):
+            members = self._members()
+            if caller.former is None:
+                self._replace(members, old, new, handover)
+            elif handover.to_json() not in members.state.handovers:
+                raise ChannelError("certificate_invalid", f"{caller.name} has newer keys than these.")
+        return Membership(
+            request=canonical.digest(handover.old.content),
+            certificate=self._members().state.certificates[new.name].certificate,
+            roster=self.signed_roster().to_json(),
+        ).signed(self._identity)
+
+    def _replace(
+        self, members: _Members, old: PublicIdentity, new: PublicIdentity, handover: Handover
+    ) -> None:
+        state = members.state
+        if new.digest() in {*state.former, *state.revoked}:
+            raise IdentityError("key_duplicate", f"{new.name} has had these keys before.")
+        kept = tuple(new if member.name == new.name else member for member in members.roster.members)
+        roster = Roster(members.roster.consortium, kept)
+        certificate = self._sites.issue(handover.said.csr.encode(), new.name, CERTIFICATE_DAYS).decode()
+        ends = moment(self._clock() + timedelta(days=CERTIFICATE_DAYS))
+        with self._log.batch():
+            party: dict[str, Any] = {"party": new.name, "identity": new.digest()}
+            self._log.append("key.rotated", **party, previous=old.digest())
+            self._issued(new.name, certificate, ends)
+            self._changed(roster)
+        former = Former(identity=old.to_json(), certificate=state.certificates[old.name].certificate)
+        self._write(
+            state,
+            roster=roster.to_json(),
+            certificates={**state.certificates, new.name: Issued(certificate=certificate, not_after=ends)},
+            former={**state.former, old.digest(): former},
+            handovers=[*state.handovers, handover.to_json()],
+        )
+
+    def become(self, old: PublicIdentity, handover: Handover) -> None:
+        """Gives the lead itself new keys; its former ones are still in the roster.
+
+        Raises:
+            TransportError, ChannelError, IdentityError: as ``Handover.opened``.
+        """
+        with folder.edit(self._lock):
+            members = self._members()
+            new = handover.opened(old, members.roster.consortium)
+            others = (member for member in members.roster.members if member.role != "lead")
+            roster = Roster(members.roster.consortium, (new, *others))
+            with self._log.batch():
+                self._log.append("key.rotated", party=new.name, identity=new.digest(), previous=old.digest())
+                self._changed(roster)
+            handovers = [*members.state.handovers, handover.to_json()]
+            self._write(members.state, roster=roster.to_json(), handovers=handovers)
+
+    def revoke(self, name: str, reason: str = "") -> PublicIdentity:
+        """Takes a site out of the roster, and its certificates with it; at once at both listeners.
+
+        Args:
+            name: the site.
+            reason: the id of a reason that is written down, if there is one.
+
+        Raises:
+            IdentityError: ``party_unknown``, also for the lead itself.
+        """
+        with folder.edit(self._lock):
+            members = self._members()
+            party = members.roster.member(name)
+            if party.role == "lead":
+                raise IdentityError("party_unknown", f"{name} is the lead; only sites can be revoked.")
+            state = members.state
+            past = {
+                digest: one.identity for digest, one in state.former.items() if one.identity["name"] == name
+            }
+            kept = tuple(member for member in members.roster.members if member.name != name)
+            roster = Roster(members.roster.consortium, kept)
+            with self._log.batch():
+                why: dict[str, Any] = {"reason": reason} if reason else {}
+                self._log.append("key.revoked", party=name, identity=party.digest(), **why)
+                self._changed(roster)
+            self._write(
+                state,
+                roster=roster.to_json(),
+                certificates={site: one for site, one in state.certificates.items() if site != name},
+                former={digest: one for digest, one in state.former.items() if digest not in past},
+                revoked={**state.revoked, **past, party.digest(): party.to_json()},
+            )
+        return party
+
+    def _issued(self, name: str, certificate: str, ends: str) -> None:
+        mark = fingerprint(certificate)
+        self._log.append("certificate.issued", party=name, certificate=mark, use="site", not_after=ends[:10])
+
+    def _changed(self, roster: Roster) -> None:
+        names = sorted(member.name for member in roster.members)
+        self._log.append("roster.changed", roster=roster.digest(), members=names)
 
     # Invites
 
@@ -253,6 +411,8 @@ class Enrolment:
     def _add(self, members: _Members, invite: str, request: Request, site: PublicIdentity) -> str:
         if any(member.name == site.name for member in members.roster.members):
             raise EnrolmentError("name_taken", f"Another member is named {site.name}.")
+        if site.digest() in members.state.revoked:
+            raise IdentityError("key_revoked", f"The keys of {site.name} were revoked.")
         roster = Roster(members.roster.consortium, (*members.roster.members, site))
         site.sealing_key  # noqa: B018  # a key that nobody can seal for is refused now, not in a round
         certificate = self._sites.issue(request.csr.encode(), site.name, CERTIFICATE_DAYS).decode()
@@ -273,18 +433,11 @@ class Enrolment:
 
     def _record(self, site: PublicIdentity, certificate: str, ends: str, roster: Roster) -> None:
         party: dict[str, Any] = {"party": site.name, "identity": site.digest()}
-        names = sorted(member.name for member in roster.members)
         with self._log.batch():
             self._log.append("key.enrolled", **party, role="site")
-            self._log.append(
-                "certificate.issued",
-                party=site.name,
-                certificate=fingerprint(certificate),
-                use="site",
-                not_after=ends[:10],
-            )
+            self._issued(site.name, certificate, ends)
             self._log.append("site.joined", site=site.name, identity=site.digest())
-            self._log.append("roster.changed", roster=roster.digest(), members=names)
+            self._changed(roster)
 
     # The file
 
@@ -311,6 +464,29 @@ class Enrolment:
         durable.write(self._path, canonical.encode(new.model_dump(mode="json")))
 
 
+class Admitted:
+    """The fingerprints of the certificates that members use now, for another process of the lead.
+
+    Args:
+        path: the file, which is read again whenever it was replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: _Members | None = None
+
+    def __call__(self) -> frozenset[str]:
+        """The fingerprints; none where the file cannot be read."""
+        try:
+            found = self._path.stat()
+            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if self._seen is None or self._seen.stamp != stamp:
+                self._seen = _members(stamp, self._path)
+        except (OSError, StateError):
+            return frozenset()
+        return frozenset(mark for mark, (caller, _) in self._seen.callers.items() if caller.identity)
+
+
 def _members(stamp: tuple[int, int, int], path: Path) -> _Members:
     value = folder.read_json(path)
     try:
@@ -323,6 +499,10 @@ def _members(stamp: tuple[int, int, int], path: Path) -> _Members:
         # A little beyond the invite's own date: `_admit` then tells a late site why it is refused.
         ends = parse(ticket.not_after) + timedelta(days=_GRACE_DAYS)
         callers[ticket.certificate] = (Caller(ticket.site, ticket.certificate, invite), ends)
+    for former in state.former.values():
+        mark = fingerprint(former.certificate)
+        old = PublicIdentity.from_json(former.identity)
+        callers[mark] = (Caller(old.name, mark, former=old), _FOREVER)
     for name, issued in state.certificates.items():
         mark = fingerprint(issued.certificate)
         callers[mark] = (Caller(name, mark, identity=roster.member(name)), parse(issued.not_after))

@@ -275,6 +275,12 @@ class Exchange:
         with self._mutex:
             self._drop(line)
 
+    def cut(self, site: str) -> None:
+        """Ends the call of a site."""
+        with self._mutex:
+            if line := self._lines.get(site):
+                self._drop(line)
+
     def _drop(self, line: Line, fault: TransportError | None = None) -> None:
         line.end(fault)
         if self._lines.get(line.site) is line:

@@ -25,6 +25,7 @@ from cloister.server.enrolment import Caller, Enrolment
 
 logger = logging.getLogger(__name__)
 _FOR_INVITES = "/cloister.Consortium/Enrol"
+_FOR_FORMER = "/cloister.Consortium/Succeed"
 _METHODS = {
     "/grpc.health.v1.Health/Check",
     *(
@@ -154,6 +155,9 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         if caller.invite and method != _FOR_INVITES:
             self._refused("auth.failed", facts, "not_enrolled")
             raise EnrolmentError("not_enrolled", f"An invite for {caller.name} was used to call {method}.")
+        if caller.former and method != _FOR_FORMER:
+            self._refused("channel.refused", facts, "certificate_invalid")
+            raise ChannelError("certificate_invalid", f"{caller.name} has a newer certificate.")
         if self._noted.first(context.peer(), facts.client):
             remote, local = facts.client, self._certificate
             self._log.append("channel.opened", party=caller.name, **facts.fields(local, remote))

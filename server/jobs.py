@@ -4,6 +4,7 @@
 ``plan.json``       the canonical plan
 ``plan.signed``     the same under the lead's signatures
 ``decisions/``      each site's signed approval or refusal
+``left/``           each site's signed word that it has left the job
 ``state.json``      proposed, approved, running, finished, failed, refused or stopped
 ``progress.json``   the round, who answered, bytes moved: what ``lead status`` shows
 ``checkpoint``      the global model and what the next round needs
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical, durable
-from cloister.privacy.consent import PLAN_CONTEXT, Decision
+from cloister.privacy.consent import PLAN_CONTEXT, Decision, Withdrawal
 from cloister.privacy.descent import Descent
 from cloister.privacy.errors import PlanError, StateError
 from cloister.privacy.evidence.log import EventLog
@@ -134,6 +135,30 @@ class Job:
                 return
         if {site.name for site in self.plan.sites} <= set(decisions):
             self.move(APPROVED)
+
+    # Sites that leave
+
+    def left(self) -> dict[str, str]:
+        """Site name -> id of the reason why it has left."""
+        signed = (self._read(f"left/{path.name}") for path in (self.folder / "left").glob("*.signed"))
+        found = [Withdrawal.from_bytes(Signed.from_json(value).content) for value in signed]
+        return {withdrawal.site: withdrawal.reason for withdrawal in found}
+
+    def withdraw(self, withdrawal: Withdrawal, signature: Signature) -> bool:
+        """Keeps a site's verified word that it leaves; whether that is news to a job that is not over.
+
+        Raises:
+            PlanError: ``plan_unknown``, the site is not in the plan.
+        """
+        self.plan.site(withdrawal.site)
+        path = self.folder / "left" / f"{withdrawal.site}.signed"
+        if path.exists() or self.state in (FINISHED, REFUSED):
+            return False
+        durable.private_folder(path.parent)
+        durable.write(path, canonical.encode(Signed(withdrawal.to_bytes(), signature).to_json()))
+        if self.state == PROPOSED:
+            self.move(REFUSED, f"{withdrawal.site} has left before it began: {withdrawal.reason}")
+        return True
 
     # The operator's wish
 

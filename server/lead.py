@@ -63,7 +63,8 @@ class Flower:
         for name in (SERVER, LOOPBACK, OPERATOR):
             key = certificates.under_password(folder.tls(name).key, self._password)
             durable.write(self._place / f"{name}.key", key)
-        self._known: set[bytes] = set()
+        self._known: dict[bytes, int] = {}  # node key -> its node
+        self._mutex = threading.Lock()
         self._process, control = self._start()
         tls, authorities = folder.path / "tls", folder.path / "authorities"
         self.runtime = Runtime(
@@ -95,6 +96,7 @@ class Flower:
             "control": door(0, OPERATOR, LOOPBACK),
             "secret": str(self._place / "secret"),
             "password": True,
+            "members": str(self._folder.path / "roster.json"),
             "parent": os.getpid(),
         }
 
@@ -130,11 +132,14 @@ class Flower:
         return self._process.poll() is None
 
     def register(self) -> None:
-        """Lets the node key of every member in."""
-        for site in self._folder.enrolment.roster.sites:
-            if site.node not in self._known:
-                self.runtime.register_node(site.node, site.name)
-                self._known.add(site.node)
+        """Lets the node key of every member in, and no other; a name has one node at a time."""
+        with self._mutex:
+            wanted = {site.node: site.name for site in self._folder.enrolment.roster.sites}
+            for node in self._known.keys() - wanted.keys():
+                self.runtime.unregister_node(self._known.pop(node))
+            for node, name in wanted.items():
+                if node not in self._known:
+                    self._known[node] = self.runtime.register_node(node, name)
 
     def close(self) -> None:
         """Ends the process."""
@@ -177,7 +182,7 @@ class Lead:
             service = ConsortiumServer(
                 self._folder, self._desk, f"{settings.bind}:{settings.port_consortium}"
             )
-            flower = Flower(self._folder)
+            flower = self._flower = Flower(self._folder)
             service.start()
             addresses = settings.addresses
             self._say(f"{settings.consortium} is up at {addresses.service} and {addresses.fleet}")
@@ -189,7 +194,7 @@ class Lead:
                     if not flower.alive:
                         self._say("Flower's server ended; starting it again.")
                         flower.close()
-                        flower = Flower(self._folder)
+                        flower = self._flower = Flower(self._folder)
                     ended = self._turn(service, flower, stop)
             finally:
                 stop.set()
@@ -200,8 +205,12 @@ class Lead:
         return ended if once else None
 
     def _keep(self, service: ConsortiumServer, stop: threading.Event) -> None:
-        """Tells sites of new plans, also while a job runs."""
+        """Tells sites of new plans, and lets members in and out, also while a job runs."""
         while not stop.wait(_LOOK_S):
+            members = {site.name for site in self._folder.enrolment.roster.sites}
+            service.cut(service.present() - members)
+            with suppress(TransportError):  # Flower ended; the next one is told everything
+                self._flower.register()
             new = {job.plan.digest for job in self._desk.jobs if job.state == PROPOSED} - self._proposed
             if new:
                 self._proposed |= new
@@ -246,9 +255,10 @@ class Lead:
         federation = Federation(
             plan=plan,
             identity=self._folder.identity,
-            roster=self._folder.enrolment.roster,
+            roster=self._folder.enrolment.roster_of(plan),
             log=self._folder.log,
             resume=state,
+            left=lambda: self._left(job, service),
             save=self._saving(job, state),
             present=service.present,
             stopping=lambda: stop.is_set() or job.stopping(),
@@ -261,6 +271,16 @@ class Lead:
         flower.runtime.start_run(bundle.build(), plan.digest)
         with flower.runtime.acquire() as session:
             session.run(server_app(federation, lambda end: self._finish(job, federation, end)))
+
+    def _left(self, job: Job, service: ConsortiumServer) -> dict[str, str]:
+        """Sites of a job that are not asked any more, each with the id of the reason."""
+        revoked, forked = self._folder.enrolment.revoked, service.conflicts()
+        origins = {f"cloister/{site.name}/{site.identity[7:23]}": site.name for site in job.plan.sites}
+        return {
+            **{name: "log_forked" for origin, name in origins.items() if origin in forked},
+            **{site.name: "key_revoked" for site in job.plan.sites if site.identity in revoked},
+            **job.left(),
+        }
 
     def _saving(self, job: Job, state: Checkpoint) -> Callable[[Checkpoint], None]:
         """Saves checkpoints of a run that goes on from ``state``, and keeps what there is to go back to."""

@@ -2,7 +2,8 @@
 
 Formal guarantees:
     A call reaches the app only over TLS 1.3 and under a certificate that the listener's authority
-    signed; the common name of that certificate is in the call's state as ``certificate``.
+    signed; the common name of that certificate is in the call's state as ``certificate``, its
+    fingerprint as ``fingerprint``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import uvicorn
 from pydantic import Field
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cloister.privacy import canonical
 from cloister.privacy.errors import ChannelError, InputError, UsageError
 from cloister.privacy.plan import Part
 from cloister.server.longpoll import App
@@ -46,14 +48,16 @@ class Door(Part):
 
 
 class _Peer(HttpToolsProtocol):
-    """Puts the common name of the caller's certificate into the state of every call."""
+    """Puts common name and fingerprint of the caller's certificate into the state of every call."""
 
     def connection_made(self, transport: Any) -> None:
         """A connection whose handshake is done; its certificate was verified."""
         super().connection_made(transport)
         subject = transport.get_extra_info("peercert").get("subject", ())
         names = [value for part in subject for kind, value in part if kind == "commonName"]
-        self.app_state = {**self.app_state, "certificate": names[0] if names else ""}
+        der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        seen = {"certificate": names[0] if names else "", "fingerprint": canonical.digest(der)}
+        self.app_state = {**self.app_state, **seen}
 
 
 class Listener(uvicorn.Server):

@@ -68,6 +68,13 @@ class Presence:
         if gone:
             self._tell_presence()
 
+    def cut(self, site: str) -> None:
+        """Ends the call of a site."""
+        with self._mutex:
+            line = self._lines.get(site)
+        if line is not None:
+            self.leave(line)
+
     def announce(self, kind: str, sites: Iterable[str] | None = None, **fields: Json) -> None:
         """Tells the sites (all that are connected by default) that there is something to ask for.
 

@@ -24,7 +24,13 @@ from typing import Any, Self, TypeVar
 from cryptography.hazmat.primitives import serialization
 from flwr.app import Context, RecordDict
 from flwr.common.serde import user_config_to_proto
-from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -214,6 +220,10 @@ class Runtime:
             if node.public_key == key:
                 return int(node.node_id)
         return int(self._control.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)
+
+    def unregister_node(self, node: int) -> None:
+        """Lets a node no longer in; what it is working on is lost."""
+        self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
     def start_run(self, bundle: bytes, plan: str) -> int:
         """Starts a run of a plan and returns its id.

@@ -30,6 +30,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,7 @@ from pydantic import Field, ValidationError
 from cloister.privacy import canonical, folder
 from cloister.privacy.errors import CloisterError, InputError, StateError, UsageError
 from cloister.privacy.plan import Part
+from cloister.server.enrolment import Admitted
 from cloister.server.listener import Door, File, Listener, address, bind
 from cloister.server.longpoll import Bells, Gate, Scope, header
 
@@ -91,6 +93,7 @@ class Settings(Part):
         limit: bytes of the largest call that is taken.
         parent: process id of the parent; 0 does not ask who it is.
         password: the keys of both listeners are under one, the first line of the standard input.
+        members: the lead's ``roster.json``: only certificates that are in it now are let in; "" asks nobody.
     """
 
     version: Literal[1] = 1
@@ -102,6 +105,7 @@ class Settings(Part):
     limit: Annotated[int, Field(ge=1 << 10)] = _LIMIT
     parent: Annotated[int, Field(ge=0)] = 0
     password: bool = False
+    members: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Settings:
@@ -123,16 +127,19 @@ class _Members:
 
     Args:
         state: gives SuperLink's state; asked for the name under which a node key was registered.
+        admitted: gives the fingerprints of the certificates that are let in; None lets in all.
     """
 
-    def __init__(self, state: Any) -> None:
-        self._state = state
+    def __init__(self, state: Any, admitted: Callable[[], frozenset[str]] | None = None) -> None:
+        self._state, self._admitted = state, admitted
         self._known: set[tuple[str, str]] = set()
 
     def refusal(self, scope: Scope) -> int:
-        """0, 404 for what sites have no business with, 403 for the node key of somebody else."""
+        """0; 404 for what sites have no business with; 403 for a certificate or a node key of nobody."""
         if scope["type"] != "http" or scope["path"] not in _FLEET:
             return _NOT_FOUND
+        if self._admitted is not None and scope["state"]["fingerprint"] not in self._admitted():
+            return _FORBIDDEN
         pair = (scope["state"]["certificate"], header(scope, _KEY_HEADER))
         if not pair[1] or pair in self._known:
             return 0  # Flower refuses a call without a key
@@ -253,7 +260,8 @@ def run(path: Path) -> None:
     password = sys.stdin.readline().rstrip("\n") if settings.password else ""
     fleet, control = bind(settings.host, settings.fleet.port), bind(LOOPBACK, settings.control.port)
     app, bells = _superlink(settings, secret), Bells()
-    members = _Members(app.state.linkstate_factory.state)
+    admitted = Admitted(Path(settings.members)) if settings.members else None
+    members = _Members(app.state.linkstate_factory.state, admitted)
     for_sites, for_all = (
         Gate(app, bells, settings.limit, members.refusal),
         Gate(app, bells, settings.limit),

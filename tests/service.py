@@ -17,7 +17,7 @@ import grpc
 
 from cloister.client.consortium import join
 from cloister.client.site.folder import SiteFolder
-from cloister.privacy.consent import PLAN_CONTEXT, Decision, Offer
+from cloister.privacy.consent import PLAN_CONTEXT, Decision, Offer, Withdrawal
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.plan import Plan
@@ -38,6 +38,9 @@ METHODS = {
     "Decide": pb.Signed(),
     "Status": pb.Empty(),
     "Watch": pb.Empty(),
+    "Heads": pb.Notice(content=b'{"head":"","held":{},"marks":[],"proofs":{},"version":1}'),
+    "Successions": pb.Empty(),
+    "Withdraw": pb.Signed(),
 }
 """Every method but ``Enrol``, with a request that is well formed."""
 
@@ -49,6 +52,7 @@ class MemoryDesk:
         self.plans: list[Signed] = []
         self.offers: list[Offer] = []
         self.decisions: list[Decision] = []
+        self.withdrawals: list[Withdrawal] = []
 
     def proposals(self, site: str) -> list[Signed]:
         return self.plans
@@ -60,6 +64,9 @@ class MemoryDesk:
         if decision.plan not in {Plan.from_bytes(plan.content).digest for plan in self.plans}:
             raise PlanError("plan_unknown", "secret words of the lead")
         self.decisions.append(decision)
+
+    def withdraw(self, withdrawal: Withdrawal, signature: Signature, site: PublicIdentity) -> None:
+        self.withdrawals.append(withdrawal)
 
     def status(self, site: str) -> Mapping[str, Any]:
         if site == "broken":

@@ -11,7 +11,12 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``roster.json``        the newest roster, as the lead signed it
 ``policy.yaml``        what the site allows (``client.site.policies``)
 ``confirmed.json``     whose words were compared, by the digest of the identity
+``known.json``         everybody who was ever in a roster (``client.site.members``)
 ``log/``               the event log
+``witnessed/``         heads of the others' logs (``privacy.evidence.witnessing``)
+``retired/``           keys and logs from before a change of keys (``client.site.rotation``)
+``next/``              new keys while they are being changed
+``restored.json``      the folder is a copy, and what happened since must be charged (``client.restoration``)
 ``lock``               held by the one process that is the site's agent
 =====================  ======================================================================
 """
@@ -31,6 +36,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from cloister.client.site.members import Handovers, Known, follow
 from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel import certificates
 from cloister.privacy.errors import ChannelError, EnrolmentError, IdentityError, StateError
@@ -49,6 +55,9 @@ _P = TypeVar("_P", bound=Part)
 
 SECRETS = (
     "identity/identity.key",
+    "retired/*/identity/identity.key",
+    "next/identity/identity.key",
+    "next/tls.key",
     "tls/site.key",
     "datasets/*.key",
     "jobs/*/ratchet.key",
@@ -104,11 +113,13 @@ class Peer:
         identity: its public identity.
         confirmed: its words were compared here, and its keys are still the same.
         own: it is this site itself.
+        followed: its new keys count as confirmed because the confirmed old ones have signed for them.
     """
 
     identity: PublicIdentity
     confirmed: bool
     own: bool
+    followed: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,12 @@ class SiteFolder:
         """
         with folder.hold(self.path / "lock"):
             keyring.settle(self.path, SECRETS)
+            if (self.path / "next" / "handover.json").exists():
+                raise StateError(
+                    "rotation_unfinished",
+                    f"A change of keys in {self.path} was interrupted.",
+                    f"Run: cloister site rotate --dir {self.path}",
+                )
             yield
 
     def change_key(self, source: KeySource) -> None:
@@ -240,23 +257,68 @@ class SiteFolder:
         self.keep_roster(roster, membership)
         _write(self.path / "membership.json", membership)
 
+    def follow_lead(self, new: PublicIdentity) -> None:
+        """Takes on new keys of the lead, for which its old ones have signed: they count from now on."""
+        member = self.membership
+        self.log.append("key.rotated", party=new.name, identity=new.digest(), previous=member.leader.digest())
+        _write(self.path / "membership.json", member.model_copy(update={"lead": new.to_json()}))
+
     # Roster and confirmations
 
-    def keep_roster(self, signed: Signed, membership: Stored | None = None) -> Roster:
+    def keep_roster(
+        self, signed: Signed, membership: Stored | None = None, handovers: Handovers = tuple
+    ) -> Roster:
         """Verifies a roster under the lead's keys and keeps it.
+
+        Args:
+            signed: the roster.
+            membership: what joining brings, before it is kept.
+            handovers: gives every change of a member's keys; asked only where one is needed.
 
         Raises:
             ChannelError: ``signature_invalid``.
             IdentityError: ``roster_mismatch``: another lead or consortium, or this site is not in it
-                with its own keys.
+                with its own keys; ``key_revoked``: it names keys that were revoked before.
         """
         member = membership or self.membership
         roster = open_roster(signed, member.leader, member.consortium)
         own = [site.digest() for site in roster.sites if site.name == self.name]
         if own != [self.identity.public.digest()]:
             raise IdentityError("roster_mismatch", "The roster does not hold this site with its own keys.")
-        durable.write(self.path / "roster.json", canonical.encode(signed.to_json()))
+        path = self.path / "roster.json"
+        if self._known_path.exists() and Signed.from_json(folder.read_json(path)).content == signed.content:
+            return roster
+        known, gone = Known.read(self._known_path).seen(roster)
+        for party in gone:
+            self.log.append("key.revoked", party=party.name, identity=party.digest())
+        confirmed, known = follow(self._confirmations().confirmed, known, roster, handovers, self.log)
+        known.keep(self._known_path)
+        _write(self.path / "confirmed.json", Confirmations(confirmed=confirmed))
+        durable.write(path, canonical.encode(signed.to_json()))
         return roster
+
+    @property
+    def _known_path(self) -> Path:
+        return self.path / "known.json"
+
+    @property
+    def known(self) -> Known:
+        """Everybody who was ever in a roster."""
+        found = Known.read(self._known_path)
+        return found if found.identities else found.seen(self.roster)[0]
+
+    def identity_of(self, digest: str) -> PrivateIdentity:
+        """This site's keys of a digest: those of now, or those of before that a running job still needs.
+
+        Raises:
+            IdentityError: ``roster_mismatch``, or ``identity_missing``: they are not kept any longer.
+        """
+        if digest == self.identity.public.digest():
+            return self.identity
+        place = self.path / "retired" / digest.removeprefix("sha256:")[:16] / "identity"
+        if not place.exists():
+            raise IdentityError("roster_mismatch", "A plan names keys that this site does not have.")
+        return PrivateIdentity.load(place, self.vault)
 
     @property
     def roster(self) -> Roster:
@@ -272,12 +334,13 @@ class SiteFolder:
 
     def peers(self) -> tuple[Peer, ...]:
         """Every member of the roster, and whether its keys were confirmed here."""
-        confirmed = self._confirmations().confirmed
+        confirmed, followed = self._confirmations().confirmed, self.known.followed
         return tuple(
             Peer(
                 member,
                 confirmed=member.name == self.name or confirmed.get(member.name) == member.digest(),
                 own=member.name == self.name,
+                followed=member.name in followed and confirmed.get(member.name) == member.digest(),
             )
             for member in self.roster.members
         )
@@ -307,6 +370,19 @@ class SiteFolder:
     def _confirmations(self) -> Confirmations:
         path = self.path / "confirmed.json"
         return _read(path, Confirmations) if path.exists() else Confirmations(confirmed={})
+
+
+RESTORED = "restored.json"
+
+
+def refuse_restored(site: SiteFolder) -> None:
+    """Raises ``StateError`` ``state_restored`` until what happened since the backup has been charged."""
+    if (site.path / RESTORED).exists():
+        raise StateError(
+            "state_restored",
+            f"{site.path} was restored, and what happened since the backup is not charged yet.",
+            f"Run: cloister site restore --here --dir {site.path}",
+        )
 
 
 def _write(path: Path, value: Part) -> None:

@@ -33,6 +33,8 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import BudgetError
 
 _LARGEST = 1e9
+_EXHAUSTED = 1e-5
+"""Delta of a budget that is opened by a charge."""
 
 
 class Logged(Protocol):
@@ -139,6 +141,36 @@ class Ledger:
                     "Another mechanism needs another attempt.",
                 )
         return wanted
+
+    def charge(self, dataset: str, unit: str, job: str, rounds: int, mechanism: GaussianSteps) -> float:
+        """Charge a whole plan, whatever the budget says: after a restore, when it may all have been spent.
+
+        What was reserved before is not charged twice. A dataset without a budget, which was registered after
+        the backup, gets one that this charge exhausts; it can be given no other.
+
+        Args:
+            dataset: what the plan names.
+            unit: of privacy, for a dataset without a budget.
+            job: digest of the plan.
+            rounds: of the plan; each is attempted once.
+            mechanism: what a round may cost by the plan.
+
+        Returns:
+            The ruling epsilon of the dataset afterwards.
+        """
+        with writing(self._path) as database:
+            entries = Entries(database)
+            budget = entries.budget(dataset)
+            if budget is None:
+                whole = accounting.epsilon([mechanism] * rounds, _EXHAUSTED)
+                budget = Budget(dataset, unit, min(whole, _LARGEST), _EXHAUSTED)
+                entries.add_budget(budget, self._report("budget.opened", vars(budget)))
+            for number in range(1, rounds + 1):
+                wanted = Reservation(dataset, job, number, 1, mechanism)
+                if entries.find("reserved", wanted) is None:
+                    total = min(_total(entries, budget, mechanism), _LARGEST)
+                    self._add(entries, budget, Row("reserved", wanted, total))
+            return _total(entries, budget)
 
     def spend(self, reservation: Reservation, mechanisms: Iterable[GaussianSteps]) -> None:
         """Record that a reserved mechanism was carried out; again for the same attempt has no effect.

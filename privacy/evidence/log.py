@@ -82,8 +82,11 @@ class EventLog:
         folder: where the log lives.
     """
 
-    def __init__(self, folder: Path, writer: PrivateIdentity, clock: Clock) -> None:
+    def __init__(
+        self, folder: Path, writer: PrivateIdentity, clock: Clock, previous: str | None = None
+    ) -> None:
         self.folder = folder
+        self._previous = {} if previous is None else {"previous": previous}
         self._writer = writer
         self._clock = clock
         self._mutex = threading.RLock()
@@ -91,13 +94,16 @@ class EventLog:
         self._tip = self._durable = _Tip()
 
     @classmethod
-    def open(cls, folder: Path, writer: PrivateIdentity, *, clock: Clock = now) -> EventLog:
+    def open(
+        cls, folder: Path, writer: PrivateIdentity, *, clock: Clock = now, previous: str | None = None
+    ) -> EventLog:
         """Open the log in ``folder``; begin it if there is none; repair a torn tail.
 
         Args:
             folder: where the log lives; made if it does not exist.
             writer: the keys of the party.
             clock: gives the time that events record, with a time zone.
+            previous: where the log is begun, the hash of the last event of the log that it goes on from.
 
         Raises:
             LogError: ``log_unwritable``; ``log_foreign``; ``event_malformed`` or ``head_invalid``; or
@@ -105,7 +111,7 @@ class EventLog:
                 ``event_altered``).
         """
         files.begin(folder)
-        log = cls(folder, writer, clock)
+        log = cls(folder, writer, clock, previous)
         with log.batch():
             refuse_foreign(next(log._events()), writer.public)
             for newest in files.newest_head(folder):
@@ -219,6 +225,12 @@ class EventLog:
         with self.batch():
             return self._events()
 
+    @property
+    def last(self) -> str:
+        """The hash of the last event."""
+        with self.batch():
+            return self._tip.hash
+
     def inclusion(self, seq: int, size: int) -> tuple[bytes, ...]:
         """Proof that event ``seq`` is in the tree of the first ``size`` events.
 
@@ -274,7 +286,8 @@ class EventLog:
                 os.fsync(file)  # whoever wrote it may have died before its own sync
         self._tip = self._durable = tip
         if tip.tree.size == 0:
-            self._put(file, "log.opened", None, None, {"identity": self._writer.public.digest()})
+            opened = {"identity": self._writer.public.digest(), **self._previous}
+            self._put(file, "log.opened", None, None, opened)
         if torn:
             self._put(file, "log.recovered", None, None, {"bytes": len(torn)})
 
