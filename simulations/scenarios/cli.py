@@ -58,6 +58,9 @@ def simulate(
     console.print(table)
     for line in found.advice:
         console.print(f"- {line}")
+    console.print("Beforehand, from public terms alone, the planner says:")
+    for line in found.foreseen:
+        console.print(f"- {line}")
     console.print(f"Everything is in {out}: simulation.html, result.json and the sites' ledgers.")
 
 

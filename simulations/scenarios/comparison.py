@@ -17,7 +17,7 @@ import numpy as np
 
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
-from cloister.privacy.errors import PlanError
+from cloister.privacy.errors import PlanError, UpdateError
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.methods import Account
@@ -260,12 +260,12 @@ class Bench:
     # Which way
 
     def _best(self, ways: Sequence[Way], fit: Callable[[Way], Model], rows: Holding) -> Way:
-        """The way that does best on held-back rows, the first of equals; what no grid holds is left out."""
+        """The way that does best on held-back rows, the first of equals; what cannot be kept is left out."""
         best, top = ways[0], -1.0
         for way in ways:
             try:
                 score = fit(way).accuracy(rows)
-            except PlanError:
+            except (PlanError, UpdateError):  # no grid, or no range, holds its noise
                 continue
             if score > top:
                 best, top = way, score
@@ -289,7 +289,9 @@ class Bench:
         table = self.material.texts is None
         if promise.mode == "off":
             if table:
-                return [OneRound(scale=0.3, constant=0.3, ridge=ridge) for ridge in (1.0, 3.0, 10.0)]
+                return [
+                    OneRound(scale=0.3, constant=0.3, ridge=ridge, cut=True) for ridge in (1.0, 3.0, 10.0)
+                ]
             cosines = 2048 if len(pooled(self._train)) > 4000 else 512
             return [
                 OneRound(cosines=many, ridge=ridge)
