@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cloister.privacy.errors import UsageError
 from cloister.simulations.scenarios.catalogue import DATA, SCENARIOS
-from cloister.simulations.scenarios.comparison import SEEDS
+from cloister.simulations.scenarios.choices import SEEDS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

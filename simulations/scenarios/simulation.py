@@ -23,7 +23,8 @@ from cloister.simulations.planner import Question, propose
 from cloister.simulations.scenarios import page
 from cloister.simulations.scenarios.advice import advice
 from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
-from cloister.simulations.scenarios.comparison import SEEDS, Bench, Comparison
+from cloister.simulations.scenarios.choices import SEEDS
+from cloister.simulations.scenarios.comparison import Comparison, Contest
 from cloister.simulations.scenarios.file import from_file
 from cloister.simulations.scenarios.material import Material
 
@@ -172,8 +173,8 @@ def simulate(
     material = scenario.material(data, seed)
     with tempfile.TemporaryDirectory() as scratch:
         ledgers = Path(scratch) if out is None else out / "ledgers"
-        bench = Bench(material, epsilon, delta, seed, ledgers, say, seeds)
-        found = _simulation(scenario, material, bench)
+        contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds)
+        found = _simulation(scenario, material, contest)
     if out is not None:
         durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
         durable.write(
@@ -187,21 +188,21 @@ def _named(what: str | Path) -> Scenario:
     return from_file(path) if path.suffix == ".toml" else find(str(what))
 
 
-def _simulation(scenario: Scenario, material: Material, bench: Bench) -> Simulation:
+def _simulation(scenario: Scenario, material: Material, contest: Contest) -> Simulation:
     sites = {
         name: SiteSize(held.rows_band, held.persons_band(held.most_rows))
         for name, held in material.train.items()
     }
     return Simulation(
         scenario=scenario,
-        epsilon=bench.epsilon,
-        delta=bench.delta,
+        epsilon=contest.epsilon,
+        delta=contest.delta,
         unit="person" if material.by_person else "record",
-        seed=bench.seed,
-        seeds=bench.seeds,
+        seed=contest.seed,
+        seeds=contest.seeds,
         sites=sites,
         classes=len(material.labels),
         inputs=material.test.features.shape[1],
         test_rows=len(material.test),
-        comparison=bench.run(),
+        comparison=contest.run(),
     )
