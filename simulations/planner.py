@@ -193,7 +193,7 @@ def _pays(local: Forecast, question: Question) -> tuple[bool, str]:
 def _cost(chosen: Forecast) -> str:
     return (
         f"Epsilon {chosen.epsilon:.4g} by the account, noise {chosen.noise_factor:.3g} times that of "
-        f"pooling, {chosen.bytes_up / 1000:,.1f} kB up from each site in {chosen.sums} sums."
+        f"pooling, {chosen.bytes_up / 1000:,.1f} kB up from each site, secure sums: {chosen.sums}."
     )
 
 

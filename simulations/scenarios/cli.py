@@ -14,6 +14,9 @@ from cloister.privacy.errors import UsageError
 from cloister.simulations.scenarios.catalogue import DATA, SCENARIOS
 from cloister.simulations.scenarios.choices import SEEDS
 
+_COLUMNS = (0, 1, 3, 4, 6)
+"""Of the table of a page: those that a terminal of 80 letters has room for."""
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -51,10 +54,10 @@ def simulate(
         return
     console.print(f"\nSIMULATION: {found.scenario.title}")
     table = Table()
-    for head in found.heads:
-        table.add_column(head)
+    for place in _COLUMNS:
+        table.add_column(found.heads[place], no_wrap=place == 0)
     for row in found.rows:
-        table.add_row(*row)
+        table.add_row(*(row[place] for place in _COLUMNS))
     console.print(table)
     for line in found.advice:
         console.print(f"- {line}")

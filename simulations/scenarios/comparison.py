@@ -87,11 +87,11 @@ class Comparison:
 METHODS = {
     "local_only": "each site alone",
     "local_only_private": "each site alone, private",
-    "pooled": "all rows in one place",
-    "pooled_private": "all rows in one place, private",
-    "federated_ridge": "federated, one analytic round",
-    "federated_local": "federated, private, noise of each site's own",
-    "federated_joint": "federated, private, noise in shares",
+    "pooled": "all rows pooled",
+    "pooled_private": "all rows pooled, private",
+    "federated_ridge": "federated: one analytic round",
+    "federated_local": "federated, private: local noise",
+    "federated_joint": "federated, private: joint noise",
 }
 """Every method, in the order in which they are shown."""
 

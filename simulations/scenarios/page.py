@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cloister.simulations.scenarios.simulation import Simulation
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LEFT, _RIGHT, _STEP = 290, 690, 30
-WIDTH = 750
+_LEFT, _RIGHT, _STEP = 230, 630, 30
+WIDTH = 690
 _SHOWN = ("local_only", "local_only_private", "federated_joint")
 """The methods that the bars of single sites compare."""
 
@@ -124,7 +124,7 @@ HEADS = (
     "method",
     "accuracy %",
     "95 % by test rows",
-    "worst site on its own rows",
+    "worst site, own rows",
     "epsilon",
     "noise over pooled",
     "kB up a site",
