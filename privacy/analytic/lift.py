@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -67,13 +67,6 @@ class Lift:
         """p, the length of a lifted row: frozen features, cosines, the constant."""
         return self.inputs + self.cosines + 1
 
-    @cached_property
-    def _draws(self) -> tuple[Floats, Floats]:
-        """Frequencies, shape (inputs, D), and phases, shape (D,)."""
-        stream = KeyStream(canonical.raw(self.seed))
-        frequencies = gaussian_vector(self.inputs * self.cosines, self.bandwidth, stream)
-        return frequencies.reshape(self.inputs, self.cosines), 2 * np.pi * stream.uniform(self.cosines)
-
     def rows(self, features: Floats) -> Floats:
         """Lifted features, float64, shape (n, p).
 
@@ -95,12 +88,22 @@ class Lift:
         lifted[:, : self.inputs] = self.scale * features
         lifted[:, -1] = self.constant
         if self.cosines:
-            frequencies, phases = self._draws
+            frequencies, phases = _draws(self.inputs, self.cosines, self.bandwidth, self.seed)
             for start in range(0, len(features), _ROWS):
                 part = slice(start, start + _ROWS)
                 angles = features[part] @ frequencies + phases
                 lifted[part, self.inputs : -1] = math.sqrt(2 / self.cosines) * np.cos(angles)
         return _cut(lifted) if self.cut else lifted
+
+
+@lru_cache(maxsize=4)
+def _draws(inputs: int, cosines: int, bandwidth: float, seed: str) -> tuple[Floats, Floats]:
+    """Frequencies, shape (inputs, D), and phases, shape (D,); read-only."""
+    stream = KeyStream(canonical.raw(seed))
+    frequencies = gaussian_vector(inputs * cosines, bandwidth, stream).reshape(inputs, cosines)
+    phases = np.asarray(2 * np.pi * stream.uniform(cosines))
+    frequencies.flags.writeable = phases.flags.writeable = False
+    return frequencies, phases
 
 
 def _cut(rows: Floats) -> Floats:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
 from cloister.privacy import canonical, code
 from cloister.privacy.analytic.release import Mode
 from cloister.privacy.dp.calibration import noise_multiplier
@@ -19,6 +21,7 @@ from cloister.privacy.plan import (
     Site,
     Task,
     Training,
+    malformed,
 )
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.simulations.engine.head import head_layout
@@ -103,9 +106,15 @@ class Parties:
         """The plan of one method.
 
         Raises:
-            PlanError: ``plan_malformed`` or ``plan_conflict``: these terms cannot be kept.
-            BudgetError: no noise reaches the target.
+            PlanError: ``plan_malformed``, these terms cannot be kept; ``plan_conflict``, no noise reaches the
+                target.
         """
+        try:
+            return self._plan(purpose, promise, course)
+        except ValidationError as error:
+            raise malformed(error) from error
+
+    def _plan(self, purpose: str, promise: Promise, course: Course) -> Plan:
         order = head_layout(self.inputs, len(self.labels))
         most_rows = max(each.most_rows for each in self.holdings.values())
         roster, digest = self.roster, code.installed()

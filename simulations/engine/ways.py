@@ -174,7 +174,7 @@ class OneRound:
 
     Attributes:
         kind: ridge or class means.
-        cosines, bandwidth, scale, constant: of the feature map.
+        cosines, bandwidth, scale, constant, cut: of the feature map, which cuts private rows in any case.
         ridge, weight, bound: see ``privacy.analytic``.
         noise_share: see ``methods.Analytic``.
     """
@@ -188,6 +188,7 @@ class OneRound:
     weight: float = 1.0
     bound: float = 1.0
     noise_share: float = 1.0
+    cut: bool = False
 
     @property
     def words(self) -> str:
@@ -239,7 +240,7 @@ class OneRound:
             self.bandwidth,
             scale=self.scale,
             constant=self.constant,
-            cut=private or self.scale != 1.0,
+            cut=private or self.cut,
         )
         sigma = noise_multiplier(promise.epsilon, promise.delta, 1.0, 1) if private else 0.0
         terms = Terms(lift.width, classes, self.kind, self.weight, self.bound)

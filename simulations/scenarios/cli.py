@@ -12,7 +12,10 @@ from rich.table import Table
 
 from cloister.privacy.errors import UsageError
 from cloister.simulations.scenarios.catalogue import DATA, SCENARIOS
-from cloister.simulations.scenarios.comparison import SEEDS
+from cloister.simulations.scenarios.choices import SEEDS
+
+_COLUMNS = (0, 1, 3, 4, 6)
+"""Of the table of a page: those that a terminal of 80 letters has room for."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,12 +54,15 @@ def simulate(
         return
     console.print(f"\nSIMULATION: {found.scenario.title}")
     table = Table()
-    for head in found.heads:
-        table.add_column(head)
+    for place in _COLUMNS:
+        table.add_column(found.heads[place], no_wrap=place == 0)
     for row in found.rows:
-        table.add_row(*row)
+        table.add_row(*(row[place] for place in _COLUMNS))
     console.print(table)
     for line in found.advice:
+        console.print(f"- {line}")
+    console.print("Beforehand, from public terms alone, the planner says:")
+    for line in found.foreseen:
         console.print(f"- {line}")
     console.print(f"Everything is in {out}: simulation.html, result.json and the sites' ledgers.")
 

@@ -17,16 +17,17 @@ import numpy as np
 
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
-from cloister.privacy.errors import PlanError
+from cloister.privacy.errors import PlanError, UpdateError
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.methods import Account
-from cloister.simulations.engine.plans import Course, Parties, Promise
-from cloister.simulations.engine.ways import HeadSteps, Model, OneRound, Setting, Way
+from cloister.simulations.engine.plans import Parties, Promise
+from cloister.simulations.engine.ways import Model, Setting, Way
+from cloister.simulations.scenarios import choices
 from cloister.simulations.scenarios.material import Material
+from cloister.simulations.scenarios.simple import simple
 
 HELD_BACK = 0.15
-SEEDS = 3
 _Z = 1.959964
 
 Say = Callable[[str], None]
@@ -86,17 +87,17 @@ class Comparison:
 METHODS = {
     "local_only": "each site alone",
     "local_only_private": "each site alone, private",
-    "pooled": "all rows in one place",
-    "pooled_private": "all rows in one place, private",
-    "federated_ridge": "federated, one analytic round",
-    "federated_local": "federated, private, noise of each site's own",
-    "federated_joint": "federated, private, noise in shares",
+    "pooled": "all rows pooled",
+    "pooled_private": "all rows pooled, private",
+    "federated_ridge": "federated: one analytic round",
+    "federated_local": "federated, private: local noise",
+    "federated_joint": "federated, private: joint noise",
 }
 """Every method, in the order in which they are shown."""
 
 
 @dataclass
-class Bench:
+class Contest:
     """Compares on one material.
 
     Attributes:
@@ -114,7 +115,7 @@ class Bench:
     seed: int
     ledgers: Path
     say: Say = lambda _: None
-    seeds: int = SEEDS
+    seeds: int = choices.SEEDS
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -150,10 +151,10 @@ class Bench:
             found[name] = measure()
             self._seconds[name] = time.monotonic() - started
         started = time.monotonic()
-        simple = self._simple()
+        plainly = simple(self.material)
         self._seconds["simple"] = time.monotonic() - started
         counts = np.bincount(self.material.test.labels)
-        return Comparison(found, simple, float(counts.max() / counts.sum()), self._seconds)
+        return Comparison(found, plainly, float(counts.max() / counts.sum()), self._seconds)
 
     # One method
 
@@ -260,52 +261,24 @@ class Bench:
     # Which way
 
     def _best(self, ways: Sequence[Way], fit: Callable[[Way], Model], rows: Holding) -> Way:
-        """The way that does best on held-back rows, the first of equals; what no grid holds is left out."""
+        """The way that does best on held-back rows, the first of equals; what cannot be kept is left out."""
         best, top = ways[0], -1.0
         for way in ways:
             try:
                 score = fit(way).accuracy(rows)
-            except PlanError:
+            except (PlanError, UpdateError):  # no grid, or no range, holds its noise
                 continue
             if score > top:
                 best, top = way, score
         return best
 
     def _ways(self, promise: Promise) -> list[Way]:
-        return [*self._rounds(promise), *self._courses(promise)]
-
-    def _courses(self, promise: Promise) -> list[Way]:
-        """Steps of a head: more of them, and larger, where less noise is added to each."""
-        if promise.mode == "off":
-            return [HeadSteps(Course(100, 1, rate)) for rate in (0.3, 1.0, 3.0)]
-        if promise.mode == "local":
-            few = [(10, 1, 3.0), (30, 1, 1.0), (30, 1, 3.0), (30, 1, 8.0)]
-            return [HeadSteps(Course(rounds, steps, rate)) for rounds, steps, rate in few]
-        pairs = [(10, 1.0), (10, 3.0), (30, 0.3), (30, 1.0), (30, 2.0)]
-        return [HeadSteps(Course(rounds, 1, rate)) for rounds, rate in pairs]
+        return [*self._rounds(promise), *choices.courses(promise)]
 
     def _rounds(self, promise: Promise) -> list[Way]:
-        """Analytic rounds: with cosines where nothing is noised, else with few coordinates."""
-        table = self.material.texts is None
-        if promise.mode == "off":
-            if table:
-                return [OneRound(scale=0.3, constant=0.3, ridge=ridge) for ridge in (1.0, 3.0, 10.0)]
-            cosines = 2048 if len(pooled(self._train)) > 4000 else 512
-            return [
-                OneRound(cosines=many, ridge=ridge)
-                for many, ridge in ((0, 0.3), (cosines, 0.3), (cosines, 1.0), (cosines, 3.0))
-            ]
-        if table:
-            return [
-                OneRound(kind="means", scale=0.5, constant=0.1, noise_share=0.0),
-                OneRound(scale=0.5, constant=0.3, ridge=10.0, weight=0.3),
-                OneRound(scale=0.3, constant=0.3, ridge=3.0, noise_share=0.3),
-            ]
-        return [
-            OneRound(kind="means", noise_share=0.0),
-            OneRound(constant=0.3, ridge=1.0, weight=0.5, noise_share=0.5),
-            OneRound(constant=0.3, ridge=1.0, weight=0.5, noise_share=0.15),
-        ]
+        return choices.rounds(
+            promise, table=self.material.texts is None, rows=sum(map(len, self._train.values()))
+        )
 
     def _solo(self, way: Way, rows: Holding, promise: Promise, what: str) -> Model:
         entropy = FixedEntropy(f"simulate {self.seed} {promise.mode} {what}".encode())
@@ -318,24 +291,6 @@ class Bench:
 
     def _turns(self, promise: Promise) -> range:
         return range(self.seeds if promise.epsilon else 1)
-
-    def _simple(self) -> tuple[float, str]:
-        """TF-IDF and logistic regression on texts, logistic regression on tables; all rows pooled."""
-        from sklearn.linear_model import LogisticRegression
-
-        rows, test = pooled(self.material.train), self.material.test
-        if self.material.texts is None:
-            model = LogisticRegression(max_iter=1000).fit(rows.features, rows.labels)
-            return float(model.score(test.features, test.labels)), "logistic regression on the same columns"
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import make_pipeline
-
-        train, texts = self.material.texts
-        model = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
-        )
-        model.fit([text for site in train.values() for text in site], rows.labels)
-        return float(model.score(texts, test.labels)), "TF-IDF and logistic regression"
 
 
 def _sides(holding: Holding, rng: np.random.Generator) -> tuple[Holding, Holding]:

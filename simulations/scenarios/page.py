@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cloister.simulations.scenarios.simulation import Simulation
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_LEFT, _RIGHT, _STEP = 290, 690, 30
-WIDTH = 750
+_LEFT, _RIGHT, _STEP = 260, 640, 30
+WIDTH = 700
 _SHOWN = ("local_only", "local_only_private", "federated_joint")
 """The methods that the bars of single sites compare."""
 
@@ -49,7 +49,7 @@ def method_bars(simulation: Simulation) -> list[Bar]:
     ]
     simple, what = found.simple
     rows += [
-        (f"{what}, pooled", simple, None, "plain"),
+        (what, simple, None, "plain"),
         ("most frequent class", found.majority, None, "plain"),
     ]
     return [_bar(number, *row) for number, row in enumerate(rows)]
@@ -124,7 +124,7 @@ HEADS = (
     "method",
     "accuracy %",
     "95 % by test rows",
-    "worst site on its own rows",
+    "worst site, own rows",
     "epsilon",
     "noise over pooled",
     "kB up a site",

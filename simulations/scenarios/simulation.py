@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from cloister.privacy import durable, folder
-from cloister.privacy.errors import UsageError
+from cloister.privacy.errors import PlanError, UsageError
+from cloister.privacy.plan import Persons, Rows
+from cloister.simulations.planner import Question, propose
 from cloister.simulations.scenarios import page
 from cloister.simulations.scenarios.advice import advice
 from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
-from cloister.simulations.scenarios.comparison import SEEDS, Bench, Comparison
+from cloister.simulations.scenarios.choices import SEEDS
+from cloister.simulations.scenarios.comparison import Comparison, Contest
 from cloister.simulations.scenarios.file import from_file
 from cloister.simulations.scenarios.material import Material
 
@@ -31,11 +34,11 @@ class SiteSize:
     """How large a site is, as it would tell others.
 
     Attributes:
-        rows, persons: bands as (low, high); persons None where they are not known.
+        rows, persons: bands; persons None where they are not known.
     """
 
-    rows: Any
-    persons: Any
+    rows: Rows
+    persons: Persons | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,7 @@ class Simulation:
         seed: of splits, held-back rows and noise.
         seeds: noise seeds of a private method.
         sites: site name -> its size.
+        classes, inputs: how many classes there are, and the width of the features.
         test_rows: rows of the common test.
         comparison: all figures.
     """
@@ -60,6 +64,8 @@ class Simulation:
     seed: int
     seeds: int
     sites: Mapping[str, SiteSize]
+    classes: int
+    inputs: int
     test_rows: int
     comparison: Comparison
 
@@ -67,6 +73,22 @@ class Simulation:
     def advice(self) -> tuple[str, ...]:
         """Whether to federate, and how, in sentences."""
         return advice(self.comparison, self.test_rows, self.epsilon)
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """What the planner says beforehand, from public terms alone."""
+        units = [size.persons or size.rows for size in self.sites.values()]
+        try:
+            question = Question(
+                tuple((band.low, band.high) for band in units),
+                self.classes,
+                self.inputs,
+                self.epsilon,
+                self.delta,
+            )
+            return propose(question).why
+        except PlanError as error:
+            return (error.what,)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -103,6 +125,7 @@ class Simulation:
             "simple": {"accuracy": found.simple[0], "model": found.simple[1]},
             "majority": found.majority,
             "advice": list(self.advice),
+            "planner": list(self.foreseen),
             "seconds": dict(found.seconds),
         }
 
@@ -150,8 +173,8 @@ def simulate(
     material = scenario.material(data, seed)
     with tempfile.TemporaryDirectory() as scratch:
         ledgers = Path(scratch) if out is None else out / "ledgers"
-        bench = Bench(material, epsilon, delta, seed, ledgers, say, seeds)
-        found = _simulation(scenario, material, bench)
+        contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds)
+        found = _simulation(scenario, material, contest)
     if out is not None:
         durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
         durable.write(
@@ -165,20 +188,21 @@ def _named(what: str | Path) -> Scenario:
     return from_file(path) if path.suffix == ".toml" else find(str(what))
 
 
-def _simulation(scenario: Scenario, material: Material, bench: Bench) -> Simulation:
+def _simulation(scenario: Scenario, material: Material, contest: Contest) -> Simulation:
     sites = {
         name: SiteSize(held.rows_band, held.persons_band(held.most_rows))
         for name, held in material.train.items()
     }
-    unit = "person" if material.by_person else "record"
     return Simulation(
-        scenario,
-        bench.epsilon,
-        bench.delta,
-        unit,
-        bench.seed,
-        bench.seeds,
-        sites,
-        len(material.test),
-        bench.run(),
+        scenario=scenario,
+        epsilon=contest.epsilon,
+        delta=contest.delta,
+        unit="person" if material.by_person else "record",
+        seed=contest.seed,
+        seeds=contest.seeds,
+        sites=sites,
+        classes=len(material.labels),
+        inputs=material.test.features.shape[1],
+        test_rows=len(material.test),
+        comparison=contest.run(),
     )

@@ -10,7 +10,7 @@ from cloister.privacy.dp import accounting
 from cloister.simulations.bench import utility
 from cloister.simulations.bench.utility import Intents
 from cloister.simulations.engine.holding import Holding
-from cloister.simulations.engine.plans import Course, Parties
+from cloister.simulations.engine.plans import Course, Parties, Promise
 from cloister.simulations.engine.ways import HeadSteps, Model, OneRound
 from cloister.simulations.scenarios.material import Material
 
@@ -85,6 +85,17 @@ def test_a_search_sorts_by_rows_held_back(told):
     found = utility.search(told, 1e4, "pooled", [Course(1, 1, 1e-6), Course(40, 1, 0.5)])
     assert [course.rounds for _, course in found] == [40, 1]
     assert found[0][0] > found[1][0]
+
+
+def test_the_search_on_hospitals_stays_on_their_training_rows(told):
+    """The test rows would refuse: there are none."""
+    parts = {name: Holding(held.features, held.labels % 2) for name, held in told.parties.holdings.items()}
+    nothing = Holding(np.zeros((0, 6)), np.zeros(0, dtype=np.int64))
+    material = Material(("a", "b"), parts, {}, nothing, ("", "sha256:" + "0" * 64))
+    found = utility.search_heart(material, Promise(), [OneRound(ridge=1e9), OneRound(ridge=0.1)], folds=2)
+    assert len(found) == 2
+    assert found[0][0] >= found[1][0] > 0.5
+    assert found[0][1].ridge == 0.1
 
 
 def test_a_new_split_has_the_same_rows_and_other_sides(told):

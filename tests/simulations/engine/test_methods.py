@@ -14,7 +14,7 @@ from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import distance, solve
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
-from cloister.privacy.errors import AggregationError, BudgetError
+from cloister.privacy.errors import AggregationError, BudgetError, PlanError
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.simulations.engine import methods
 from cloister.simulations.engine.head import Steps, predict
@@ -156,6 +156,27 @@ class TestAnalytic:
         ):
             with pytest.raises(BudgetError):
                 run()
+
+
+class TestPlans:
+    @pytest.mark.parametrize(
+        ("course", "epsilon", "reason", "words"),
+        [
+            (replace(COURSE, steps=2), 4.0, "plan_malformed", "in joint mode a round is one step"),
+            (COURSE, 1e-6, "plan_conflict", "No noise keeps 4 steps"),
+            (replace(COURSE, learning_rate=-1.0), 4.0, "plan_malformed", "head_rate"),
+        ],
+    )
+    def test_what_no_plan_can_say_is_refused(self, parties, course, epsilon, reason, words):
+        with pytest.raises(PlanError) as caught:
+            parties.plan("x", replace(JOINT, epsilon=epsilon), course)
+        assert caught.value.id == reason
+        assert words in caught.value.what
+
+    def test_two_sites_are_too_few_to_hide_one(self, parties):
+        few = Parties({name: parties.holdings[name] for name in SITES[:2]}, LABELS, parties.base)
+        with pytest.raises(PlanError):
+            few.plan("x", JOINT, COURSE)
 
 
 class TestHeads:

@@ -1,0 +1,101 @@
+"""The planner: its numbers are those of the job, and joint noise is proposed where it was measured to pay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cloister.privacy.dp import accounting
+from cloister.privacy.entropy import FixedEntropy
+from cloister.privacy.errors import PlanError
+from cloister.simulations.engine.holding import Holding
+from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.ways import HeadSteps, OneRound, Setting
+from cloister.simulations.planner import Question, forecast, propose
+
+BANKING = Question(((2048, 4095),) * 4, 77, 384, 3.0, 1e-5)
+SST2 = Question(((16384, 32767), (16384, 32767), (16384, 32767), (1024, 2047)), 2, 384, 1.0, 4.9e-6)
+HEART = Question(((128, 255), (128, 255), (16, 31), (64, 127)), 2, 16, 1.0, 1e-4, steps=30)
+
+
+@pytest.mark.parametrize("mode", ["local", "joint"])
+@pytest.mark.parametrize("method", ["head", "ridge", "means"])
+def test_every_number_is_that_of_the_job_itself(method, mode):
+    rng = np.random.default_rng(0)
+    held = {f"site-{k}": Holding(rng.normal(size=(40, 5)) / 3, rng.integers(0, 3, 40)) for k in range(4)}
+    parties = Parties(held, ("a", "b", "c"), ("made up", "sha256:" + "0" * 64))
+    way = HeadSteps(Course(6, 1, 0.1), bound=1.0) if method == "head" else OneRound(kind=method)
+    promise = Promise(mode, 2.0, 1e-5)
+    entropies = {name: FixedEntropy(name.encode()) for name in held}
+    done = way.federated(Setting(parties, promise, entropies))
+    found = forecast(Question(((32, 63),) * 4, 3, 5, 2.0, 1e-5, steps=6), method, mode)
+    assert found.refused == ""
+    assert found.epsilon == accounting.epsilon(done.mechanisms, 1e-5)
+    assert found.bytes_up == done.bytes_up
+    assert found.sums == done.sums
+    assert found.noise_factor == done.noise_factor
+
+
+@pytest.mark.parametrize(
+    ("question", "mode"),
+    [
+        (replace(BANKING, epsilon=8.0), "local"),  # measured: 0.2 points
+        (BANKING, "joint"),  # 2.0
+        (replace(BANKING, epsilon=1.0), "joint"),  # 6.0
+        (SST2, "local"),  # nothing
+        (replace(SST2, epsilon=3.0), "local"),
+        (replace(SST2, epsilon=8.0), "local"),
+        (HEART, "local"),  # 0.2
+        (replace(HEART, epsilon=0.5), "local"),  # 0.4
+        (replace(HEART, epsilon=3.0), "local"),
+        (replace(HEART, epsilon=8.0), "local"),
+        (replace(HEART, epsilon=0.1), "joint"),  # 4.6
+    ],
+)
+def test_joint_is_proposed_where_it_was_measured_to_pay(question, mode):
+    found = propose(question)
+    assert found.chosen.mode == mode
+    assert found.why[0].startswith("Joint noise pays" if mode == "joint" else "Joint noise buys nothing")
+
+
+def test_many_rows_take_steps_and_few_one_release():
+    assert propose(BANKING).chosen.method == "head"
+    assert propose(HEART).chosen.method == "means"
+
+
+def test_a_limit_of_bytes_is_kept():
+    free = propose(BANKING)
+    assert free.chosen.bytes_up == 4 * 77 * 385 * 60
+    tight = propose(replace(BANKING, most_bytes=200_000))
+    assert tight.chosen.method == "means"
+    assert tight.chosen.bytes_up == 4 * 77 * 385 <= 200_000
+    assert "bytes" in next(each for each in tight.forecasts if each.method == "head").refused
+    with pytest.raises(PlanError) as caught:
+        propose(replace(BANKING, most_bytes=100))
+    assert caught.value.id == "plan_conflict"
+
+
+def test_what_no_grid_holds_is_left_out_with_the_reason():
+    huge = replace(BANKING, units=((2**20, 2**21 - 1),) * 4)
+    joint = forecast(huge, "head", "joint")
+    assert "the ring holds" in joint.refused
+    assert propose(huge).chosen.mode == "local"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"units": ()},
+        {"units": ((8, 15), (8, 15))},
+        {"units": ((0, 15),) * 4},
+        {"colluding": 3},
+        {"classes": 1},
+        {"steps": 0},
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(change):
+    with pytest.raises(PlanError) as caught:
+        replace(BANKING, **change)
+    assert caught.value.id == "plan_conflict"
