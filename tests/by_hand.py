@@ -68,7 +68,7 @@ class ByHand:
             case ["site", "up"]:
                 return self.site_up(words[-1]).said
             case ["site", "data"]:
-                words[2] = str(write_records(self.hands.place / f"{words[4]}.csv", *RECORDS[words[4]]))
+                words[3] = str(write_records(self.hands.place / f"{words[5]}.csv", *RECORDS[words[5]]))
                 return self.hands.do(*words)
             case ["site", "peers"] if "…" in words:
                 words[words.index("…")] = self.words(words[3])
