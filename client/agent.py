@@ -233,7 +233,10 @@ class Agent:
         vault = self._site.vault
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest, vault)
         base = describe(self._model or plan.base.name)
-        records = self._datasets.open(plan.site(self._site.name).dataset)
+        dataset = plan.site(self._site.name).dataset
+        records = self._datasets.open(dataset, plan.digest)
+        if changed := self._datasets.changed(dataset):
+            self._say(changed)
         learner = SiteLearner(
             plan, self._site.name, base, records, entropy, job.folder, device=self._device, vault=vault
         )

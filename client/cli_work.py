@@ -1,4 +1,4 @@
-"""``cloister site`` at work: datasets, jobs, the agent, ledger and log."""
+"""``cloister site`` at work: jobs, the agent, ledger and log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from cloister.client.cli_policy import role_of
 from cloister.client.jobs import WAITING, Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
-from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import canonical
 from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.plan import Plan
@@ -25,58 +24,13 @@ from cloister.privacy.wire.messages import known
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
-RowsPerPerson = Annotated[
-    int, typer.Option(min=1, max=10_000, help="Rows of one person that count, at most.")
-]
-MissingPersons = Annotated[
-    Missing, typer.Option(help="Rows without a person id: refuse the file, or drop those rows.")
-]
 HERE = Path()
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module to ``cloister site``."""
-    for command in (data, up, jobs, approve, refuse, ledger, log):
+    for command in (up, jobs, approve, refuse, ledger, log):
         app.command()(command)
-
-
-def data(
-    file: Annotated[Path, typer.Argument(help="CSV, JSON lines or Parquet. It stays where it is.")],
-    name: Annotated[str, typer.Option(help="What plans will call it: a-z, 0-9 and hyphen.")],
-    text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
-    label: Annotated[str, typer.Option(help="Column of the classes.")] = "label",
-    epsilon: Annotated[
-        float, typer.Option(help="Budget of everything ever learnt from it, per person or per record.")
-    ] = 8.0,
-    delta: Annotated[float, typer.Option(help="The budget's delta.")] = 1e-5,
-    person: Annotated[
-        str | None, typer.Option(help="Column of person ids: the unit of privacy is then the person.")
-    ] = None,
-    rows_per_person: RowsPerPerson = MOST_ROWS,
-    missing_persons: MissingPersons = "refuse",
-    directory: Directory = HERE,
-    json: Json = False,
-) -> None:
-    """Register a dataset and set its privacy budget, once.
-
-    The lead is told its name and the power-of-two bands of its numbers of rows and persons, nothing else.
-
-    Example: cloister site data notes.csv --dir north --name notes --label department --epsilon 8
-    """
-    column = PersonColumn(person, rows_per_person, missing_persons) if person else None
-    found = Datasets(SiteFolder.open(directory)).register(file, name, (text, label), (epsilon, delta), column)
-    if json:
-        _print(found.model_dump(mode="json"))
-        return
-    typer.echo(
-        f"{name}: {found.rows.low} to {found.rows.high} rows to train on; a tenth is held out for scoring."
-    )
-    if found.persons is not None:
-        typer.echo(
-            f"They are of {found.persons.low} to {found.persons.high} persons; of one person at most "
-            f"{found.persons.most_rows} rows count."
-        )
-    typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per {found.unit}, over all jobs.")
 
 
 def up(
@@ -152,9 +106,13 @@ def approve(
 
     Example: cloister site approve 3f9a --as steward --person dana --sign dana.key --dir north
     """
-    jobs_ = Jobs(SiteFolder.open(directory))
+    site = SiteFolder.open(directory)
+    jobs_ = Jobs(site)
     found = jobs_.find(job)
-    if jobs_.approve(found, Voice(role_of(role), person, sign)) is None:
+    decided = jobs_.approve(found, Voice(role_of(role), person, sign))
+    if changed := Datasets(site).changed(found.plan.site(site.name).dataset):
+        typer.echo(changed)
+    if decided is None:
         waiting = "; ".join(one.line() for one in jobs_.rulings.decide(found.plan).deciding)
         typer.echo(f"Kept. {found.plan.digest[7:19]} waits for more: {waiting}.")
         return

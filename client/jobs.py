@@ -268,7 +268,7 @@ class Jobs:
             raise PlanError(
                 "plan_conflict", f"The plan names another size of {own.dataset} than was offered."
             )
-        train, held = datasets.open(own.dataset)
+        train, held = datasets.open(own.dataset, plan.digest)
         for part in (train, held):
             part.targets(plan.task.labels)
         self._check_budget(plan, datasets)
@@ -301,7 +301,7 @@ class Jobs:
         ledger = datasets.ledger
         budget = next((b for b in ledger.budgets() if b.dataset == dataset), None)
         if budget is None:
-            raise BudgetError("budget_missing", f"{dataset} has no budget.", "Run `cloister site data`.")
+            raise BudgetError("budget_missing", f"{dataset} has no budget.", "Run `cloister site data add`.")
         if budget.unit != plan.privacy.unit:
             raise BudgetError(
                 "budget_conflict", f"The budget of {dataset} is per {budget.unit}, not {plan.privacy.unit}."

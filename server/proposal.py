@@ -166,7 +166,7 @@ def draft(
         raise PlanError(
             "plan_conflict",
             f"No dataset was offered yet by: {', '.join(missing) or 'any site'}.",
-            "Run `cloister site data` and `cloister site up` there.",
+            "Run `cloister site data add` and `cloister site up` there.",
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     unit = _unit(terms, sites)
@@ -250,7 +250,7 @@ def _unit(terms: Terms, sites: tuple[Site, ...]) -> Unit:
         raise PlanError(
             "plan_conflict",
             f"The unit of privacy is the {unit}, but another was offered by: {', '.join(others)}.",
-            "Register all datasets with `cloister site data --person COLUMN`, or all without.",
+            "Register all datasets with `cloister site data add --person COLUMN`, or all without.",
         )
     return unit
 

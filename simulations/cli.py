@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cloister.client.cli_work import MissingPersons, RowsPerPerson
+from cloister.client.cli_data import MissingPersons, RowsPerPerson
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder

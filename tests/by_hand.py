@@ -68,7 +68,7 @@ class ByHand:
             case ["site", "up"]:
                 return self.site_up(words[-1]).said
             case ["site", "data"]:
-                words[2] = str(write_records(self.hands.place / f"{words[4]}.csv", *RECORDS[words[4]]))
+                words[3] = str(write_records(self.hands.place / f"{words[5]}.csv", *RECORDS[words[5]]))
                 return self.hands.do(*words)
             case ["site", "policy", *_] if "two-sites.yaml" in words:
                 words[words.index("two-sites.yaml")] = str(self._two_sites())

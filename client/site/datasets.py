@@ -1,9 +1,9 @@
 """The datasets that a site has registered: where they are, how they are read, and what may be told of them.
 
-The records stay in their file. Registering reads them once, to find faults before any job does, sets the
-budget, and fixes the public bands of the numbers of training rows and persons. A held-out tenth is kept
-back for scoring at the site; which rows these are follows from a secret key and their person or, where no
-column names persons, their text, so it never changes.
+The records stay where they are. Registering reads them once, to find faults before any job does, sets the
+budget, and fixes the public bands of the numbers of training rows and persons and the dataset's fingerprint.
+A held-out tenth is kept back for scoring at the site; which rows these are follows from a secret key and
+their person or, where no column names persons, their text, so it never changes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,73 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
 from cloister.client.site import persons, records
+from cloister.client.site.fingerprint import fingerprint
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.ledger import Ledger
-from cloister.client.site.persons import Missing, PersonColumn
-from cloister.client.site.records import Records
+from cloister.client.site.persons import PersonColumn
+from cloister.client.site.records import Missing, Records, Step
+from cloister.client.site.sources.place import Place
 from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Offer
 from cloister.privacy.errors import InputError, StateError
-from cloister.privacy.plan import Name, Persons, Rows, Sized
+from cloister.privacy.plan import Digest, Name, Persons, Rows, Sized
 
 HELD_OUT = 0.1
 SMALLEST = 16
 """A site with fewer training units cannot take part: its band would tell too much, and it learns nothing."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows and columns of a source are used.
+
+    Attributes:
+        place: where the source is.
+        text, label: its columns.
+        person: how rows say whom they are about; None at record level.
+        missing: what becomes of rows without a text or label.
+    """
+
+    place: Place
+    text: str
+    label: str
+    person: PersonColumn | None = None
+    missing: Missing = "refuse"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each used column is called in the source."""
+        found = {"text": self.text, "label": self.label}
+        return found if self.person is None else found | {"person": self.person.name}
+
+    def raw(self) -> Records:
+        """All rows as they are in the source, with the ids of its persons."""
+        return records.raw(self.place, **self.names)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A dataset in its two parts.
+
+    Attributes:
+        train: the training rows that count.
+        held: the rows held out for scoring.
+        before: the training rows before those of one person were capped.
+    """
+
+    train: Records
+    held: Records
+    before: Records
+
+    @property
+    def units(self) -> int:
+        """The number of training persons, or of rows where no column names persons."""
+        return len(self.train) if self.train.persons is None else len(set(self.train.persons))
 
 
 class Dataset(Sized):
@@ -35,27 +85,34 @@ class Dataset(Sized):
 
     Attributes:
         name: what plans call it.
-        path: the file, on this machine only.
+        place: where it is, for this machine only.
         text, label: its columns.
         rows: the band of the number of training rows.
         persons: that of persons, and how many rows of each count; None at record level.
         person: the column of person ids; None at record level.
         missing: what becomes of rows without an id.
+        missing_values: what becomes of rows without a text or label.
+        fingerprint: of the data when they were registered.
+        pinned: whether other data than those are refused.
     """
 
     name: Name
-    path: str
+    place: Place
     text: str
     label: str
     person: str | None = None
     missing: Missing = "refuse"
+    missing_values: Missing = "refuse"
+    fingerprint: Digest
+    pinned: bool = False
 
     @property
-    def column(self) -> PersonColumn | None:
-        """How rows say whom they are about; None at record level."""
-        if self.person is None or self.persons is None:
-            return None
-        return PersonColumn(self.person, self.persons.most_rows, self.missing)
+    def selection(self) -> Selection:
+        """Which rows and columns of its source are used."""
+        column = None
+        if self.person is not None and self.persons is not None:
+            column = PersonColumn(self.person, self.persons.most_rows, self.missing)
+        return Selection(self.place, self.text, self.label, column, self.missing_values)
 
     @model_validator(mode="after")
     def _person_named(self) -> Self:
@@ -66,9 +123,15 @@ class Dataset(Sized):
 
 @dataclass(frozen=True)
 class Datasets:
-    """The datasets of one site's folder."""
+    """The datasets of one site's folder.
+
+    Attributes:
+        site: whose they are.
+        step: what is done to all rows after they are read; the fingerprint is taken before it.
+    """
 
     site: SiteFolder
+    step: Step = records.as_read
 
     @property
     def ledger(self) -> Ledger:
@@ -77,55 +140,60 @@ class Datasets:
 
     def register(
         self,
-        path: Path,
+        source: Path | Place,
         name: str,
         columns: tuple[str, str],
         budget: tuple[float, float],
         person: PersonColumn | None = None,
+        *,
+        missing: Missing = "refuse",
+        pinned: bool = False,
     ) -> Dataset:
-        """Reads a file, sets its budget and keeps how to read it again.
+        """Reads a source, sets its budget and keeps how to read it again.
 
         Args:
-            path: CSV, JSON lines or Parquet.
+            source: a file, a folder, or a table or query of a database.
             name: what plans will call it.
             columns: names of the text and the label column.
             budget: epsilon and delta of everything that will ever be learnt from it, per unit.
             person: how rows say whom they are about: the unit is then the person, else the record.
+            missing: what becomes of rows without a text or label.
+            pinned: whether to refuse the data once they are no longer the same.
 
         Raises:
-            InputError: the file or its columns cannot be used, or it has fewer units than ``SMALLEST``.
+            InputError: the source or its columns cannot be used, or it has fewer units than ``SMALLEST``.
             BudgetError: ``budget_conflict``, another budget was set before.
         """
-        text, label = columns
-        train, _ = self._split(path, columns, person)
-        units = _units(train)
-        if units < SMALLEST:
-            raise InputError(
-                "site_too_small",
-                f"{path.name} has {units} {'rows' if person is None else 'persons'} to train on; "
-                f"at least {SMALLEST} are needed.",
-                "Add rows, or join with another site that has the same task.",
-            )
+        place = source if isinstance(source, Place) else Place.of(source)
+        selection = Selection(place, *columns, person, missing)
+        raw = selection.raw()
+        split = self.split(selection, raw)
+        check_size(selection, split.units)
         found = Dataset(
             name=name,
-            path=str(path.resolve()),
-            text=text,
-            label=label,
-            rows=_band(len(train)),
-            persons=Persons(**_band(units).model_dump(), most_rows=person.most_rows) if person else None,
+            place=place,
+            text=selection.text,
+            label=selection.label,
+            rows=band(len(split.train)),
+            persons=Persons(**band(split.units).model_dump(), most_rows=person.most_rows) if person else None,
             person=person.name if person else None,
             missing=person.missing if person else "refuse",
+            missing_values=missing,
+            fingerprint=self.fingerprint(selection, raw),
+            pinned=pinned,
         )
         self.ledger.open_budget(name, found.unit, *budget)
         durable.private_folder(self._folder)
+        self._seen(name).unlink(missing_ok=True)
         durable.write(self._folder / f"{name}.json", canonical.encode(found.model_dump(mode="json")))
+        self.site.log.append("dataset.registered", **_event(found, found.fingerprint), pinned=pinned)
         return found
 
     def __getitem__(self, name: str) -> Dataset:
         path = self._folder / f"{name}.json"
         if not path.exists():
             raise InputError(
-                "file_missing", f"No dataset is registered as {name}.", "Run `cloister site data`."
+                "file_missing", f"No dataset is registered as {name}.", "Run `cloister site data add`."
             )
         try:
             return Dataset.model_validate(folder.read_json(path))
@@ -136,18 +204,54 @@ class Datasets:
         """Every registered dataset, by name."""
         return tuple(self[path.stem] for path in sorted(self._folder.glob("*.json")))
 
-    def open(self, name: str) -> tuple[Records, Records]:
+    def open(self, name: str, job: str | None = None) -> tuple[Records, Records]:
         """The training and the held-out records of a dataset.
 
+        Args:
+            name: of the dataset.
+            job: the digest of the plan that opens it; the event log then says so.
+
         Raises:
-            InputError: the file is gone or unreadable, or ``rows_changed``: a size left its band.
+            InputError: the source is gone or unreadable; ``rows_changed``, a size left its band;
+                ``data_changed``, the dataset is pinned and its data are others.
         """
         dataset = self[name]
-        train, held = self._split(Path(dataset.path), (dataset.text, dataset.label), dataset.column)
-        _check_band(name, "rows", dataset.rows, len(train))
+        raw = dataset.selection.raw()
+        commitment = self.fingerprint(dataset.selection, raw)
+        self._compare(dataset, commitment, job)
+        split = self.split(dataset.selection, raw)
+        _check_band(name, "rows", dataset.rows, len(split.train))
         if dataset.persons is not None:
-            _check_band(name, "persons", dataset.persons, _units(train))
-        return train, held
+            _check_band(name, "persons", dataset.persons, split.units)
+        if job is not None:
+            self.site.log.append("dataset.opened", job=job, **_event(dataset, commitment))
+        return split.train, split.held
+
+    def changed(self, name: str) -> str:
+        """A line that says so if the data were last seen to be others than were registered; else ""."""
+        if not self._seen(name).exists():
+            return ""
+        return f"The data of {name} are not those that were registered: rows were added, removed or altered."
+
+    def split(self, selection: Selection, raw: Records) -> Split:
+        """Training and held-out rows; ids of persons are hashed as soon as rows without one are dealt with.
+
+        Raises:
+            InputError: as ``records.usable``, ``records.hold_out`` and ``persons.named``.
+        """
+        found = self.step(records.usable(raw, selection.place.title, selection.names, selection.missing))
+        held_out = self._key("held-out.key")
+        if selection.person is None:
+            train, held = records.hold_out(found, fraction=HELD_OUT, key=held_out)
+            return Split(train, held, train)
+        key = self._key("persons.key")
+        named = persons.keyed(found, key, selection.person.missing)
+        train, held = records.hold_out(named, fraction=HELD_OUT, key=held_out)
+        return Split(persons.capped(train, selection.person.most_rows, key), held, train)
+
+    def fingerprint(self, selection: Selection, raw: Records) -> str:
+        """The keyed fingerprint of all rows of the used columns."""
+        return fingerprint(raw, selection.names, self._key("fingerprint.key"))
 
     def offer(self, name: str) -> Offer:
         """What the lead is told of a dataset."""
@@ -160,19 +264,36 @@ class Datasets:
     def _folder(self) -> Path:
         return self.site.path / "datasets"
 
-    def _split(
-        self, path: Path, columns: tuple[str, str], person: PersonColumn | None
-    ) -> tuple[Records, Records]:
-        """Training and held-out rows; ids of persons are hashed before anything else is done."""
-        text, label = columns
-        found = records.load(path, text=text, label=label, person=person.name if person else None)
-        held_out = self._key("held-out.key")
-        if person is None:
-            return records.hold_out(found, fraction=HELD_OUT, key=held_out)
-        key = self._key("persons.key")
-        named = persons.keyed(found, key, person.missing)
-        train, held = records.hold_out(named, fraction=HELD_OUT, key=held_out)
-        return persons.capped(train, person.most_rows, key), held
+    def _seen(self, name: str) -> Path:
+        """Where the fingerprint of data is kept that are no longer the registered ones."""
+        return self._folder / f"{name}.changed"
+
+    def _compare(self, dataset: Dataset, commitment: str, job: str | None) -> None:
+        """Notes once in the log that data changed or changed back, and refuses pinned ones."""
+        seen = self._seen(dataset.name)
+        last = seen.read_text() if seen.exists() else dataset.fingerprint
+        same, outcome = commitment == dataset.fingerprint, "allowed"
+        if not same and dataset.pinned:
+            outcome = "refused"
+        if commitment != last:
+            self.site.log.append(
+                "dataset.changed",
+                job=job,
+                dataset=dataset.name,
+                previous=last,
+                commitment=commitment,
+                outcome=outcome,
+            )
+            if same:
+                seen.unlink(missing_ok=True)
+            else:
+                durable.write(seen, commitment.encode())
+        if outcome == "refused":
+            raise InputError(
+                "data_changed",
+                f"{dataset.name} is pinned, and its data are not those that were registered.",
+                "Put the data back, or register it again with `cloister site data add`.",
+            )
 
     def _key(self, name: str) -> bytes:
         """A secret of this site, made once and kept for its owner only."""
@@ -183,13 +304,38 @@ class Datasets:
         return self.site.vault.read(path)
 
 
-def _units(train: Records) -> int:
-    return len(train) if train.persons is None else len(set(train.persons))
+def check_size(selection: Selection, units: int) -> None:
+    """Refuses a dataset with fewer training units than ``SMALLEST``: ``site_too_small``."""
+    if units < SMALLEST:
+        raise InputError(
+            "site_too_small",
+            f"{selection.place.title} has {units} {'persons' if selection.person else 'rows'} to train on; "
+            f"at least {SMALLEST} are needed.",
+            "Add rows, or join with another site that has the same task.",
+        )
 
 
-def _band(number: int) -> Rows:
+def band(number: int) -> Rows:
+    """The band that is told of a number of rows or persons."""
     low, high = records.rows_band(number)
     return Rows(low=low, high=high)
+
+
+def _event(dataset: Dataset, commitment: str) -> dict[str, Any]:
+    """What the log says of a dataset: bands, the digest of its columns' names, the keyed fingerprint."""
+    found: dict[str, Any] = {
+        "dataset": dataset.name,
+        "rows": f"{dataset.rows.low}-{dataset.rows.high}",
+        "unit": dataset.unit,
+        "columns": canonical.digest_of(dataset.selection.names),
+        "commitment": commitment,
+    }
+    if dataset.persons is not None:
+        found |= {
+            "persons": f"{dataset.persons.low}-{dataset.persons.high}",
+            "cap": dataset.persons.most_rows,
+        }
+    return found
 
 
 def _check_band(name: str, what: str, band: Rows, number: int) -> None:
@@ -197,5 +343,5 @@ def _check_band(name: str, what: str, band: Rows, number: int) -> None:
         raise InputError(
             "rows_changed",
             f"{name} no longer has {band.low} to {band.high} {what} to train on.",
-            "Register it again with `cloister site data`; plans made before do not hold.",
+            "Register it again with `cloister site data add`; plans made before do not hold.",
         )

@@ -12,16 +12,14 @@ import hmac
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
-from cloister.client.site.records import Records
+from cloister.client.site.records import Missing, Records
 from cloister.privacy.errors import InputError
 
 MOST_ROWS = 8
 """Rows of one person that count, unless said otherwise."""
-Missing = Literal["refuse", "drop"]
 _ID, _ROW = b"cloister person id\0", b"cloister person row\0"
 
 

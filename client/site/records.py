@@ -1,38 +1,30 @@
-"""A site's own file: texts, labels and, where there are such columns, persons and places.
+"""A site's own records: texts, labels and, where there are such columns, persons and places.
 
-The ids of persons come out as they stand in the file; ``client.site.persons`` replaces them.
-
-CSV (also ``.gz``) is read strictly here. JSON lines (also ``.gz``) and Parquet are read through
-``datasets``, which keeps a copy of the records as an Arrow file while it reads: that copy is made in
-a temporary folder and removed before :func:`load` returns, so that no second copy of the records
-stays on the disk. Nothing is asked of any hub or network.
+The ids of persons come out as they stand in the source; ``client.site.persons`` replaces them. A step may
+stand between reading and everything else (``Step``): a function from records to records.
 
 What is told to others about the records is one thing only: the band of :func:`rows_band`.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import hmac
-import tempfile
 import unicodedata
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.client.site.sources import reading
+from cloister.client.site.sources.place import Place
 from cloister.privacy.errors import InputError
 
-_FORMATS = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
-_KNOWN = "a .csv, .jsonl or .parquet file (.csv and .jsonl also as .gz)"
+Missing = Literal["refuse", "drop"]
+"""What becomes of rows without a value: the source is refused, or those rows are left out."""
 
 
 @dataclass(frozen=True)
@@ -90,38 +82,103 @@ class Records:
         return np.array([places[label] for label in self.labels], dtype=np.int64)
 
 
-def load(path: Path, *, text: str, label: str, person: str | None = None, site: str | None = None) -> Records:
-    """The records of a file.
+Step: TypeAlias = Callable[[Records], Records]
+"""What may be done to all records after they are read and before they are used."""
+
+
+def as_read(records: Records) -> Records:
+    """The step that changes nothing."""
+    return records
+
+
+def load(
+    source: Path | Place,
+    *,
+    text: str,
+    label: str,
+    person: str | None = None,
+    site: str | None = None,
+    missing: Missing = "refuse",
+) -> Records:
+    """The usable records of a source.
 
     Args:
-        path: a ``.csv``, ``.jsonl`` (both also ``.gz``) or ``.parquet`` file, UTF-8.
+        source: a file, a folder, or a table or query of a database (``client.site.sources``).
         text: the column to classify.
         label: the column with the class; numbers become their text, ``1`` and ``01`` differ in CSV.
         person: the column that names whom a row is about; it may be empty in some rows.
         site: the column that names where a row comes from.
+        missing: what becomes of rows without a text, label or site.
 
     Raises:
-        InputError: ``file_missing``, ``file_format``, ``column_missing``, ``value_missing`` (any
-            named column but ``person`` is empty in some row), ``site_empty`` (no rows), ``one_class``.
+        InputError: as ``raw`` and ``usable``.
+    """
+    place = source if isinstance(source, Place) else Place.of(source)
+    found = raw(place, text=text, label=label, person=person, site=site)
+    return usable(found, place.title, {"text": text, "label": label, "site": site or ""}, missing)
+
+
+def raw(
+    place: Place, *, text: str, label: str, person: str | None = None, site: str | None = None
+) -> Records:
+    """All rows of a source, with "" where a cell has no value.
+
+    Raises:
+        InputError: as ``sources.reading.read``.
     """
     wanted = [name for name in (text, label, person, site) if name is not None]
-    columns = _read(path, list(dict.fromkeys(wanted)))
-    _check_values(
-        path, {name: values for name, values in columns.items() if name not in {person} - {text, label}}
-    )
-    records = Records(
+    columns = reading.read(place, wanted)
+    return Records(
         columns[text],
         columns[label],
         None if person is None else columns[person],
         None if site is None else columns[site],
     )
-    if len(set(records.labels)) < 2:
+
+
+def usable(records: Records, title: str, names: Mapping[str, str], missing: Missing) -> Records:
+    """The rows that have a text, a label and, where sites are known, a site.
+
+    Args:
+        records: as ``raw`` gives them.
+        title: what errors call the source.
+        names: what the columns ``text``, ``label`` and ``site`` are called in it.
+        missing: what becomes of the other rows.
+
+    Raises:
+        InputError: ``value_missing``, ``site_empty`` (no rows), ``one_class``.
+    """
+    if not records:
+        raise InputError("site_empty", f"{title} has no rows.", "Name a source that has rows.")
+    empty = gaps(records)
+    if empty and missing == "refuse":
+        counts = ", ".join(f"{names[role]} in {len(rows)}" for role, rows in empty.items())
+        raise InputError(
+            "value_missing",
+            f"{title} has rows without a value: {counts} of {len(records)}.",
+            "Fill them in, or leave those rows out with --missing-values drop.",
+        )
+    without = set().union(*empty.values())
+    found = records.take([row for row in range(len(records)) if row not in without]) if without else records
+    if not found:
+        raise InputError("site_empty", f"{title} has no row with all values.", "Name another column.")
+    if len(set(found.labels)) < 2:
         raise InputError(
             "one_class",
-            f"{path} holds one class only in its column {label}.",
-            "Name another column, or a file with at least two classes.",
+            f"{title} holds one class only in its column {names['label']}.",
+            "Name another column, or a source with at least two classes.",
         )
-    return records
+    return found
+
+
+def gaps(records: Records) -> dict[str, list[int]]:
+    """The rows without a value, by ``text``, ``label`` and ``site``; only those that have such rows."""
+    columns = {"text": records.texts, "label": records.labels, "site": records.sites or ()}
+    found = {
+        role: [row for row, value in enumerate(values) if not value.strip()]
+        for role, values in columns.items()
+    }
+    return {role: rows for role, rows in found.items() if rows}
 
 
 def hold_out(records: Records, *, fraction: float, key: bytes) -> tuple[Records, Records]:
@@ -177,125 +234,10 @@ def _taken(column: tuple[str, ...], rows: Sequence[int] | NDArray[np.int64]) -> 
     return tuple(column[int(row)] for row in rows)
 
 
+def plain(text: str) -> str:
+    """A text without regard to case, space and Unicode form: two texts with the same one are the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
 def _side(text: str, key: bytes) -> int:
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return int.from_bytes(hmac.digest(key, plain.encode(), hashlib.sha256)[:8])
-
-
-def _read(path: Path, wanted: list[str]) -> dict[str, tuple[str, ...]]:
-    kind = _kind(path)
-    _check_readable(path)
-    with _format_errors(path):
-        table = _csv(path, wanted) if kind == "csv" else _typed(path, kind, wanted)
-    return {name: tuple(_text(path, name, value) for value in table[name]) for name in wanted}
-
-
-def _kind(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    kind = _FORMATS.get("".join(suffixes[-2:-1] if packed else suffixes[-1:]))
-    if kind is None or (packed and kind == "parquet"):
-        raise InputError("file_format", f"{path} is of a format that is not read.", f"Give {_KNOWN}.")
-    return kind
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            first = file.read(1)
-    except OSError as error:
-        raise InputError(
-            "file_missing", f"{path} does not exist or cannot be read.", "Give the path of a readable file."
-        ) from error
-    if not first:
-        raise InputError("site_empty", f"{path} is empty.", "Name a file that has rows.")
-
-
-def _csv(path: Path, wanted: list[str]) -> dict[str, list[str]]:
-    """All values as text: a label ``01`` stays ``01`` and a text ``NA`` is a text."""
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True)
-        header = next(lines, [])
-        _check_columns(path, header, wanted)
-        rows = [row for row in lines if row]
-    if any(len(row) != len(header) for row in rows):  # an unquoted comma would move a text into the label
-        raise ValueError("a row has another number of fields than the header")
-    return {name: [row[header.index(name)] for row in rows] for name in wanted}
-
-
-def _typed(path: Path, kind: str, wanted: list[str]) -> dict[str, list[Any]]:
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    reader = Dataset.from_json if kind == "json" else Dataset.from_parquet
-    with tempfile.TemporaryDirectory(prefix="cloister-records-") as cache, _quiet():
-        try:
-            dataset = reader(str(path), cache_dir=cache, keep_in_memory=True)
-        except DatasetGenerationError as error:
-            raise ValueError("datasets cannot read the file") from error
-        _check_columns(path, dataset.column_names, wanted)
-        table: dict[str, list[Any]] = dataset.select_columns(wanted).to_dict()
-        return table
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, and no log lines: those of ``datasets`` quote the rows that it cannot read."""
-    import datasets
-
-    bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
-@contextmanager
-def _format_errors(path: Path) -> Iterator[None]:
-    """Failures to parse as ``file_format``, without the parser's words: they may quote records."""
-    try:
-        yield
-    except (ValueError, EOFError, csv.Error, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
-            "file_format", f"{path} is not what its ending says, or not UTF-8.", f"Give {_KNOWN}."
-        ) from error
-
-
-def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise InputError(
-            "column_missing",
-            f"{path} has no column {', '.join(missing)}.",
-            f"It has: {', '.join(there)}.",
-        )
-
-
-def _text(path: Path, name: str, value: object) -> str:
-    if value is None or value != value:  # Parquet has both null and NaN
-        return ""
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise InputError(
-        "file_format", f"The column {name} of {path} holds no text.", "Name a column of texts or numbers."
-    )
-
-
-def _check_values(path: Path, columns: dict[str, tuple[str, ...]]) -> None:
-    names = list(columns)
-    rows = len(columns[names[0]])
-    if rows == 0:
-        raise InputError("site_empty", f"{path} has no rows.", "Name a file that has rows.")
-    empty = Counter(name for name in names for value in columns[name] if not value.strip())
-    if empty:
-        counts = ", ".join(f"{name} in {count}" for name, count in empty.items())
-        raise InputError(
-            "value_missing",
-            f"{path} has rows without a value: {counts} of {rows}.",
-            "Fill them in or take those rows out.",
-        )
+    return int.from_bytes(hmac.digest(key, plain(text).encode(), hashlib.sha256)[:8])

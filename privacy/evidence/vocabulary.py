@@ -171,6 +171,15 @@ _DOCUMENT = one_of("data-use-agreement", "processor-agreement", "ethics-approval
 _CHANGE = one_of("tighter", "looser", "mixed", "same")
 _SEVERITY = one_of("low", "medium", "high")
 _SITES = many(NAME)
+_DATASET = {
+    "dataset": NAME,
+    "rows": BAND,
+    "unit": UNIT,
+    "persons?": BAND,
+    "cap?": COUNT,
+    "columns?": DIGEST,
+    "commitment?": DIGEST,
+}
 _OUTCOME = {"attempt?": COUNT, "accepted?": _SITES, "refused?": _SITES, "lost?": _SITES}
 _ENVELOPE = {"message?": MESSAGE, "attempt?": COUNT, "site?": NAME}
 _KEY = {"party": NAME, "identity": DIGEST}
@@ -262,16 +271,11 @@ FAMILIES: Mapping[str, Family] = {
     "job.resumed": _job({"model": DIGEST, "code": DIGEST}),
     "job.finished": _job({"model": DIGEST, "rounds": COUNT}),
     "job.aborted": _job({"reason": REASON, "rounds": COUNT}),
-    "dataset.opened": _any(
-        {
-            "dataset": NAME,
-            "rows": BAND,
-            "unit": UNIT,
-            "persons?": BAND,
-            "cap?": COUNT,
-            "columns?": DIGEST,
-            "commitment?": DIGEST,
-        }
+    # `commitment` is keyed by a secret of the site: it tells whether data changed, and nothing of them.
+    "dataset.registered": _party({**_DATASET, "pinned": FLAG}),
+    "dataset.opened": _any(_DATASET),
+    "dataset.changed": _any(
+        {"dataset": NAME, "previous": DIGEST, "commitment": DIGEST, "outcome": one_of("allowed", "refused")}
     ),
     "round.opened": _round({"model": DIGEST, "attempt?": COUNT, "invited?": _SITES}),
     "round.closed": _round({"model": DIGEST, "rule?": one_of("weighted-mean"), **_OUTCOME}),

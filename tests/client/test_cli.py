@@ -191,6 +191,9 @@ def test_init_prints_json_for_programs(run: Run) -> None:
         "site",
         "site init",
         "site join",
+        "site data add",
+        "site data check",
+        "site data list",
         "site key change",
         "site peers",
     ],
@@ -205,15 +208,15 @@ def test_a_dataset_with_persons(run: Run, tmp_path: Path) -> None:
     run("site init --dir north --name north")
     rows = [f"note {k} of {k // 4},{'ab'[k % 2]},P {k // 4}" for k in range(240)]
     (tmp_path / "notes.csv").write_text("\n".join(["text,label,patient", *rows]) + "\n")
-    said = run("site data notes.csv --dir north --name notes --person patient --rows-per-person 2")
+    said = run("site data add notes.csv --dir north --name notes --person patient --rows-per-person 2")
     assert "They are of 32 to 63 persons; of one person at most 2 rows count." in said
     assert "Budget: epsilon 8, delta 1e-05 per person, over all jobs." in said
     assert "per person" in run("site ledger --dir north")
     (tmp_path / "more.csv").write_text("\n".join(["text,label,patient", *rows, "unsigned,a,"]) + "\n")
-    more = "site data more.csv --dir north --name more --person patient"
+    more = "site data add more.csv --dir north --name more --person patient"
     assert run(more, code=1).strip().endswith("[person_missing]")
     assert run(f"{more} --missing-persons drop")
-    assert "per record" in run("site data notes.csv --dir north --name plain")
+    assert "per record" in run("site data add notes.csv --dir north --name plain")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "no-such-device"])

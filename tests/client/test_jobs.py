@@ -12,6 +12,7 @@ from cloister.client.jobs import Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import PersonColumn
+from cloister.client.site.records import Records
 from cloister.privacy import canonical, code
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import CloisterError
@@ -103,8 +104,13 @@ def test_a_budget_of_another_unit_does_not_pay(site: Site, monkeypatch: pytest.M
     changed = registered.model_copy(
         update={"persons": site.plan(persons_json(("north",))).sites[0].persons, "person": "patient"}
     )
+
+    def opened(self: Datasets, *_: str) -> tuple[Records, Records]:
+        split = self.split(changed.selection, changed.selection.raw())
+        return split.train, split.held
+
     monkeypatch.setattr(Datasets, "__getitem__", lambda *_: changed)
-    monkeypatch.setattr(Datasets, "open", lambda self, _: self._split(site.file, COLUMNS, changed.column))
+    monkeypatch.setattr(Datasets, "open", opened)
     value = persons_json(("north",))
     value["task"]["labels"] = ["a", "b"]
     assert site.refusal(value) == "budget_conflict"

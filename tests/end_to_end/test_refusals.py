@@ -72,7 +72,7 @@ def test_a_member_that_nobody_confirmed(by_hand: ByHand) -> None:
     do("site", "init", "--dir", "west", "--name", "west")
     do("site", "join", "west.invite", "--dir", "west")
     notes = write_records(by_hand.hands.place / "west.csv", *RECORDS["west"])
-    do("site", "data", str(notes), "--dir", "west", "--name", "notes", "--label", "department")
+    do("site", "data", "add", str(notes), "--dir", "west", "--name", "notes", "--label", "department")
     by_hand.site_up("west")
     until(lambda: (by_hand.hands.place / "lead" / "offers" / "west.signed").exists(), "the offer of west")
     job = by_hand.propose("--privacy", "off", "--rounds", "1")

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import csv
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloister.client.site.datasets import SMALLEST, Datasets
 from cloister.client.site.persons import PersonColumn
+from cloister.client.site.records import Records
+from cloister.privacy import canonical
 from cloister.privacy.errors import BudgetError, InputError, StateError
+from cloister.privacy.evidence.events import Event
 from cloister.privacy.plan import Persons, Rows
 from tests.site_keys import keyed_site
 
 COLUMNS, BUDGET = ("text", "label"), (8.0, 1e-5)
 PERSON = PersonColumn("patient", most_rows=2)
+JOB = "sha256:" + "5" * 64
+
+
+def events(datasets: Datasets) -> list[Event]:
+    """What the log says of datasets."""
+    return [entry for entry in datasets.site.log.entries() if entry.type.startswith("dataset.")]
 
 
 def write(path: Path, persons: int, rows: int = 3, missing: int = 0) -> Path:
@@ -138,3 +148,97 @@ def test_a_registration_without_its_person_column_is_damaged(datasets: Datasets,
     with pytest.raises(StateError) as caught:
         datasets["notes"]
     assert caught.value.id == "state_damaged"
+
+
+class TestFingerprint:
+    """What becomes of data that change under a registration."""
+
+    def test_the_log_says_what_was_registered_and_opened(self, datasets: Datasets, tmp_path: Path) -> None:
+        found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+        datasets.open("notes")
+        datasets.open("notes", JOB)
+        registered, opened = events(datasets)
+        assert (registered.type, opened.type, opened.job) == ("dataset.registered", "dataset.opened", JOB)
+        told = {
+            "dataset": "notes",
+            "rows": "64-127",
+            "unit": "person",
+            "persons": "32-63",
+            "cap": 2,
+            "columns": canonical.digest_of({"text": "text", "label": "label", "person": "patient"}),
+            "commitment": found.fingerprint,
+        }
+        assert opened.body == told
+        assert registered.body == told | {"pinned": False}
+
+    def test_another_order_is_the_same_data(self, datasets: Datasets, tmp_path: Path) -> None:
+        path = write(tmp_path / "notes.csv", 60)
+        datasets.register(path, "notes", COLUMNS, BUDGET, pinned=True)
+        first, *rest = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([first, *reversed(rest)]))
+        datasets.open("notes", JOB)
+        assert datasets.changed("notes") == ""
+
+    def test_changed_data_are_allowed_within_the_band_and_said_once(
+        self, datasets: Datasets, tmp_path: Path
+    ) -> None:
+        path = write(tmp_path / "notes.csv", 60)
+        found = datasets.register(path, "notes", COLUMNS, BUDGET)
+        original = path.read_text()
+        path.write_text(original.replace("note 2 of 7,", "note 2 of seven,"))
+        assert len(datasets.open("notes", JOB)[0]) > 0
+        datasets.open("notes", JOB)
+        assert "not those that were registered" in datasets.changed("notes")
+        kinds = [event.type for event in events(datasets)]
+        assert kinds == ["dataset.registered", "dataset.changed", "dataset.opened", "dataset.opened"]
+        change = events(datasets)[1]
+        assert (change.job, change.body["previous"], change.body["outcome"]) == (
+            JOB,
+            found.fingerprint,
+            "allowed",
+        )
+        path.write_text(original)
+        datasets.open("notes")
+        assert datasets.changed("notes") == ""
+        assert events(datasets)[-1].body["commitment"] == found.fingerprint
+
+    def test_pinned_data_that_changed_are_refused(self, datasets: Datasets, tmp_path: Path) -> None:
+        path = write(tmp_path / "notes.csv", 60)
+        datasets.register(path, "notes", COLUMNS, BUDGET, pinned=True)
+        path.write_text(path.read_text().replace("note 2 of 7,", "note 2 of seven,"))
+        for _ in range(2):
+            with pytest.raises(InputError, match="pinned") as caught:
+                datasets.open("notes", JOB)
+            assert caught.value.id == "data_changed"
+        assert [event.type for event in events(datasets)] == ["dataset.registered", "dataset.changed"]
+        assert events(datasets)[1].body["outcome"] == "refused"
+        datasets.register(path, "notes", COLUMNS, BUDGET, pinned=True)
+        assert datasets.open("notes", JOB)
+        assert datasets.changed("notes") == ""
+
+    def test_two_sites_do_not_have_the_same_one(self, datasets: Datasets, tmp_path: Path) -> None:
+        path = write(tmp_path / "notes.csv", 60)
+        other = Datasets(keyed_site(tmp_path / "south"))
+        found = [site.register(path, "notes", COLUMNS, BUDGET).fingerprint for site in (datasets, other)]
+        assert found[0] != found[1]
+
+    def test_rows_without_a_value_are_refused_or_dropped(self, datasets: Datasets, tmp_path: Path) -> None:
+        path = write(tmp_path / "notes.csv", 60)
+        path.write_text(path.read_text() + ",a,Patient 1\n")
+        with pytest.raises(InputError) as caught:
+            datasets.register(path, "notes", COLUMNS, BUDGET)
+        assert caught.value.id == "value_missing"
+        datasets.register(path, "notes", COLUMNS, BUDGET, missing="drop")
+        assert sum(map(len, datasets.open("notes"))) == 180
+
+    def test_a_step_comes_after_the_fingerprint_and_before_the_split(
+        self, datasets: Datasets, tmp_path: Path
+    ) -> None:
+        def masked(records: Records) -> Records:
+            return replace(records, texts=tuple(text.replace("note", "[word]") for text in records.texts))
+
+        found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET)
+        stepped = Datasets(datasets.site, masked)
+        assert all(text.startswith("[word]") for part in stepped.open("notes") for text in part.texts)
+        assert stepped.changed("notes") == ""
+        assert datasets["notes"] == found

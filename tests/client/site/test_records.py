@@ -158,7 +158,7 @@ class TestRefusals:
 
     def test_a_column_of_lists_is_no_text(self, tmp_path):
         (tmp_path / "lists.jsonl").write_text('{"text": ["a"], "label": "x"}\n')
-        assert refusal(tmp_path / "lists.jsonl").id == "file_format"
+        assert refusal(tmp_path / "lists.jsonl").id == "column_type"
 
     def test_one_class_is_refused(self, tmp_path):
         error = refusal(write_csv(tmp_path / "rows.csv", (ROWS[0], ROWS[2])))
