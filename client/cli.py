@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.client import cli_evidence, cli_work
+from cloister.client import cli_evidence, cli_identifiers, cli_work
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.privacy import canonical
@@ -27,6 +27,7 @@ key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of th
 app.add_typer(key_app, name="key")
 cli_work.register(app)
 cli_evidence.register(app)
+cli_identifiers.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -84,6 +84,9 @@ class InputError(CloisterError):
         "site_too_small": "a site has fewer rows than the plan allows",
         "rows_changed": "a dataset no longer has the size it was registered with",
         "split_invalid": "a split is not one of those that exist, or cannot be made on this data",
+        "identifiers_found": "texts hold what looks like identifiers of people, and the site refuses such",
+        "patterns_malformed": "a site's own patterns of identifiers cannot be used",
+        "extra_missing": "an optional package is not installed",
         "port_in_use": "another program listens on a port that is needed",
     }
 

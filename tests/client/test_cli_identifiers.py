@@ -1,0 +1,92 @@
+"""``cloister site identifiers`` as terminal sessions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cloister.client.cli import app
+from cloister.client.site.folder import SiteFolder
+from cloister.client.site.identifiers import measured
+from cloister.client.site.identifiers.findings import KINDS
+from cloister.privacy.errors import CloisterError, InputError, UsageError
+
+SECRET = ("ada@example.org", "4111 1111 1111 1111", "Marsh", "H1234567")
+ROWS = [
+    "Mail ada@example.org about card 4111 1111 1111 1111,a",
+    "Dr. Ada Marsh saw H1234567,b",
+    "nothing to see,a",
+]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["identifiers", *arguments])
+    if result.exception is not None:
+        raise result.exception
+    assert not any(secret in result.output for secret in SECRET)
+    return result.output
+
+
+def refused(kind: type[CloisterError], *arguments: str) -> CloisterError:
+    with pytest.raises(kind) as refusal:
+        run(*arguments)
+    assert not any(secret in refusal.value.line() for secret in SECRET)
+    return refusal.value
+
+
+@pytest.fixture
+def notes(tmp_path):
+    path = tmp_path / "notes.csv"
+    path.write_text("\n".join(["text,label", *ROWS]) + "\n")
+    return path
+
+
+def test_a_scan_says_every_kind_with_its_measured_figures(notes, tmp_path):
+    told = run(str(notes), "--dir", str(tmp_path)).splitlines()
+    assert told[0] == "3 texts scanned; something was found in 2."
+    assert sum("found in" in line for line in told) == len(KINDS)  # all but the whole texts, and the head
+    assert any(line.startswith("  payment card: 1 found in 1 texts; recall") for line in told)
+    assert told[-1] == measured.CAUTION
+
+
+def test_the_sites_own_patterns_are_used(notes, tmp_path):
+    (tmp_path / "identifiers.json").write_text('{"hospital-number": "H[0-9]{7}"}')
+    assert "hospital-number: 1 found in 1 texts; the site's own pattern" in run(
+        str(notes), "--dir", str(tmp_path)
+    )
+
+
+def test_json_has_the_counts_and_the_figures(notes, tmp_path):
+    value = json.loads(run(str(notes), "--dir", str(tmp_path), "--json"))
+    assert value["kinds"]["email"] == {"found": 1, "texts": 1}
+    assert value["kinds"]["nhs"] == {"found": 0, "texts": 0}
+    assert value["measured"] == measured.figures().to_json()
+    assert value["caution"] == measured.CAUTION
+
+
+def test_refuse_says_what_was_counted(notes, tmp_path):
+    error = refused(InputError, str(notes), "--dir", str(tmp_path), "--action", "refuse")
+    assert error.id == "identifiers_found"
+    assert "card 1, email 1, name 1" in error.what
+    clean = tmp_path / "clean.csv"
+    clean.write_text("text,label\nfine,a\nwell,b\n")
+    assert run(str(clean), "--dir", str(tmp_path), "--action", "refuse").startswith("2 texts scanned")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "reason"),
+    [
+        (["--action", "mask"], UsageError, "option_invalid"),
+        (["--model", "x"], UsageError, "option_invalid"),
+        (["--text", "note"], InputError, "column_missing"),
+    ],
+)
+def test_wrong_options_are_refused(notes, tmp_path, options, kind, reason):
+    assert refused(kind, str(notes), "--dir", str(tmp_path), *options).id == reason
+
+
+def test_a_name_is_that_of_a_registered_dataset(tmp_path):
+    site = SiteFolder.create(tmp_path / "north", "north")
+    assert refused(InputError, "none", "--dir", str(site.path)).id == "file_missing"
