@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.identifiers import detection, site_patterns
@@ -22,9 +23,16 @@ def scanner(site: SiteFolder) -> Scanner:
 
 
 def passed(
-    site: SiteFolder, dataset: str, action: Action, parts: Sequence[Records]
+    site: SiteFolder, dataset: str, action: Action, parts: Sequence[Records], job: str | None = None
 ) -> tuple[tuple[Records, ...], Counts | None]:
     """The parts of a dataset after the step, and the counts of all of them; None with ``off``.
+
+    Args:
+        site: whose dataset it is.
+        dataset: its name.
+        action: what its policy says.
+        parts: its training and held-out rows. Sides are chosen before, so that they depend on no detector.
+        job: the digest of the plan that they are opened for.
 
     The log has the event, with bands, before anything else is done with the records.
 
@@ -37,7 +45,8 @@ def passed(
     detectors = scanner(site)
     looked = [screen(part, detectors, "mask" if action == "mask" else "warn") for part in parts]
     counts = sum((one.counts for one in looked if one.counts is not None), start=Counts(0))
-    site.log.append("deid.scan", dataset=dataset, action=action, detector=detection.digest(), **bands(counts))
+    body: dict[str, Any] = {"dataset": dataset, "action": action, "detector": detection.digest()}
+    site.log.append("deid.scan", job=job, **(body | dict(bands(counts))))
     if action == "refuse":
         refuse(counts)
     return tuple(one.records for one in looked), counts

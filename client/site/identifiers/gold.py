@@ -212,6 +212,8 @@ Balance 12 000 000.00, limit 15 000 000.00, ratio 0.8.
 The study ran from 2009 to 2014 with 120-80 pairs.
 Order 4111 1111 1111 1112 is not a card number.
 Part no. 123-45-000, 3 pieces, aisle 12-14.
+Doctor: Yes, I see. Patient: No, Doctor I feel fine, since when? Since May.
+Stage 9 may follow; 26 may be enough, see table 12.
 Give 1/2 tablet, then 1/4; ratio 3:2:1 in the drip.
 Street is closed; May was warm, March was cold.
 Time 12:30:45, run 7, channel 5:3, gain 10.5.

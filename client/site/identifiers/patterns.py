@@ -204,6 +204,12 @@ def _date(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if 1 <= low <= 12 and high <= 31 else None
 
 
+def _worded(match: re.Match[str]) -> tuple[int, int] | None:
+    """Without a year, a month needs its capital letter: ``9 may`` is no date."""
+    month = re.search(r"[^\W\d_]{3,}", match[0].replace("of ", ""))
+    return match.span() if re.search(r"\d{4}", match[0]) or (month and month[0][0].isupper()) else None
+
+
 # Record numbers
 
 _MRN = (
@@ -234,7 +240,7 @@ SHIPPED: tuple[Detector, ...] = (
     found_by("phone", _PHONE_CUED, needs=DIGITS),
     found_by("date", _ISO, _date, DIGITS),
     found_by("date", _NUMERIC, _date, DIGITS),
-    found_by("date", _WORDED, needs=DIGITS),
+    found_by("date", _WORDED, _worded, DIGITS),
     found_by("date", _CHINESE, _date, "年"),
     found_by("mrn", _MRN, needs=DIGITS),
 )

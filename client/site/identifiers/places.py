@@ -42,14 +42,16 @@ _ZIPS = (
     ),
 )
 _TITLE = (
-    r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Doctor|Sir|Dame|Rev|Nurse|Sister|Judge|Herr|Frau|Hr|Fr|Mme|Mlle|M"
+    r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Doctor|Sir|Dame|Rev|Nurse|Sister|Judge|Herr|Frau|Hr|Fr|Mme|Mlle"
     r"|Madame|Monsieur|Sr|Sra|Señor|Señora)"
 )
 _NAMES = rf"(?P<it>{_WORD}\.?(?:[ ]{_WORD}\.?){{0,3}})"
 _TITLED = rf"(?<![\w.])(?:{_TITLE}|{_TITLE.upper()})(?:\.[ ]?|[ ]){_NAMES}"
-_CUED = (
-    rf"(?i)(?<![\w])(?:(?:full |last |first |sur)?name(?: is|:| :)|patient:|i am called)[ ]{{1,2}}{_NAMES}"
-)
+_CUED = rf"(?i)(?<![\w])(?:(?:full |last |first |sur)?name(?: is|:| :)|i am called)[ ]{{1,2}}{_NAMES}"
+
+
+_NO_NAMES = frozenset({"I", "I'm", "I've", "What", "We", "We're", "You", "Yes", "No", "The", "My", "How"})
+"""Words with a capital that follow ``Doctor`` where somebody is spoken to."""
 
 
 def _romance(match: re.Match[str]) -> tuple[int, int] | None:
@@ -72,7 +74,7 @@ def _capitalised(match: re.Match[str]) -> tuple[int, int] | None:
     """The words up to the first that has no capital letter."""
     start = end = match.start("it")
     for word in re.finditer(r"[^ ]+", match["it"]):
-        if not word[0][:1].isupper():
+        if not word[0][:1].isupper() or word[0] in _NO_NAMES:
             break
         end = start + word.end()
         if word[0].endswith(".") and len(word[0]) > 2:  # an initial goes on, a sentence ends

@@ -142,6 +142,9 @@ def test_found_by_what_stands_before_or_around(text, expected):
         "Dr. who",
         "user@localhost",
         "1,234,567,890",
+        "Patient: No, I am well.",
+        "stage 9 may follow",
+        "A. Marsh, M.D., and Ph.D.",
     ],
 )
 def test_not_found(text):

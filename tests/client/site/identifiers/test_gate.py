@@ -53,6 +53,12 @@ def test_a_refusal_is_in_the_log_and_counts_all_parts(site):
     )
 
 
+def test_the_event_names_the_job_that_the_dataset_is_opened_for(site):
+    job = f"sha256:{'ab' * 32}"
+    gate.passed(site, "notes", "warn", PARTS, job)
+    assert [event.job for event in site.log.entries() if event.type == "deid.scan"] == [job]
+
+
 def test_broken_patterns_stop_it(site):
     (site.path / "identifiers.json").write_text("{")
     with pytest.raises(InputError) as refusal:
