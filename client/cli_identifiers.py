@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 from cloister.client.site import records
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
-from cloister.client.site.identifiers import measured, presidio, site_patterns
+from cloister.client.site.identifiers import gate, measured, presidio, site_patterns
 from cloister.client.site.identifiers.detection import Scanner
 from cloister.client.site.identifiers.findings import KINDS, Counts
 from cloister.client.site.identifiers.screening import Action, refuse, screen
@@ -64,6 +64,13 @@ def identifiers(
         typer.echo(line)
 
 
+def show(site: SiteFolder, scans: Iterable[Counts]) -> None:
+    """Prints scans of a site's dataset for its people."""
+    for counts in scans:
+        for line in measured.lines(counts, gate.scanner(site).patterns):
+            typer.echo(line)
+
+
 def told(counts: Counts, own: Mapping[str, str]) -> dict[str, Any]:
     """A scan as a value: exact counts, for this machine only, and the figures of the detectors."""
     kinds = {
@@ -84,6 +91,6 @@ def _scan(source: str, columns: tuple[str, str], directory: Path, scanner: Scann
     if Path(source).exists():
         parts = [records.load(Path(source), text=columns[0], label=columns[1])]
     else:
-        parts = list(Datasets(SiteFolder.open(directory)).open(source))
+        parts = list(Datasets(SiteFolder.open(directory)).read(source))
     looked = [screen(part, scanner, "warn").counts for part in parts]
     return sum((one for one in looked if one is not None), start=Counts(0))

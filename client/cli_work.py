@@ -11,9 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.client import cli_identifiers
 from cloister.client.jobs import Job, Jobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.identifiers.findings import Counts
+from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.persons import MOST_ROWS, Missing, PersonColumn
 from cloister.privacy import canonical
 from cloister.privacy.errors import UsageError
@@ -52,6 +55,9 @@ def data(
     ] = None,
     rows_per_person: RowsPerPerson = MOST_ROWS,
     missing_persons: MissingPersons = "refuse",
+    identifiers: Annotated[
+        Action, typer.Option(help="What becomes of identifiers in its texts, now and in every job.")
+    ] = "warn",
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
@@ -62,7 +68,10 @@ def data(
     Example: cloister site data notes.csv --dir north --name notes --label department --epsilon 8
     """
     column = PersonColumn(person, rows_per_person, missing_persons) if person else None
-    found = Datasets(SiteFolder.open(directory)).register(file, name, (text, label), (epsilon, delta), column)
+    site, counts = SiteFolder.open(directory), list[Counts]()
+    found = Datasets(site).register(
+        file, name, (text, label), (epsilon, delta), column, identifiers, counts.append
+    )
     if json:
         _print(found.model_dump(mode="json"))
         return
@@ -75,6 +84,7 @@ def data(
             f"{found.persons.most_rows} rows count."
         )
     typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per {found.unit}, over all jobs.")
+    cli_identifiers.show(site, counts)
 
 
 def up(

@@ -9,6 +9,7 @@ column names persons, their text, so it never changes.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,6 +18,9 @@ from pydantic import ValidationError, model_validator
 
 from cloister.client.site import persons, records
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.identifiers import gate
+from cloister.client.site.identifiers.findings import Counts
+from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.ledger import Ledger
 from cloister.client.site.persons import Missing, PersonColumn
 from cloister.client.site.records import Records
@@ -41,6 +45,7 @@ class Dataset(Sized):
         persons: that of persons, and how many rows of each count; None at record level.
         person: the column of person ids; None at record level.
         missing: what becomes of rows without an id.
+        identifiers: what becomes of identifiers in its texts, whenever it is opened.
     """
 
     name: Name
@@ -49,6 +54,7 @@ class Dataset(Sized):
     label: str
     person: str | None = None
     missing: Missing = "refuse"
+    identifiers: Action = "off"
 
     @property
     def column(self) -> PersonColumn | None:
@@ -82,6 +88,8 @@ class Datasets:
         columns: tuple[str, str],
         budget: tuple[float, float],
         person: PersonColumn | None = None,
+        identifiers: Action = "off",
+        tell: Callable[[Counts], None] | None = None,
     ) -> Dataset:
         """Reads a file, sets its budget and keeps how to read it again.
 
@@ -91,13 +99,16 @@ class Datasets:
             columns: names of the text and the label column.
             budget: epsilon and delta of everything that will ever be learnt from it, per unit.
             person: how rows say whom they are about: the unit is then the person, else the record.
+            identifiers: what becomes of identifiers in its texts, now and whenever it is opened.
+            tell: is given the counts of what was found.
 
         Raises:
-            InputError: the file or its columns cannot be used, or it has fewer units than ``SMALLEST``.
+            InputError: the file or its columns cannot be used, or it has fewer units than ``SMALLEST``;
+                ``identifiers_found``.
             BudgetError: ``budget_conflict``, another budget was set before.
         """
         text, label = columns
-        train, _ = self._split(path, columns, person)
+        train, held = self._split(path, columns, person)
         units = _units(train)
         if units < SMALLEST:
             raise InputError(
@@ -106,6 +117,9 @@ class Datasets:
                 f"at least {SMALLEST} are needed.",
                 "Add rows, or join with another site that has the same task.",
             )
+        _, counts = gate.passed(self.site, name, identifiers, (train, held))
+        if counts is not None and tell is not None:
+            tell(counts)
         found = Dataset(
             name=name,
             path=str(path.resolve()),
@@ -115,6 +129,7 @@ class Datasets:
             persons=Persons(**_band(units).model_dump(), most_rows=person.most_rows) if person else None,
             person=person.name if person else None,
             missing=person.missing if person else "refuse",
+            identifiers=identifiers,
         )
         self.ledger.open_budget(name, found.unit, *budget)
         durable.private_folder(self._folder)
@@ -137,7 +152,16 @@ class Datasets:
         return tuple(self[path.stem] for path in sorted(self._folder.glob("*.json")))
 
     def open(self, name: str) -> tuple[Records, Records]:
-        """The training and the held-out records of a dataset.
+        """The training and the held-out records of a dataset, with identifiers dealt with as it says.
+
+        Raises:
+            InputError: as ``read``; ``identifiers_found``, where the site refuses such texts.
+        """
+        parts, _ = gate.passed(self.site, name, self[name].identifiers, self.read(name))
+        return parts[0], parts[1]
+
+    def read(self, name: str) -> tuple[Records, Records]:
+        """The training and the held-out records of a dataset, as they are.
 
         Raises:
             InputError: the file is gone or unreadable, or ``rows_changed``: a size left its band.
