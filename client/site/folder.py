@@ -9,6 +9,7 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``tls/site.key``       the key of the site's certificate
 ``membership.json``    what joining brought: addresses, authority, certificate, the lead's keys
 ``roster.json``        the newest roster, as the lead signed it
+``identifiers.json``   patterns of identifiers that the site wrote itself, if it did
 ``confirmed.json``     whose words were compared, by the digest of the identity
 ``log/``               the event log
 ``lock``               held by the one process that is the site's agent

@@ -214,7 +214,7 @@ def _worded(match: re.Match[str]) -> tuple[int, int] | None:
 
 _MRN = (
     r"(?i)(?<![a-z])(?:mrn|(?:medical|hospital|patient|chart|case|admission) ?(?:record )?"
-    r"(?:number|no\.?|nr\.?|id)|patient|chart|record number|病历号|住院号)(?: is)?[ .:：#=]{1,4}"
+    r"(?:number|no\.?|nr\.?|id)|patient|chart|record number|病历号|住院号)(?:(?: is)?[ .:：#=]{1,4}|(?<=mrn))"
     r"(?P<it>[a-z]{0,3}[ -]?\d{5,12})(?!\w|[-.]\d)"
 )
 

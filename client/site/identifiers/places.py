@@ -45,13 +45,18 @@ _TITLE = (
     r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Doctor|Sir|Dame|Rev|Nurse|Sister|Judge|Herr|Frau|Hr|Fr|Mme|Mlle"
     r"|Madame|Monsieur|Sr|Sra|Señor|Señora)"
 )
-_NAMES = rf"(?P<it>{_WORD}\.?(?:[ ]{_WORD}\.?){{0,3}})"
-_TITLED = rf"(?<![\w.])(?:{_TITLE}|{_TITLE.upper()})(?:\.[ ]?|[ ]){_NAMES}"
+_NAMES = rf"(?P<it>{_WORD}\.?(?:[ ]{_WORD}\.?){{0,5}})"
+_TITLED = rf"(?<![\w.])(?:(?:{_TITLE}|{_TITLE.upper()})(?:\.[ ]?|[ ])){{1,3}}+{_NAMES}"
 _CUED = rf"(?i)(?<![\w])(?:(?:full |last |first |sur)?name(?: is|:| :)|i am called)[ ]{{1,2}}{_NAMES}"
 
 
 _NO_NAMES = frozenset({"I", "I'm", "I've", "What", "We", "We're", "You", "Yes", "No", "The", "My", "How"})
 """Words with a capital that follow ``Doctor`` where somebody is spoken to."""
+
+
+_PARTICLES = frozenset(
+    {"van", "von", "der", "den", "de", "del", "di", "da", "du", "la", "le", "el", "al", "bin", "zu"}
+)
 
 
 def _romance(match: re.Match[str]) -> tuple[int, int] | None:
@@ -71,9 +76,11 @@ def _english(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _capitalised(match: re.Match[str]) -> tuple[int, int] | None:
-    """The words up to the first that has no capital letter."""
+    """The words up to the first without a capital letter; ``van der`` and the like go on."""
     start = end = match.start("it")
     for word in re.finditer(r"[^ ]+", match["it"]):
+        if word[0] in _PARTICLES:
+            continue
         if not word[0][:1].isupper() or word[0] in _NO_NAMES:
             break
         end = start + word.end()

@@ -95,6 +95,8 @@ def test_found_alone_and_in_a_sentence(kind, text):
         ("Seen by Dr. Ada Marsh today", [("name", "Ada Marsh")]),
         ("MRS MARSH called", [("name", "MARSH")]),
         ("Mme Élodie Garnier-Roux arrive", [("name", "Élodie Garnier-Roux")]),
+        ("Prof. Dr. van der Marsh, who", [("name", "van der Marsh")]),
+        ("MRN4417201", [("mrn", "4417201")]),
         ("My name is Ada Marsh and I", [("name", "Ada Marsh")]),
         ("Dr. Jose\u0301 Ru\u0308hl came", [("name", "Jose\u0301 Ru\u0308hl")]),
         ("GB82 WEST 1234 5698 7654 32 is mine", [("iban", "GB82 WEST 1234 5698 7654 32")]),
@@ -144,6 +146,8 @@ def test_found_by_what_stands_before_or_around(text, expected):
         "1,234,567,890",
         "Patient: No, I am well.",
         "stage 9 may follow",
+        "patients 44172 and 44173",
+        "Dr. de la",
         "A. Marsh, M.D., and Ph.D.",
     ],
 )

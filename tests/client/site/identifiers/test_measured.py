@@ -79,3 +79,14 @@ def test_every_kind_is_told_with_its_figures_and_a_caution():
 def test_figures_of_other_detectors_are_not_told(monkeypatch):
     monkeypatch.setattr(detection, "digest", lambda: "sha256:other")
     assert measured.figures().line("email") == "not measured for these detectors"
+
+
+def test_the_document_has_these_figures():
+    text = (Path(__file__).parents[4] / "docs" / "identifiers.md").read_text()
+    others, ours = (measured.figures().sets[name] for name in (OTHERS, OURS))
+    for kind in set(KINDS) - {"unsettled"}:
+        cells = [KINDS[kind], f"`{detection.token(kind)}`"]
+        for score in (others.get(kind, Score()), ours.get(kind, Score())):
+            for value, number in ((score.recall, score.gold), (score.precision, score.marked)):
+                cells.append("not measured" if value is None else f"{value:.2f} of {number}")
+        assert f"| {' | '.join(cells)} |" in text
