@@ -9,11 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.client import cli_identifiers
 from cloister.client.site import check as checking
 from cloister.client.site.check import Facts, Lengths, Parts, Report, Spread, Told
 from cloister.client.site.datasets import Dataset, Datasets, Selection
 from cloister.client.site.duplicates import NEAR, missed
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.identifiers.findings import Counts
+from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.client.site.records import Missing
 from cloister.client.site.sources.place import Place
@@ -21,6 +24,7 @@ from cloister.privacy import canonical
 from cloister.privacy.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="The datasets of this site.")
+cli_identifiers.register(app)
 
 _SOURCE = "A .csv, .jsonl or .parquet file, a dataset folder, or a database URL without a password."
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
@@ -71,6 +75,9 @@ def add(
     pinned: Annotated[
         bool, typer.Option("--pinned", help="Refuse every job once the data are not the same.")
     ] = False,
+    identifiers: Annotated[
+        Action, typer.Option(help="What becomes of identifiers in its texts, now and in every job.")
+    ] = "warn",
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
@@ -82,8 +89,17 @@ def add(
     """
     place = Place.of(source, table=table, query=query, password_env=password_env, password_file=password_file)
     column = PersonColumn(person, rows_per_person, missing_persons) if person else None
-    found = Datasets(SiteFolder.open(directory)).register(
-        place, name, (text, label), (epsilon, delta), column, missing=missing_values, pinned=pinned
+    site, counts = SiteFolder.open(directory), list[Counts]()
+    found = Datasets(site).register(
+        place,
+        name,
+        (text, label),
+        (epsilon, delta),
+        column,
+        missing=missing_values,
+        pinned=pinned,
+        identifiers=identifiers,
+        tell=counts.append,
     )
     if json:
         _print(found.model_dump(mode="json"))
@@ -97,6 +113,7 @@ def add(
             f"{found.persons.most_rows} rows count."
         )
     typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per {found.unit}, over all jobs.")
+    cli_identifiers.show(site, counts)
 
 
 @app.command("list")

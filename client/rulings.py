@@ -7,23 +7,32 @@ from the last: a job that waits for days does not fill the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cloister.client.approvals import Approvals
+from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.people import People
 from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, durable, folder
-from cloister.privacy.errors import PolicyError
+from cloister.privacy.errors import InputError, PolicyError
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import Decision, decide, replay
-from cloister.privacy.policy.request import Known, Request, instant, moment
+from cloister.privacy.policy.request import Identifiers, Known, Request, instant, moment
 from cloister.privacy.policy.terms import HeldOutTerms
 
 _ASKED, _GRANTED = "asked.json", "granted.json"
+_SCANNED: Mapping[Action, Identifiers] = {
+    "off": "unscanned",
+    "warn": "found",
+    "mask": "masked",
+    "refuse": "none",
+}
+"""What a dataset's setting makes sure of in every job; with ``warn``, that somebody looked."""
 
 
 def now() -> datetime:
@@ -98,9 +107,17 @@ class Rulings:
             asked=_at(job / _ASKED) or _came(job) or at,
             granted=granted,
             jobs=self._jobs(plan, granted or at),
+            identifiers=self._identifiers(plan),
             approvals=self.approvals(plan).given(),
         )
         return Request.of(plan, self.site.name, known)
+
+    def _identifiers(self, plan: Plan) -> Identifiers:
+        """What is known of identifiers in the records: what the dataset's own setting makes sure of."""
+        try:
+            return _SCANNED[Datasets(self.site)[plan.site(self.site.name).dataset].identifiers]
+        except InputError:  # there is no such dataset, which is refused for itself
+            return "unscanned"
 
     def running(self, plan: Plan) -> Callable[[], HeldOutTerms]:
         """A check for every round of a job that runs: the whole policy, as it is then, at that time.

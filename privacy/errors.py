@@ -95,6 +95,9 @@ class InputError(CloisterError):
         "password_exposed": "a database URL holds a password, which would be stored and shown",
         "password_missing": "the password of a database is not where it should be, or others may read it",
         "split_invalid": "a split is not one of those that exist, or cannot be made on this data",
+        "identifiers_found": "texts hold what looks like identifiers of people, and the site refuses such",
+        "patterns_malformed": "a site's own patterns of identifiers cannot be used",
+        "extra_missing": "an optional package is not installed",
         "port_in_use": "another program listens on a port that is needed",
     }
 

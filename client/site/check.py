@@ -187,8 +187,6 @@ def examine(datasets: Datasets, selection: Selection, lengths: Lengths | None = 
         check_size(selection, split.units)
     except InputError as error:
         return Report(*head, facts, mark, refusal=error.line(), reason=error.id)
-    if datasets.step is not records.as_read:
-        near = _Near(_joined(split))
     return Report(*head, facts, mark, _parts(split, near), _told(selection, split))
 
 
@@ -216,10 +214,6 @@ def _gaps(raw: Records) -> dict[str, list[int]]:
 def _usable(raw: Records) -> Records:
     without = set().union(*_gaps(raw).values())
     return raw.take([row for row in range(len(raw)) if row not in without])
-
-
-def _joined(split: Split) -> Records:
-    return Records(split.before.texts + split.held.texts, split.before.labels + split.held.labels)
 
 
 def _facts(raw: Records, near: _Near, lengths: Lengths | None) -> Facts:

@@ -9,6 +9,7 @@ their person or, where no column names persons, their text, so it never changes.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,9 +19,12 @@ from pydantic import ValidationError, model_validator
 from cloister.client.site import persons, records
 from cloister.client.site.fingerprint import fingerprint
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.identifiers import gate
+from cloister.client.site.identifiers.findings import Counts
+from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.ledger import Ledger
 from cloister.client.site.persons import PersonColumn
-from cloister.client.site.records import Missing, Records, Step
+from cloister.client.site.records import Missing, Records
 from cloister.client.site.sources.place import Place
 from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Offer
@@ -94,6 +98,7 @@ class Dataset(Sized):
         missing_values: what becomes of rows without a text or label.
         fingerprint: of the data when they were registered.
         pinned: whether other data than those are refused.
+        identifiers: what becomes of identifiers in its texts, whenever it is opened.
     """
 
     name: Name
@@ -105,6 +110,7 @@ class Dataset(Sized):
     missing_values: Missing = "refuse"
     fingerprint: Digest
     pinned: bool = False
+    identifiers: Action = "off"
 
     @property
     def selection(self) -> Selection:
@@ -123,15 +129,9 @@ class Dataset(Sized):
 
 @dataclass(frozen=True)
 class Datasets:
-    """The datasets of one site's folder.
-
-    Attributes:
-        site: whose they are.
-        step: what is done to all rows after they are read; the fingerprint is taken before it.
-    """
+    """The datasets of one site's folder."""
 
     site: SiteFolder
-    step: Step = records.as_read
 
     @property
     def ledger(self) -> Ledger:
@@ -148,6 +148,8 @@ class Datasets:
         *,
         missing: Missing = "refuse",
         pinned: bool = False,
+        identifiers: Action = "off",
+        tell: Callable[[Counts], None] | None = None,
     ) -> Dataset:
         """Reads a source, sets its budget and keeps how to read it again.
 
@@ -159,9 +161,12 @@ class Datasets:
             person: how rows say whom they are about: the unit is then the person, else the record.
             missing: what becomes of rows without a text or label.
             pinned: whether to refuse the data once they are no longer the same.
+            identifiers: what becomes of identifiers in its texts, now and whenever it is opened.
+            tell: is given the counts of what was found.
 
         Raises:
-            InputError: the source or its columns cannot be used, or it has fewer units than ``SMALLEST``.
+            InputError: the source or its columns cannot be used, or it has fewer units than ``SMALLEST``;
+                ``identifiers_found``.
             BudgetError: ``budget_conflict``, another budget was set before.
         """
         place = source if isinstance(source, Place) else Place.of(source)
@@ -169,6 +174,9 @@ class Datasets:
         raw = selection.raw()
         split = self.split(selection, raw)
         check_size(selection, split.units)
+        _, counts = gate.passed(self.site, name, identifiers, (split.train, split.held))
+        if counts is not None and tell is not None:
+            tell(counts)
         found = Dataset(
             name=name,
             place=place,
@@ -181,6 +189,7 @@ class Datasets:
             missing_values=missing,
             fingerprint=self.fingerprint(selection, raw),
             pinned=pinned,
+            identifiers=identifiers,
         )
         self.ledger.open_budget(name, found.unit, *budget)
         durable.private_folder(self._folder)
@@ -205,11 +214,20 @@ class Datasets:
         return tuple(self[path.stem] for path in sorted(self._folder.glob("*.json")))
 
     def open(self, name: str, job: str | None = None) -> tuple[Records, Records]:
-        """The training and the held-out records of a dataset.
+        """The training and the held-out records of a dataset, with identifiers dealt with as it says.
 
         Args:
             name: of the dataset.
             job: the digest of the plan that opens it; the event log then says so.
+
+        Raises:
+            InputError: as ``read``; ``identifiers_found``, where the site refuses such texts.
+        """
+        parts, _ = gate.passed(self.site, name, self[name].identifiers, self.read(name, job), job)
+        return parts[0], parts[1]
+
+    def read(self, name: str, job: str | None = None) -> tuple[Records, Records]:
+        """The training and the held-out records of a dataset, as they are.
 
         Raises:
             InputError: the source is gone or unreadable; ``rows_changed``, a size left its band;
@@ -239,7 +257,7 @@ class Datasets:
         Raises:
             InputError: as ``records.usable``, ``records.hold_out`` and ``persons.named``.
         """
-        found = self.step(records.usable(raw, selection.place.title, selection.names, selection.missing))
+        found = records.usable(raw, selection.place.title, selection.names, selection.missing)
         held_out = self._key("held-out.key")
         if selection.person is None:
             train, held = records.hold_out(found, fraction=HELD_OUT, key=held_out)

@@ -10,6 +10,7 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``membership.json``    what joining brought: addresses, authority, certificate, the lead's keys
 ``roster.json``        the newest roster, as the lead signed it
 ``policy.yaml``        what the site allows (``client.site.policies``)
+``identifiers.json``   patterns of identifiers that the site wrote itself, if it did
 ``confirmed.json``     whose words were compared, by the digest of the identity
 ``known.json``         everybody who was ever in a roster (``client.site.members``)
 ``log/``               the event log

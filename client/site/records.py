@@ -1,7 +1,6 @@
 """A site's own records: texts, labels and, where there are such columns, persons and places.
 
-The ids of persons come out as they stand in the source; ``client.site.persons`` replaces them. A step may
-stand between reading and everything else (``Step``): a function from records to records.
+The ids of persons come out as they stand in the source; ``client.site.persons`` replaces them.
 
 What is told to others about the records is one thing only: the band of :func:`rows_band`.
 """
@@ -11,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,15 +79,6 @@ class Records:
                 "Correct the labels, or ask the lead for a plan with these classes.",
             )
         return np.array([places[label] for label in self.labels], dtype=np.int64)
-
-
-Step: TypeAlias = Callable[[Records], Records]
-"""What may be done to all records after they are read and before they are used."""
-
-
-def as_read(records: Records) -> Records:
-    """The step that changes nothing."""
-    return records
 
 
 def load(

@@ -131,6 +131,26 @@ GROUP = one_of(
 METHOD = one_of("mtls", "node-key", "signature", "invite", "words", "authority")
 STAGE = one_of("plan", "start", "first-release", "release", "policy")
 ARTEFACT = one_of("adapter", "model", "metrics", "report")
+IDENTIFIERS = (
+    "resident",
+    "card",
+    "iban",
+    "ssn",
+    "nhs",
+    "mrn",
+    "mac",
+    "ip",
+    "email",
+    "url",
+    "phone",
+    "date",
+    "address",
+    "zip",
+    "name",
+    "unsettled",
+    "own",
+)
+"""Kinds of identifiers that a site counts in its texts; ``own`` are those of its own patterns."""
 METRIC = one_of("accuracy", "macro-f1", "auc", "worst-site-accuracy")
 
 Fields = Mapping[str, Kind]
@@ -276,6 +296,17 @@ FAMILIES: Mapping[str, Family] = {
     "dataset.opened": _any(_DATASET),
     "dataset.changed": _any(
         {"dataset": NAME, "previous": DIGEST, "commitment": DIGEST, "outcome": one_of("allowed", "refused")}
+    ),
+    # What detectors found in a dataset's texts, and what was done. Every kind is always there, and not found
+    # looks like found a few times. `detector` is the digest of the detectors that ship.
+    "deid.scan": _any(
+        {
+            "dataset": NAME,
+            "action": one_of("warn", "mask", "refuse"),
+            "detector": DIGEST,
+            "texts": BAND,
+            **dict.fromkeys(IDENTIFIERS, BAND),
+        }
     ),
     "round.opened": _round({"model": DIGEST, "attempt?": COUNT, "invited?": _SITES}),
     "round.closed": _round({"model": DIGEST, "rule?": one_of("weighted-mean"), **_OUTCOME}),

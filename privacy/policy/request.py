@@ -62,6 +62,10 @@ class Approval(Part):
     proposes: bool
 
 
+Identifiers = Literal["unscanned", "none", "found", "masked"]
+"""What is known of identifiers in the records of a dataset."""
+
+
 class Known(Part):
     """What the site knows besides the plan.
 
@@ -79,7 +83,7 @@ class Known(Part):
     asked: Instant
     granted: Instant | None = None
     jobs: Annotated[int, Field(ge=1)] = 1
-    identifiers: Literal["unscanned", "none", "found", "masked"] = "unscanned"
+    identifiers: Identifiers = "unscanned"
     approvals: Annotated[tuple[Approval, ...], Field(max_length=10_000)] = ()
 
 

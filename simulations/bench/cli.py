@@ -23,9 +23,10 @@ BENCHES = {
     "codec": "what few bits a parameter keep of a mean of updates",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
     "verify": "how quickly evidence is written and checked, and whether alterations are missed",
+    "identifiers": "what detectors of identifiers find and miss, and texts a second",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
-_TAKES_TEXTS, _TAKES_FOLDER = "step", "utility"
+_TAKES_TEXTS, _TAKES_FOLDER, _TAKES_SPANS = "step", "utility", "identifiers"
 _CPU, _TAKES_DEVICE = "cpu", "step"
 
 
@@ -36,7 +37,8 @@ def bench(
         Path | None,
         typer.Option(
             help=f"{_TAKES_TEXTS}: real texts, a CSV, JSON lines or Parquet file. "
-            f"{_TAKES_FOLDER}: the folder of banking77 and heart_disease."
+            f"{_TAKES_FOLDER}: the folder of banking77 and heart_disease. "
+            f"{_TAKES_SPANS}: test.jsonl of presidio_pii."
         ),
     ] = None,
     text: Annotated[str, typer.Option("--text", help="Column of its texts.")] = "text",
@@ -69,7 +71,7 @@ def _measured(name: str, data: Path | None, text: str, label: str, device: str) 
         from cloister.simulations.scenarios.catalogue import DATA
 
         return utility.run(DATA if data is None else data)
-    if data is not None and name != _TAKES_TEXTS:
+    if data is not None and name not in (_TAKES_TEXTS, _TAKES_SPANS):
         raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
     texts = None if data is None else TextFile(data, text, label)
     return _run(name, texts) if device == _CPU else _run_on(device, name, texts)

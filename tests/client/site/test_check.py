@@ -11,7 +11,6 @@ import pytest
 from cloister.client.site.check import Leakage, Report, Spread, examine
 from cloister.client.site.datasets import SMALLEST, Datasets, Selection
 from cloister.client.site.persons import PersonColumn
-from cloister.client.site.records import Records
 from cloister.client.site.sources.place import Place
 from cloister.privacy.errors import InputError
 from tests.site_keys import keyed_site
@@ -148,19 +147,6 @@ def test_tokens_where_somebody_counts_them(datasets: Datasets, tmp_path: Path) -
     report = examine(datasets, selection(tmp_path, notes(60)), lambda texts: [len(text) for text in texts])
     assert report.facts is not None
     assert report.facts.tokens == report.facts.characters
-
-
-def test_a_step_between_reading_and_use_is_looked_at_too(tmp_path: Path) -> None:
-    def same(records: Records) -> Records:
-        return replace(records, texts=tuple(f"masked {k % 40}" for k in range(len(records))))
-
-    site = keyed_site(tmp_path / "north")
-    chosen = selection(tmp_path, notes(90), PERSON)
-    with_step, without = examine(Datasets(site, same), chosen), examine(Datasets(site), chosen)
-    assert with_step.parts is not None
-    assert without.parts is not None
-    assert (with_step.parts.leakage.texts > 0, without.parts.leakage.texts) == (True, 0)
-    assert with_step.fingerprint == without.fingerprint
 
 
 def test_nothing_is_registered_or_logged(datasets: Datasets, tmp_path: Path) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloister.client.site.datasets import SMALLEST, Datasets
 from cloister.client.site.persons import PersonColumn
-from cloister.client.site.records import Records
 from cloister.privacy import canonical
 from cloister.privacy.errors import BudgetError, InputError, StateError
 from cloister.privacy.evidence.events import Event
@@ -230,15 +228,3 @@ class TestFingerprint:
         assert caught.value.id == "value_missing"
         datasets.register(path, "notes", COLUMNS, BUDGET, missing="drop")
         assert sum(map(len, datasets.open("notes"))) == 180
-
-    def test_a_step_comes_after_the_fingerprint_and_before_the_split(
-        self, datasets: Datasets, tmp_path: Path
-    ) -> None:
-        def masked(records: Records) -> Records:
-            return replace(records, texts=tuple(text.replace("note", "[word]") for text in records.texts))
-
-        found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET)
-        stepped = Datasets(datasets.site, masked)
-        assert all(text.startswith("[word]") for part in stepped.open("notes") for text in part.texts)
-        assert stepped.changed("notes") == ""
-        assert datasets["notes"] == found
