@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.client import cli_evidence, cli_work
+from cloister.client import cli_doctor, cli_evidence, cli_work
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.privacy import canonical
@@ -26,6 +26,7 @@ app.add_typer(peers_app, name="peers")
 key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of the folder are under.")
 app.add_typer(key_app, name="key")
 cli_work.register(app)
+cli_doctor.register(app)
 cli_evidence.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
