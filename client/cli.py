@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.client import cli_custody, cli_data, cli_evidence, cli_policy, cli_work
+from cloister.client import cli_custody, cli_data, cli_doctor, cli_evidence, cli_policy, cli_work
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.privacy import canonical
@@ -27,6 +27,7 @@ key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of th
 app.add_typer(key_app, name="key")
 app.add_typer(cli_data.app, name="data")
 cli_work.register(app)
+cli_doctor.register(app)
 cli_evidence.register(app)
 cli_policy.register(app)
 cli_custody.register(app)

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 
+from cloister.client.proxy import grpc_options
 from cloister.client.site.folder import SiteFolder, Stored
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import fingerprint
@@ -83,7 +84,7 @@ class Line:
         self._timeout = timeout
         self.certificate = fingerprint(certificate)
         credentials = grpc.ssl_channel_credentials(authority.encode(), key, certificate.encode())
-        self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
+        self._channel = grpc.secure_channel(address, credentials, [*_OPTIONS, *grpc_options(address)])
         self._stub = rpc.ConsortiumStub(self._channel)
 
     def ask(self, method: str, request: Any) -> Any:

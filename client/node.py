@@ -57,6 +57,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from google.protobuf.message import DecodeError
 
+from cloister.client.proxy import proxy_for
 from cloister.privacy.channel import tls
 from cloister.privacy.errors import StateError, TransportError
 
@@ -253,6 +254,7 @@ class Node:
 
     Raises:
         ChannelError: ``certificate_invalid``.
+        TransportError: ``proxy_refused``.
     """
 
     def __init__(self, settings: FleetSettings, stop: threading.Event) -> None:
@@ -272,7 +274,14 @@ class Node:
         )
         self._client._client.close()  # Flower's own drops a connection that rests for 5 s, as in training
         limits = httpx.Limits(keepalive_expiry=_KEPT)
-        self._client._client = httpx.Client(verify=verify, timeout=timeout, limits=limits)
+        proxy = proxy_for(settings.address)
+        self._client._client = httpx.Client(
+            verify=verify,
+            timeout=timeout,
+            limits=limits,
+            proxy=proxy.url if proxy else None,
+            trust_env=False,  # the environment was read once, for both connections (client.proxy)
+        )
 
     def __enter__(self) -> Self:
         return self

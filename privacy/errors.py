@@ -229,6 +229,7 @@ class RoundError(CloisterError):
         "site_refused": "a site refuses the job",
         "deadline": "the time for an answer is over",
         "stopped": "the run was stopped by its operator",
+        "outside_hours": "a site starts no round outside its working hours",
         "internal": "an unforeseen failure; its text stays at the party where it happened",
     }
 
@@ -329,6 +330,7 @@ class TransportError(CloisterError):
         "rate_limited": "too many calls in a short time",
         "protocol": "the other side answered something that is not the protocol",
         "clock": "the clocks of the two sides differ too much",
+        "proxy_refused": "the HTTP proxy that the environment names is none, or refuses to connect",
     }
 
 
