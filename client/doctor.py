@@ -224,11 +224,11 @@ def _context(member: Stored, key: bytes) -> ssl.SSLContext:
     with (
         tempfile.TemporaryDirectory() as made
     ):  # TLS takes keys from files only; this one is under a password
-        files = [Path(made) / name for name in ("authority", "certificate", "key")]
+        authority, certificate, private = files = [Path(made) / name for name in ("a.pem", "c.pem", "k.pem")]
         parts = (member.authority.encode(), member.certificate.encode())
         for path, data in zip(files, (*parts, certificates.under_password(key, password)), strict=True):
             durable.write(path, data)
-        return tls.client_context(*files, password)
+        return tls.client_context(authority, certificate, private, password)
 
 
 def _connection(host: str, port: int, proxy: Proxy | None, context: ssl.SSLContext) -> Any:
