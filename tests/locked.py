@@ -38,7 +38,7 @@ def names_of(house: SiteFolder | LeadFolder, paths: list[Path]) -> set[str]:
 
 def values(name: str, data: bytes) -> Iterator[bytes]:
     """The secret values in the content of a secret file."""
-    if name == "checkpoint":
+    if name == "checkpoint" or name.isdigit():  # of the lead, and one of a job's versions
         yield data.partition(b"\n")[2]
     elif data.startswith(b"-----BEGIN"):
         key = serialization.load_pem_private_key(data, None)

@@ -473,4 +473,4 @@ def test_an_auditor_is_shown_every_policy_that_was_in_force(site: Site) -> None:
     site.jobs.approve(job)
     part = Part.make(site.folder.log, site.folder.identity, job.plan, Policies(site.folder).all())
     shown = {name: data for name, data in part.files.items() if name.startswith("policies/")}
-    assert shown == {f"policies/north@{one.digest[7:]}.yaml": one.to_bytes() for one in policies}
+    assert shown == {f"policies/north@{one.digest[7:]}.json": one.to_bytes() for one in policies}

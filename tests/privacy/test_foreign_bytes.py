@@ -22,18 +22,19 @@ from hypothesis import strategies as st
 import cloister.privacy.wire as wire_package
 from cloister.privacy import canonical, consent, identity, plan
 from cloister.privacy.channel import certificates
-from cloister.privacy.consent import Decision, Offer
+from cloister.privacy.consent import Decision, Offer, Withdrawal
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.evidence import heads
+from cloister.privacy.evidence import heads, witnessing
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.heads import SignedHead
-from cloister.privacy.identity import PublicIdentity, Roster
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan, Rows
 from cloister.privacy.secagg.rounds import Masked, Opening
 from cloister.privacy.wire import bundle, envelope, joining, messages, sums
 from cloister.privacy.wire.joining import Membership, Request
 from cloister.privacy.wire.signed import Signed
+from cloister.privacy.wire.succession import SUCCESSION_CONTEXT, Handover
 from tests.known import party
 from tests.plans import plan_json
 
@@ -47,6 +48,18 @@ REQUEST = Request(
     identity=NORTH.public.to_json(),
     csr=certificates.signing_request(certificates.new_tls_key(), "north").decode(),
 )
+NEW = PrivateIdentity.generate("north", "site")
+HANDOVER = Handover.make(
+    Succession(
+        consortium="hospitals",
+        previous=NORTH.public.digest(),
+        identity=NEW.public.to_json(),
+        csr=REQUEST.csr,
+    ),
+    NORTH,
+    NEW,
+)
+ORIGIN = heads.origin_of(LEAD.public)
 MEMBERSHIP = Membership(
     request=canonical.digest(REQUEST.signed(NORTH).content),
     certificate="-----BEGIN CERTIFICATE-----",
@@ -106,6 +119,23 @@ PARSERS: dict[str, Parser] = {
     ),
     "Decision.from_bytes": Parser(
         Decision.from_bytes, Decision(site="north", plan=DIGEST, approve=True).to_bytes()
+    ),
+    "Withdrawal.from_bytes": Parser(Withdrawal.from_bytes, Withdrawal(site="north", plan=DIGEST).to_bytes()),
+    "Said.from_bytes": Parser(
+        witnessing.Said.from_bytes,
+        witnessing.Said(head="a note", proofs={"7": ("0" * 64,)}, held={ORIGIN: 3}).to_bytes(),
+    ),
+    "Answered.from_bytes": Parser(
+        witnessing.Answered.from_bytes,
+        witnessing.Answered(held=(7,), own="a note", heads=(witnessing.Shown(note="a note"),)).to_bytes(),
+    ),
+    "Handover.from_bytes": Parser(Handover.from_bytes, HANDOVER.to_bytes()),
+    "Handover.from_json": of_json(Handover.from_json, HANDOVER.to_json()),
+    "Handover.opened": Parser(
+        lambda data: Handover(
+            Signed.make(data, NORTH, SUCCESSION_CONTEXT), Signed.make(data, NEW, SUCCESSION_CONTEXT)
+        ).opened(NORTH.public, "hospitals"),
+        HANDOVER.old.content,
     ),
     "PublicIdentity.from_json": of_json(PublicIdentity.from_json, NORTH.public.to_json()),
     "Roster.from_json": of_json(Roster.from_json, ROSTER.to_json()),
@@ -273,7 +303,7 @@ FUNCTIONS = ("peek", "open_envelope", "open_roster", "decode", "check", "refusal
 def readers() -> set[str]:
     """Every function of the contract whose name says that it reads bytes or JSON."""
     wire = [f"{wire_package.__name__}.{found.name}" for found in pkgutil.iter_modules(wire_package.__path__)]
-    modules = [canonical, consent, identity, plan, heads, *map(import_module, wire)]
+    modules = [canonical, consent, identity, plan, heads, witnessing, *map(import_module, wire)]
     found = {"Event.decode"}
     for module in modules:
         own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}

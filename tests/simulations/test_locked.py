@@ -24,6 +24,7 @@ from cloister.privacy.keysource import KeySource
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.folder import LeadFolder, Settings
 from cloister.server.jobs import Jobs
+from cloister.server.versions import Versions
 from tests.hands import write_records
 from tests.locked import leaks, names_of, patterns, secret_files, secrets_of
 from tests.parties import Consortium
@@ -98,13 +99,15 @@ class Housed(Consortium):
         audit_of(self.plan, self.state(name) / "audit.json", self.houses[name].vault)
         return super().site(name)
 
-    def run(self, look: Callable[[], None]) -> Checkpoint:
+    def run(self, look: Callable[[bool], None]) -> Checkpoint:
         """The job, with a look at the folders after each round."""
         place, vault = self.job.folder / "checkpoint", self.houses["lead"].vault
+        versions = Versions(self.job.folder, self.plan, vault)
 
         def save(checkpoint: Checkpoint) -> None:
             checkpoint.save(place, vault)
-            look()
+            versions.keep(checkpoint.model, checkpoint)
+            look(checkpoint.round > 0)
 
         return self.federation(save=save, resume=Checkpoint.load(place, self.plan.digest, vault)).run(
             self.grid()
@@ -123,13 +126,14 @@ def test_in_a_locked_folder_no_secret_is_in_clear_at_any_time_of_a_job(
     (tmp_path / "run").mkdir()
     found, looks = Housed(tmp_path / "run", source), []
 
-    def look() -> None:
+    def look(begun: bool) -> None:
         for house in found.houses.values():
-            assert names_of(house, secret_files(house)) == set(patterns(house))
+            later = set() if begun else {pattern for pattern in patterns(house) if "versions" in pattern}
+            assert names_of(house, secret_files(house)) == set(patterns(house)) - later
             assert leaks(house) == set()
             looks.append(len(secrets_of(house)))
 
-    look()
+    look(False)
     end = found.run(look)
     assert (end.round, len(looks) >= 3 * len(found.houses)) == (2, True)
     for name, house in found.houses.items():
@@ -145,7 +149,7 @@ def test_in_a_locked_folder_no_secret_is_in_clear_at_any_time_of_a_job(
 def test_the_search_finds_every_secret_of_an_open_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     found = Housed(tmp_path / "run", None)
-    found.run(lambda: None)
+    found.run(lambda _: None)
     for house in found.houses.values():
         over = {path for path in secret_files(house) if path.name == "sums.json"}  # it forgets its keys
         expected = {str(path.relative_to(house.path)) for path in secret_files(house) if path not in over}

@@ -479,7 +479,6 @@ def test_many_sites_are_listed_in_tables_only() -> None:
         "A site can misstate its data, its noise or its code",
         "metrics, timing, participation, message sizes and row bands",
         "Nobody outside the project has reviewed",
-        "cloister verify FOLDER --trust KEYS",
         "If all parties agree to it, every log can be forged. What nobody wrote down cannot be found either",
         "are words of whoever made the report",
         "It is written from evidence that travels in a bundle; section 14 has the command that checks it",
