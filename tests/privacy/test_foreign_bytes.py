@@ -34,7 +34,7 @@ from cloister.privacy.secagg.rounds import Masked, Opening
 from cloister.privacy.wire import bundle, envelope, joining, messages, sums
 from cloister.privacy.wire.joining import Membership, Request
 from cloister.privacy.wire.signed import Signed
-from cloister.privacy.wire.succession import SUCCESSION_CONTEXT, Handover
+from cloister.privacy.wire.succession import SUCCESSION_CONTEXT, Handover, Succession
 from tests.known import party
 from tests.plans import plan_json
 

@@ -128,7 +128,8 @@ def test_in_a_locked_folder_no_secret_is_in_clear_at_any_time_of_a_job(
 
     def look(begun: bool) -> None:
         for house in found.houses.values():
-            later = set() if begun else {pattern for pattern in patterns(house) if "versions" in pattern}
+            later = {one for one in patterns(house) if one.startswith(("next/", "retired/"))}
+            later |= set() if begun else {one for one in patterns(house) if "versions" in one}
             assert names_of(house, secret_files(house)) == set(patterns(house)) - later
             assert leaks(house) == set()
             looks.append(len(secrets_of(house)))
