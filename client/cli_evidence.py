@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cloister.client.jobs import Jobs
+from cloister.client.rulings import Rulings
 from cloister.client.site.folder import SiteFolder
-from cloister.client.site.policies import Policies
 from cloister.privacy import durable
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
@@ -42,7 +42,8 @@ def evidence(
     folder = SiteFolder.open(directory)
     if out.exists():
         raise UsageError("folder_in_use", f"{out} is there already.", "Name another file with --out.")
-    part = Part.make(folder.log, folder.identity, Jobs(folder).find(job).plan, Policies(folder).all())
+    plan = Jobs(folder).find(job).plan
+    part = Part.make(folder.log, folder.identity, plan, Rulings(folder).evidence(plan))
     durable.write(out, part.to_bytes(), mode=0o644)
     typer.echo(f"{out} holds {len(part.events)} events. Hand it to the lead, for `cloister report`.")
 

@@ -143,6 +143,15 @@ class Rulings:
         for path in sorted((job / "decisions").glob("*.json")):
             yield Record.load(path)
 
+    def evidence(self, plan: Plan) -> dict[str, bytes]:
+        """Digest -> canonical bytes of every policy that was in force, and of the requests decided on a job.
+
+        With both, whoever reads the event log can make the decisions again.
+        """
+        requests = (record.request for record in self.records(self._job(plan)))
+        shown = {request.digest: canonical.encode(request.to_json()) for request in requests}
+        return Policies(self.site).all() | shown
+
     def replay(self, job: Path) -> int:
         """Makes every decision on a job again, from the policies that were in force.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cloister.client.site.policies import Policies
+from cloister.client.rulings import Rulings
 from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence.bundle import Bundle, Contents
 from cloister.privacy.evidence.checks.findings import Result
@@ -22,7 +22,8 @@ def gather(outcome: Outcome, test_rows: int) -> Contents:
     """What the bundle of a finished demo is made of: each site makes its part from its own folder."""
     run = outcome.run
     parts = [
-        Part.make(site.log, site.identity, run.plan, Policies(site).all()) for site in run.sites.values()
+        Part.make(site.log, site.identity, run.plan, Rulings(site).evidence(run.plan))
+        for site in run.sites.values()
     ]
     return contents(run.lead, run.job, parts, _said(outcome, test_rows))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, code, durable
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.checks.claims import decided_again
+from cloister.privacy.evidence.part import Part, Shown
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
@@ -474,3 +477,40 @@ def test_an_auditor_is_shown_every_policy_that_was_in_force(site: Site) -> None:
     part = Part.make(site.folder.log, site.folder.identity, job.plan, Policies(site.folder).all())
     shown = {name: data for name, data in part.files.items() if name.startswith("policies/")}
     assert shown == {f"policies/north@{one.digest[7:]}.json": one.to_bytes() for one in policies}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reasons"),
+    [
+        ({}, []),
+        ({"outcome": "refuse"}, ["its policy says otherwise to its request"]),
+        ({"rules": ["training.rounds"]}, ["its policy says otherwise to its request"]),
+    ],
+)
+def test_whoever_reads_the_bundle_decides_again(
+    site: Site, changed: dict[str, Any], reasons: list[str]
+) -> None:
+    job = site.propose()
+    allow(site.folder)
+    site.jobs.approve(job)
+    shown = site.jobs.rulings.evidence(job.plan)
+    part = Part.make(site.folder.log, site.folder.identity, job.plan, shown)
+    case: Any = SimpleNamespace(bundle=SimpleNamespace(files=part.files), plan=job.plan)
+    lines = map(Shown.decode, part.files["events/north.jsonl"].splitlines())
+    *_, last = (one for one in lines if one.event.type == "policy.decision")
+    assert last.event.body["outcome"] == "allow"
+    told = replace(last, event=replace(last.event, body={**last.event.body, **changed}))
+    assert [found.reason for found in decided_again(case, "north", told)] == reasons
+
+
+def test_a_decision_about_other_terms_than_the_plans_is_found(site: Site) -> None:
+    job, other = site.propose(), site.propose(1, epsilon=4.0)
+    allow(site.folder)
+    site.jobs.approve(job)
+    part = Part.make(site.folder.log, site.folder.identity, job.plan, site.jobs.rulings.evidence(job.plan))
+    case: Any = SimpleNamespace(bundle=SimpleNamespace(files=part.files), plan=other.plan)
+    lines = map(Shown.decode, part.files["events/north.jsonl"].splitlines())
+    decision = next(one for one in lines if one.event.type == "policy.decision")
+    assert [found.reason for found in decided_again(case, "north", decision)] == [
+        "its request says other things than the plan"
+    ]

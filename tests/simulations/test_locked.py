@@ -45,6 +45,8 @@ IN_CLEAR = (
     "offers/*",
     "jobs/*/plan.*",
     "jobs/*/state.json",
+    "jobs/*/versions.jsonl",
+    "policy.yaml",
 )
 """What may lie in clear in a locked folder; ``docs/keys.md`` says so."""
 

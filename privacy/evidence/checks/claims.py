@@ -25,7 +25,11 @@ from cloister.privacy.evidence.checks.findings import (
 )
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.papers import documents
+from cloister.privacy.evidence.part import Shown
 from cloister.privacy.evidence.render import render
+from cloister.privacy.policy.decision import decide
+from cloister.privacy.policy.request import Request
+from cloister.privacy.policy.terms import Policy
 
 _PREFIX = "base_model.model."
 
@@ -126,12 +130,39 @@ def policies(case: Case) -> Findings:
                 decided.add(one.event.body["request"])
                 if one.event.body["policy"] not in loaded:
                     yield unfounded("policy", one.id, "it was decided under a policy that was never loaded")
+                yield from decided_again(case, name, one)
         for place, digest in _shown_policies(case, name):
             data = case.bundle.files[place]
             if canonical.digest(data) != digest:
                 yield altered("policy", place, "it is not the policy that its name says")
             if digest not in loaded | decided:
                 yield altered("policy", place, f"no event of {name} names it")
+
+
+def decided_again(case: Case, name: str, one: Shown) -> Findings:
+    """A decision is what the policy that is shown says to the request that is shown."""
+    body = one.event.body
+    digests = (str(body[field]).removeprefix("sha256:") for field in ("policy", "request"))
+    places = [f"policies/{name}@{digest}.json" for digest in digests]
+    if not all(place in case.bundle.files for place in places):
+        return
+    written, asked = (case.bundle.files[place] for place in places)
+    malformed = InputError("evidence_malformed", "A request is not canonical JSON.")
+    try:
+        request = Request.from_json(canonical.decode(asked, otherwise=malformed))
+        made = decide(Policy.from_bytes(written), request)
+    except CloisterError:
+        yield altered("policy", one.id, "its policy or its request cannot be read")
+        return
+    if request != Request.of(case.plan, name, request.known):
+        yield unfounded("policy", one.id, "its request says other things than the plan")
+    rules = sorted(found.rule for found in made.deciding)
+    if (made.outcome, rules) != (body["outcome"], _texts(body["rules"])):
+        yield unfounded("policy", one.id, "its policy says otherwise to its request")
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in value]
 
 
 def hidden_policies(case: Case) -> dict[str, int]:
