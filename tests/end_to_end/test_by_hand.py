@@ -30,7 +30,7 @@ def test_the_job_is_finished(by_hand: ByHand) -> None:
 
 def test_the_lead_is_shown_no_figure_of_training(by_hand: ByHand) -> None:
     entry = by_hand.jobs()[by_hand.job]
-    assert set(entry) == {"job", "state", "reason", "purpose", "decisions", "progress"}
+    assert set(entry) == {"job", "state", "reason", "purpose", "decisions", "left", "progress"}
     assert set(entry["progress"]) == {
         "round",
         "rounds",
