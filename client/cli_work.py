@@ -14,6 +14,7 @@ import typer
 from cloister.client.approvals import Voice
 from cloister.client.cli_policy import role_of
 from cloister.client.jobs import WAITING, Job, Jobs
+from cloister.client.limits import Share
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical
@@ -39,14 +40,22 @@ def up(
     device: Annotated[
         str, typer.Option(help="Where the model trains, as torch names it: cpu, cuda, cuda:1.")
     ] = "cpu",
+    nice: Annotated[int, typer.Option(min=0, max=19, help="How far it steps back for other programs.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads to train with; 0: torch's own choice.")] = 0,
+    gpu_memory: Annotated[
+        float, typer.Option(help="Share of the GPU's memory that it may take, up to 1.")
+    ] = 1.0,
 ) -> None:
     """Run the site's agent until it is stopped. It connects outbound only.
 
-    Example: cloister site up --dir north
+    In which hours rounds may start is said by the site's policy.
+
+    Example: cloister site up --dir north --nice 10 --threads 4
     """
     from cloister.client.agent import Agent
 
     _check_device(device)
+    Share(nice, threads, gpu_memory).apply(device)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
