@@ -53,11 +53,13 @@ class Approvals:
     Attributes:
         path: the job's folder.
         plan: the digest of its plan.
+        site: the digest of the keys that the plan names for this site, which may have new ones by now.
         people: who may speak here.
     """
 
     path: Path
     plan: str
+    site: str
     people: People
 
     def given(self) -> tuple[Approval, ...]:
@@ -84,7 +86,7 @@ class Approvals:
         try:
             statement = Statement(
                 plan=self.plan,
-                site=self.people.site.identity.public.digest(),
+                site=self.site,
                 person=voice.name,
                 role=voice.role,
                 at=instant(at),
@@ -125,8 +127,7 @@ class Approvals:
         person = known.get(statement.person)
         if known and (person is None or statement.role not in person.roles):
             return None
-        own = (self.plan, self.people.site.identity.public.digest())
-        if (statement.plan, statement.site) != own:
+        if (statement.plan, statement.site) != (self.plan, self.site):
             raise _invalid(f"The approval of {statement.person} is for another plan or site.")
         key = person.key if person else ""
         if key and not verifies(statement, kept.signature, key):

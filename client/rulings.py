@@ -87,7 +87,8 @@ class Rulings:
 
     def approvals(self, plan: Plan) -> Approvals:
         """Who agreed to a plan."""
-        return Approvals(self._job(plan), plan.digest, People(self.site))
+        own = plan.site(self.site.name).identity
+        return Approvals(self._job(plan), plan.digest, own, People(self.site))
 
     def decide(self, plan: Plan) -> Decision:
         """What the policy in force says to a plan now; recorded where the plan was kept.
