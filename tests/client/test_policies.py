@@ -514,3 +514,11 @@ def test_a_decision_about_other_terms_than_the_plans_is_found(site: Site) -> Non
     assert [found.reason for found in decided_again(case, "north", decision)] == [
         "its request says other things than the plan"
     ]
+
+
+def test_an_approval_holds_after_a_change_of_keys(site: Site) -> None:
+    job = site.propose()
+    allow(site.folder)
+    site.jobs.approve(job)
+    site.folder.__dict__["identity"] = PrivateIdentity.generate("north", "site")  # what a rotation makes
+    assert site.jobs.rulings.decide(job.plan).outcome == "allow"
