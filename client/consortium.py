@@ -31,6 +31,7 @@ from cloister.privacy.consent import (
     Withdrawal,
 )
 from cloister.privacy.errors import (
+    UNWRITABLE,
     ChannelError,
     CloisterError,
     EnrolmentError,
@@ -323,6 +324,10 @@ def refusal(error: grpc.RpcError, address: str) -> CloisterError:
             "unreachable",
             f"The lead does not answer at {address}.",
             "Check that `cloister lead up` runs there and that this machine may connect to it.",
+        )
+    if details in UNWRITABLE:  # the lead's fault, and never this machine's: it must not stop for it
+        return TransportError(
+            "unreachable", f"The lead cannot write at {address} ({details}).", "It goes on once it can."
         )
     for area in areas():
         if details in area.REASONS:

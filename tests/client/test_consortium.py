@@ -15,7 +15,7 @@ from cloister.client.consortium import Consortium, join, notice, refusal
 from cloister.client.site.folder import SiteFolder
 from cloister.client.watch import Watch
 from cloister.privacy import canonical
-from cloister.privacy.errors import ChannelError, CloisterError, TransportError
+from cloister.privacy.errors import UNWRITABLE, ChannelError, CloisterError, TransportError
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire.joining import moment, parse
@@ -228,3 +228,11 @@ def test_a_site_that_is_not_let_in_keeps_the_reason(
         watch.stop()
     assert watch.trouble.id == "unreachable"
     assert not watch.connected.is_set()
+
+
+@pytest.mark.parametrize("id", sorted(UNWRITABLE))
+def test_a_lead_that_cannot_write_is_away_and_stops_no_site(id: str) -> None:
+    """Ids that stop a process are said by its own machine only; a lead could stop every agent with them."""
+    error = refusal(Failure(grpc.StatusCode.FAILED_PRECONDITION, id), "lead:1")
+    assert (type(error), error.id) == (TransportError, "unreachable")
+    assert id in error.line()
