@@ -229,7 +229,6 @@ class RoundError(CloisterError):
         "site_refused": "a site refuses the job",
         "deadline": "the time for an answer is over",
         "stopped": "the run was stopped by its operator",
-        "outside_hours": "a site starts no round outside its working hours",
         "internal": "an unforeseen failure; its text stays at the party where it happened",
     }
 
