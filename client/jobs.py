@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cloister.client.approvals import Voice
 from cloister.client.rulings import Rulings, job_folder, now, require
@@ -103,13 +104,7 @@ class Jobs:
             self.rulings.asked(place)
             durable.write(place / "plan.signed", canonical.encode(signed.to_json()))
             durable.write(place / "plan.json", plan.to_bytes())
-            self.site.log.append(
-                "approval.requested",
-                job=plan.digest,
-                subject=plan.digest,
-                stage="start",
-                role="administrator",
-            )
+            self._note("approval.requested", plan)
         return Job(place, plan)
 
     def __iter__(self) -> Iterator[Job]:
@@ -146,13 +141,7 @@ class Jobs:
         self.check(job.plan)
         with self._settling():
             if self.rulings.approvals(job.plan).give(voice, self.clock()):
-                self.site.log.append(
-                    "approval.granted",
-                    job=job.plan.digest,
-                    subject=job.plan.digest,
-                    stage="start",
-                    role=voice.role,
-                )
+                self._note("approval.granted", job.plan, role=voice.role)
             return self._grant(job, self._judge(job.plan))
 
     def settle(self, job: Job) -> Decision | None:
@@ -175,22 +164,10 @@ class Jobs:
     def _settle(self, job: Job) -> Decision | None:
         ruling = self.rulings.decide(job.plan)
         if _late(ruling):
-            self.site.log.append(
-                "approval.timeout",
-                job=job.plan.digest,
-                subject=job.plan.digest,
-                stage="start",
-                role="administrator",
-            )
+            self._note("approval.timeout", job.plan)
             return self.refuse(job, "approval_timeout")
         if ruling.outcome == "allow" and not self.rulings.approvals(job.plan).given():
-            self.site.log.append(
-                "approval.granted",
-                job=job.plan.digest,
-                subject=job.plan.digest,
-                stage="start",
-                role="policy",
-            )
+            self._note("approval.granted", job.plan, role="policy")
         return self._grant(job, ruling)
 
     def admit(self, plan: Plan) -> None:
@@ -317,16 +294,13 @@ class Jobs:
                 "Ask for a plan with fewer rounds or a smaller epsilon.",
             )
 
+    def _note(self, type_: str, plan: Plan, role: str = "administrator", **more: Any) -> None:
+        """Writes down what was asked or said about starting a job."""
+        self.site.log.append(type_, job=plan.digest, subject=plan.digest, stage="start", role=role, **more)
+
     def _decide(self, job: Job, decision: Decision) -> Decision:
         if not decision.approve:
-            self.site.log.append(
-                "approval.denied",
-                job=job.plan.digest,
-                subject=job.plan.digest,
-                stage="start",
-                role="administrator",
-                reason=decision.reason,
-            )
+            self._note("approval.denied", job.plan, reason=decision.reason)
         durable.write(job.folder / "decision.json", decision.to_bytes())
         return decision
 

@@ -25,7 +25,7 @@ class Pace:
     Attributes:
         answer: a site that has not answered a task after this time is lost for the round.
         absence: so long may a site be disconnected before it is lost for the round.
-        resend: a site that is connected but silent gets the same task again after this time.
+        resend: a site that stays connected but is silent gets the same task again after this time.
         join: so long does a run wait at its start for sites that are not connected.
         poll: pause between two looks for answers.
         look: pause between two looks for sites that cannot be reached yet.
@@ -174,10 +174,15 @@ class Post:
             del answer
 
     def drop_absent(self) -> None:
-        """Gives up on sites that are away or silent for too long; they may still work on the question."""
+        """Gives up on sites that are away or silent for too long; they may still work on the question.
+
+        One that comes back is asked again at once: Flower delivers at most once, and a site that died between
+        taking a question and writing it down has lost it. Where the answer is stored, the same bytes come again.
+        """
         now, present = time.monotonic(), set(self.present())
         for site in present:
-            self.away.pop(site, None)
+            if self.away.pop(site, None) is not None:
+                self._sent.pop(site, None)
         for site in self.current.of(WAITING):
             if site not in present and now - self.away.setdefault(site, now) > self.pace.absence:
                 self.lose(site, "site_lost")

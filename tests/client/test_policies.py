@@ -26,7 +26,7 @@ from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, code, durable
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.evidence.checks.claims import decided_again
+from cloister.privacy.evidence.checks.claims import decided_again, hidden_decisions
 from cloister.privacy.evidence.part import Part, Shown
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
@@ -522,3 +522,20 @@ def test_an_approval_holds_after_a_change_of_keys(site: Site) -> None:
     site.jobs.approve(job)
     site.folder.__dict__["identity"] = PrivateIdentity.generate("north", "site")  # what a rotation makes
     assert site.jobs.rulings.decide(job.plan).outcome == "allow"
+
+
+def test_a_decision_whose_request_is_not_shown_is_counted(site: Site) -> None:
+    job = site.propose()
+    allow(site.folder)
+    site.jobs.approve(job)
+    parts = [
+        Part.make(site.folder.log, site.folder.identity, job.plan, shown)
+        for shown in (site.jobs.rulings.evidence(job.plan), Policies(site.folder).all())
+    ]
+    lines = [Shown.decode(line) for line in parts[0].files["events/north.jsonl"].splitlines()]
+    writers = {"north": SimpleNamespace(events=[one.event for one in lines])}
+    cases: list[Any] = [
+        SimpleNamespace(bundle=SimpleNamespace(files=part.files), writers=writers) for part in parts
+    ]
+    decisions = sum(one.event.type == "policy.decision" for one in lines)
+    assert [hidden_decisions(case) for case in cases] == [{}, {"north": decisions}]

@@ -23,6 +23,7 @@ from cloister.privacy.evidence.checks.findings import (
     incomplete,
     unfounded,
 )
+from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.part import Shown
@@ -141,12 +142,11 @@ def policies(case: Case) -> Findings:
 
 def decided_again(case: Case, name: str, one: Shown) -> Findings:
     """A decision is what the policy that is shown says to the request that is shown."""
-    body = one.event.body
-    digests = (str(body[field]).removeprefix("sha256:") for field in ("policy", "request"))
-    places = [f"policies/{name}@{digest}.json" for digest in digests]
-    if not all(place in case.bundle.files for place in places):
-        return
-    written, asked = (case.bundle.files[place] for place in places)
+    body, files = one.event.body, case.bundle.files
+    places = _places(name, one.event)
+    if not all(place in files for place in places):
+        return  # ``hidden_decisions`` counts it
+    written, asked = (files[place] for place in places)
     malformed = InputError("evidence_malformed", "A request is not canonical JSON.")
     try:
         request = Request.from_json(canonical.decode(asked, otherwise=malformed))
@@ -163,6 +163,25 @@ def decided_again(case: Case, name: str, one: Shown) -> Findings:
 
 def _texts(value: Any) -> list[str]:
     return [str(one) for one in value]
+
+
+def _places(name: str, decision: Event) -> list[str]:
+    """Where a bundle shows the policy and the request of a decision."""
+    digests = (str(decision.body[field]).removeprefix("sha256:") for field in ("policy", "request"))
+    return [f"policies/{name}@{digest}.json" for digest in digests]
+
+
+def hidden_decisions(case: Case) -> dict[str, int]:
+    """Name of a party -> how many of its policy decisions cannot be made again from what is shown."""
+    decisions = {
+        name: [one for one in writer.events if one.type == "policy.decision"]
+        for name, writer in case.writers.items()
+    }
+    hidden = {
+        name: sum(any(place not in case.bundle.files for place in _places(name, one)) for one in found)
+        for name, found in decisions.items()
+    }
+    return {name: count for name, count in hidden.items() if count}
 
 
 def hidden_policies(case: Case) -> dict[str, int]:

@@ -139,6 +139,8 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
             notes.append(f"No head of the log of {name} is countersigned by another party.")
         if policies := claims.hidden_policies(case).get(name):
             notes.append(f"{policies} policies of {name} are named by digest only.")
+        if decisions := claims.hidden_decisions(case).get(name):
+            notes.append(f"{decisions} policy decisions of {name} cannot be made again from what is shown.")
         hidden = writer.newest.size - len(writer.shown)
         if hidden:
             notes.append(
