@@ -177,7 +177,7 @@ class Post:
         """Gives up on sites that are away or silent for too long; they may still work on the question.
 
         One that comes back is asked again at once: Flower delivers at most once, and a site that died between
-        taking a question and writing it down has lost it. Where the answer is stored, the same bytes come again.
+        taking a question and writing it down has lost it. A stored answer is sent again, byte for byte.
         """
         now, present = time.monotonic(), set(self.present())
         for site in present:
