@@ -32,9 +32,9 @@ from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
 
-_PASSING = frozenset({"sum_over", "survivor_set_fixed", "model_fell"})
-"""Reasons that cost a site a round and not the job: it crashed between two writes, the round is over, or the
-site refuses the model that the round starts from."""
+_PASSING = frozenset({"sum_over", "survivor_set_fixed", "model_fell", "policy_refused", "policy_waits"})
+"""Reasons that cost a site a round and not the job: it crashed between two writes, the round is over, it
+refuses the model that the round starts from, or its policy allows no round now (its hours are over)."""
 
 
 class Log(Protocol):

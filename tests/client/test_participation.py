@@ -14,6 +14,7 @@ from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import peek
 from cloister.server.rounds import Round
 from tests.parties import Consortium
+from tests.plans import plan_json
 
 UNWRITABLE = [
     StateError("disk_full", "full"),
@@ -143,3 +144,23 @@ def test_at_the_end_the_log_says_what_the_audit_found(tmp_path: Path) -> None:
     assert event.body["claimed"] == pytest.approx(north.ledger.epsilon("notes"))
     others = [e.type for name in ("south", "west") for e in consortium.sites[name].log.entries()]
     assert "audit.result" not in others
+
+
+def test_a_site_whose_policy_allows_no_round_now_takes_part_again_later(tmp_path: Path) -> None:
+    """Its hours may be over: that costs it the rounds until they begin again, and neither budget nor job."""
+    made = Consortium(tmp_path, training=plan_json()["training"] | {"rounds": 3})
+    north, asked = made.sites["north"], list[int]()
+
+    def permit() -> None:
+        asked.append(len(asked) + 1)
+        if asked[-1] == 2:
+            raise PolicyError("policy_refused", "The policy refuses: time.hours.")
+
+    north.permit = permit
+    made.federation().run(made.grid())
+    closed = {
+        event.round: event.body["accepted"] for event in made.log.entries() if event.type == "round.closed"
+    }
+    assert ["north" in closed[number] for number in (1, 2, 3)] == [True, False, True]
+    rounds = {row.reservation.round for row in north.ledger.rows("notes")}
+    assert rounds == {1, 3}
