@@ -166,7 +166,7 @@ class Witness:
         if names:
             raise LogError(
                 "log_forked",
-                f"The log of {', '.join(names)} contradicts a head that was countersigned here.",
+                f"The log of {', '.join(names)}, as it was shown, contradicts a head that is kept here.",
                 f"Both heads are in {self.path / FOLDER}; nothing goes on with that party under these keys.",
             )
 
