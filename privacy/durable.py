@@ -69,9 +69,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def full(error: OSError) -> bool:
+    """Whether a write failed for want of room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def unwritable(path: Path, error: OSError) -> StateError:
     """The typed error for a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if full(error):
         return StateError(
             "disk_full", f"The disk is full: {path} was not written.", "Make room; nothing was lost."
         )

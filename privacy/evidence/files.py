@@ -25,6 +25,8 @@ def refusing_unwritable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if durable.full(error):
+            raise unwritable("The disk is full: the event log was not written.") from error
         raise unwritable(f"The event log cannot be written: {error.strerror}.") from error
 
 

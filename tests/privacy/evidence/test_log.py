@@ -252,6 +252,24 @@ def test_a_disk_that_does_not_sync_is_refused_and_nothing_stands(log, clinic, mo
     verify_log(log.folder, clinic.public)
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "The disk is full: the event log was not written."),
+        (errno.EDQUOT, "The disk is full: the event log was not written."),
+        (errno.EIO, "The event log cannot be written: Input/output error."),
+    ],
+)
+def test_a_full_disk_is_called_so_whichever_file_meets_it_first(log, monkeypatch, number, words):
+    def fail(file):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken, pytest.raises(LogError) as caught:
+        broken.setattr(os, "fsync", fail)
+        log.append("log.heartbeat")
+    assert (caught.value.id, caught.value.what) == ("log_unwritable", words)
+
+
 def test_a_head_that_does_not_fit_on_the_disk_is_refused(log, clinic):
     size = (log.folder / "events.jsonl").stat().st_size
     with full_disk(log.folder / "events.jsonl", 0):
