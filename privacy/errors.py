@@ -108,7 +108,7 @@ class PlanError(CloisterError):
     REASONS: ClassVar[dict[str, str]] = {
         "plan_malformed": "a plan is not canonical, or a field is missing, unknown or out of range",
         "plan_unsigned": "a plan is not signed by the lead of this consortium",
-        "plan_unknown": "a message names a plan that was not approved here",
+        "plan_unknown": "a message names a plan that is not open here: not approved, or over",
         "plan_not_approved": "a plan waits for an approval",
         "plan_conflict": "two parts of a plan cannot live together",
         "code_mismatch": "the installed code is not the one the plan names",

@@ -75,9 +75,10 @@ POINTS: tuple[Point, ...] = (
     *_both("round", LEAD, "server.checkpoint:Checkpoint.save", "server.versions:Versions.keep"),
     *_both("round", LEAD, "privacy.evidence.log:EventLog.append"),
     *_flower("server.post:Post.send", f"{_RUN}._take", "server.sums:Adding.open", f"{_RUN}._closed"),
-    *_both("end", LEAD, f"{_RUN}._finish"),
+    Point("end", LEAD, f"{_RUN}._finish", "before", LEAD),
     *_both("end", SITE, f"{_LEARNER}.release", f"{_PART}._conclude", f"{_SUMS}.finish"),
     *_both("end", SITE, "client.jobs:Job.close"),
+    Point("end", LEAD, f"{_RUN}._finish", "after", LEAD),  # sites that have the final model are asked no more
     *_both("end", LEAD, f"{_LEAD}._finish"),
 )
 
