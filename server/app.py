@@ -57,6 +57,11 @@ class Progress:
     down: Mapping[str, int]
 
 
+BULKY = 16 << 20
+"""Bytes. Where envelopes may be larger, all go in pieces over the consortium service: Flower holds several
+copies of a message on its way, and takes none above 64 MiB."""
+
+
 @dataclass
 class Federation:
     """One run of a plan at the aggregator.
@@ -357,8 +362,9 @@ class Federation:
             post.drop_absent()
 
     def _carrier(self, grid: Grid, kind: str) -> Carrier:
-        """Updates and the end go by Flower; steps of secure sums, and joint steps, by the service."""
-        if self.exchange is not None and (kind in sums.ASKED or (self.plan.joint and kind == messages.TASK)):
+        """Models and updates go by Flower; steps of secure sums, joint steps and bulk go by the service."""
+        quick = kind in sums.ASKED or (self.plan.joint and kind == messages.TASK)
+        if self.exchange is not None and (quick or messages.largest_of(self.plan) > BULKY):
             return self.exchange
         return FlowerCarrier(grid, self.pace.answer + self.pace.resend)
 

@@ -27,17 +27,17 @@ _WORDS = (
 )
 
 
-def encoder(kind: str = "bert", layers: int = 3) -> Any:
-    """A random encoder of width 32; the same each time."""
+def encoder(kind: str = "bert", layers: int = 3, width: int = 32) -> Any:
+    """A random encoder; the same each time."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(
         kind,
         vocab_size=60,
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=2 * width,
         max_position_embeddings=40,
         pad_token_id=1 if kind == "roberta" else 0,
     )
@@ -78,12 +78,12 @@ def labels(number: int, classes: int = 4, seed: int = 7) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, classes, number)
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, layers: int = 3, width: int = 32) -> Path:
     """A model folder as a hub would hold it: safetensors, config and a word-piece tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    encoder().save_pretrained(folder)
+    encoder(layers=layers, width=width).save_pretrained(folder)
     vocabulary = {word: number for number, word in enumerate(_WORDS)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
