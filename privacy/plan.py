@@ -13,12 +13,15 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
+from cloister.privacy.frozen import Part as Part
+from cloister.privacy.frozen import Positive as Positive
+from cloister.privacy.methods import ServerOptimizer
 from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -27,15 +30,8 @@ from cloister.privacy.secagg.terms import SumTerms
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unit = Literal["person", "record"]
 """What one unit of privacy is: a person with all rows that count, or one record."""
-
-
-class Part(BaseModel):
-    """A frozen part of a plan: unknown fields and values of another type are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Party(Part):
@@ -125,7 +121,11 @@ class Adapter(Part):
 
 
 class Training(Part):
-    """How a site trains in a round and how the rounds go together."""
+    """How a site trains in a round and how the rounds go together.
+
+    Attributes:
+        server: what the server makes of the mean change; absent from the bytes where it adds it as it is.
+    """
 
     algorithm: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)]
@@ -135,6 +135,12 @@ class Training(Part):
     head_rate: Positive
     adapter_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    server: ServerOptimizer | None = None
+
+    @property
+    def method(self) -> str:
+        """The method as a report names it."""
+        return ", ".join([self.algorithm, *([self.server.words] if self.server else [])])
 
 
 class Privacy(Part):
@@ -266,6 +272,10 @@ class Plan(Part):
             raise ValueError("joint privacy needs secure aggregation: a share protects nobody by itself")
         if self.training.steps != 1 or self.training.optimizer != "sgd":
             raise ValueError("in joint mode a round is one step, taken by sgd")
+        if self.training.server:
+            raise ValueError(
+                "joint privacy and a server optimizer do not go together: every site takes each step again"
+            )
         if self.aggregation.bits:
             raise ValueError("joint privacy has a grid of its own, in words of 32 bits")
         try:

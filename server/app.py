@@ -24,10 +24,12 @@ from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.rounds import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
+from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.exchange import Answer, Exchange
+from cloister.server.optimizers import stepping
 from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
@@ -185,7 +187,7 @@ class Federation:
             state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=(), taken=None
         )
         if summing is None:
-            after = replace(after, model=current.close(state.model))
+            after = self._moved(after, current.close())
         else:
             after = self._add_up(grid, current, summing, state, after)
         self.log.append(
@@ -239,10 +241,15 @@ class Federation:
     def _closed(self, current: Round, after: Checkpoint, words: NDArray[np.uint32]) -> Checkpoint:
         """The state after an opened sum of updates."""
         try:
-            return replace(after, model=current.close_with(after.model, words))
+            return self._moved(after, current.close_with(words))
         except UpdateError as error:
             self._give_up(after, error.id, **_outcome(current))
             raise
+
+    def _moved(self, after: Checkpoint, mean: Vector) -> Checkpoint:
+        """The state after the server's step by a mean change."""
+        change, moments = stepping.step(self.plan.training.server, after.moments, mean)
+        return replace(after, model=after.model + change, moments=moments)
 
     def _give_up(self, after: Checkpoint, reason: str, **outcome: list[str]) -> Checkpoint:
         """Ends a round whose sum is lost: it stays charged, and no step is taken."""

@@ -35,6 +35,7 @@ class Checkpoint:
         agreed: whether all sites have agreed on keys for secure aggregation.
         change: in joint mode, what the last step changed; None before the first.
         taken: the step that the last round took; None if it took none, or there are no joint steps.
+        moments: what the server's optimizer remembers (``server.optimizers``); none before its first step.
     """
 
     plan: str
@@ -46,6 +47,7 @@ class Checkpoint:
     agreed: bool = False
     change: Vector | None = None
     taken: Taken | None = None
+    moments: tuple[Vector, ...] = ()
 
     def change_before(self) -> Vector:
         """The change of the step before, zeros at the start."""
@@ -60,6 +62,7 @@ class Checkpoint:
         vectors = [self.model.astype(_WIRE)]
         if self.change is not None:
             vectors.append(self.change.astype(_WIRE))
+        vectors += [moment.astype(_WIRE) for moment in self.moments]
         if self.taken is not None:
             vectors.append(self.taken.words.view(_WIRE))
         body = b"".join(vector.tobytes() for vector in vectors)
@@ -68,6 +71,7 @@ class Checkpoint:
             "round": self.round,
             "body": canonical.digest(body),
             "change": self.change is not None,
+            "moments": len(self.moments),
             "taken": None if self.taken is None else list(self.taken.survivors),
             "acknowledged": self.acknowledged,
             "excluded": self.excluded,
@@ -97,12 +101,14 @@ class Checkpoint:
             or head.get("body") != canonical.digest(body)
         ):
             raise damaged
-        parts = 1 + bool(head["change"]) + (head["taken"] is not None)
+        moments = int(head.get("moments", 0))  # there were none before this was written
+        parts = 1 + bool(head["change"]) + moments + (head["taken"] is not None)
         model, *rest = np.split(np.frombuffer(body, dtype=_WIRE), parts)
-        change = rest[0].astype(np.float32) if head["change"] else None
+        change = rest.pop(0).astype(np.float32) if head["change"] else None
         taken = None
         if head["taken"] is not None:
             taken = Taken(rest[-1].view(np.uint32).copy(), tuple(head["taken"]))
         told = (dict(head["acknowledged"]), dict(head["excluded"]), tuple(head["survivors"]))
         agreed = bool(head["agreed"])
-        return cls(plan, int(head["round"]), model.astype(np.float32), *told, agreed, change, taken)
+        model, kept = model.astype(np.float32), tuple(one.astype(np.float32) for one in rest[:moments])
+        return cls(plan, int(head["round"]), model, *told, agreed, change, taken, kept)

@@ -14,6 +14,7 @@ from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, initial, layout
+from cloister.privacy.methods import ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
     Adapter,
@@ -84,6 +85,7 @@ class Terms:
         secure: whether the server may open nothing but sums.
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
+        server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
     """
 
     purpose: str
@@ -108,6 +110,7 @@ class Terms:
     secure: bool = False
     colluding: int = 1
     bits: int | None = None
+    server: ServerOptimizer | None = None
 
     @property
     def course(self) -> Course:
@@ -138,6 +141,20 @@ def check_bits(terms: Terms, sites: int) -> None:
         )
 
 
+def check_methods(terms: Terms) -> None:
+    """Refuses a method that the rest of the terms leaves no room for.
+
+    Raises:
+        PlanError: ``plan_conflict``.
+    """
+    if terms.mode == "joint" and terms.server:
+        raise PlanError(
+            "plan_conflict",
+            "Joint privacy and a server optimizer do not go together: every site takes each step again.",
+            "Leave out --server-optimizer; the plan's momentum does the same.",
+        )
+
+
 def draft(
     terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str
 ) -> tuple[Plan, Vector]:
@@ -161,6 +178,7 @@ def draft(
             "Joint privacy needs secure aggregation, and each of its rounds is one step.",
             "Leave out --no-secure and --steps; --rounds says how many steps there are.",
         )
+    check_methods(terms)
     missing = [site.name for site in roster.sites if site.name not in offers]
     if missing or not roster.sites:
         raise PlanError(
@@ -202,6 +220,7 @@ def _training(terms: Terms) -> Training:
         head_rate=rates.head,
         adapter_rate=rates.adapter,
         momentum=terms.momentum,
+        server=terms.server,
     )
 
 

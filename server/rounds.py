@@ -5,7 +5,7 @@ The rules:
 - only invited sites may answer, each once; a second answer changes nothing and is named;
 - an answer is added to the running sum when it arrives and is then dropped;
 - a site is in exactly one state: waiting, accepted, refused (with the reason) or lost;
-- a round closes with a new global model only if at least the plan's minimum of sites was accepted;
+- a round closes with a mean change only if at least the plan's minimum of sites was accepted;
   otherwise it raises, and the global model stays what it was.
 """
 
@@ -99,16 +99,16 @@ class Round:
         """The sites in a state, in the order of the plan."""
         return tuple(name for name, standing in self.standings.items() if standing.state == state)
 
-    def close(self, model: Vector) -> Vector:
-        """The next global model: the old one plus the weighted mean of the accepted updates.
+    def close(self) -> Vector:
+        """The weighted mean of the accepted updates: float32, shape (d,).
 
         Raises:
             RoundError: as ``check``.
         """
         self.check()
-        return model + self._sum.mean()
+        return self._sum.mean()
 
-    def close_with(self, model: Vector, words: NDArray[np.uint32]) -> Vector:
+    def close_with(self, words: NDArray[np.uint32]) -> Vector:
         """The same from the opened sum over all accepted sites, shape (d,), modulo 2^32 or 2^bits.
 
         Raises:
@@ -119,9 +119,9 @@ class Round:
         accepted, few = self.of(ACCEPTED), self.plan.quantisation
         weight = sum(self.plan.weight(site) for site in accepted)
         if few is None:
-            return model + Sum.of(self.plan.ring, words, weight).mean()
+            return Sum.of(self.plan.ring, words, weight).mean()
         place = At(self.number, 0, self.attempt, self.model)
-        return model + quantisation.mean(words, few, place, len(accepted), weight)
+        return quantisation.mean(words, few, place, len(accepted), weight)
 
     def check(self) -> None:
         """Checks that enough sites were accepted.

@@ -1,0 +1,59 @@
+"""What a plan may add to federated averaging: each method is a field that the bytes of other plans lack.
+
+What a method does stands with whoever does it: the server's steps in ``server.optimizers``, what it may put
+in the place of the mean in ``server.aggregation``, the site's part in ``client.learn.training``, codecs in
+``privacy.codec``. Here is what the parties agree on, and what cannot go together, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cloister.privacy.frozen import Part, Positive
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+
+
+class ServerMomentum(Part):
+    """The server's step remembers those before (``server.optimizers.momentum``).
+
+    Attributes:
+        rate: of the step.
+        momentum: how much of the last velocity stays.
+    """
+
+    kind: Literal["momentum", "nesterov"]
+    rate: Rate
+    momentum: Decay
+
+    @property
+    def words(self) -> str:
+        """The method as a report names it."""
+        return f"server {self.kind} {self.momentum:g} at rate {self.rate:g}"
+
+
+class ServerAdam(Part):
+    """The server's step is scaled coordinate by coordinate (``server.optimizers.adam``).
+
+    Attributes:
+        rate: of the step.
+        first, second: how much of the means of changes and of their squares stays.
+        floor: added to the root of the second mean.
+    """
+
+    kind: Literal["adam"]
+    rate: Rate
+    first: Decay
+    second: Decay
+    floor: Positive
+
+    @property
+    def words(self) -> str:
+        """The method as a report names it."""
+        return f"server Adam at rate {self.rate:g}"
+
+
+ServerOptimizer = Annotated[ServerMomentum | ServerAdam, Field(discriminator="kind")]
