@@ -57,3 +57,24 @@ class ServerAdam(Part):
 
 
 ServerOptimizer = Annotated[ServerMomentum | ServerAdam, Field(discriminator="kind")]
+
+
+class Robust(Part):
+    """A rule in the place of the mean that bears some sites lying (``server.aggregation``).
+
+    Attributes:
+        liars: f: so many sites may send anything at all.
+    """
+
+    kind: Literal["trimmed-mean", "median", "multi-krum"]
+    liars: Annotated[int, Field(ge=1, le=1000)]
+
+    @property
+    def fewest(self) -> int:
+        """The fewest updates that the rule bears so many liars among."""
+        return 2 * self.liars + (3 if self.kind == "multi-krum" else 1)
+
+    @property
+    def words(self) -> str:
+        """The rule as a report names it."""
+        return f"{self.kind.replace('-', ' ')} against {self.liars} that lie"

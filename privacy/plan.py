@@ -21,7 +21,7 @@ from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
 from cloister.privacy.frozen import Part as Part
 from cloister.privacy.frozen import Positive as Positive
-from cloister.privacy.methods import ServerOptimizer
+from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -137,11 +137,6 @@ class Training(Part):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     server: ServerOptimizer | None = None
 
-    @property
-    def method(self) -> str:
-        """The method as a report names it."""
-        return ", ".join([self.algorithm, *([self.server.words] if self.server else [])])
-
 
 class Privacy(Part):
     """The promise.
@@ -187,6 +182,8 @@ class Aggregation(Part):
         colluding: t: so many sites may put together what they know, and the server with them.
         bits: b: sums are taken modulo 2^b, and a parameter travels as so many bits (``secagg.quantisation``).
         norm: with ``bits``, the greatest Euclidean length of one site's weighted update.
+        robust: what stands in the place of the weighted mean; absent from the bytes of other plans. Every
+            site then counts alike: a large one that lies weighs no more than a small one.
     """
 
     secure: bool = False
@@ -196,6 +193,7 @@ class Aggregation(Part):
     colluding: Annotated[int, Field(ge=1)] | None = None
     bits: Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)] | None = None
     norm: Positive | None = None
+    robust: Robust | None = None
 
     @property
     def visibility(self) -> str:
@@ -222,7 +220,19 @@ class Aggregation(Part):
             raise ValueError("bits and norm belong together")
         if self.bits and not self.secure:
             raise ValueError("few bits belong to secure aggregation")
+        if self.robust:
+            self._check_robust(self.robust)
         return self
+
+    def _check_robust(self, rule: Robust) -> None:
+        if self.secure:
+            raise ValueError(
+                f"{rule.kind} compares single updates, and secure aggregation opens nothing but their sum"
+            )
+        if self.minimum_sites < rule.fewest:
+            raise ValueError(
+                f"{rule.words} needs {rule.fewest} updates, and a round may have {self.minimum_sites}"
+            )
 
 
 class Plan(Part):
@@ -324,6 +334,12 @@ class Plan(Part):
     def weight(self, name: str) -> float:
         """The public weight of a site: the low end of its band over the sum of all; they add up to 1."""
         return self.site(name).units.low / sum(site.units.low for site in self.sites)
+
+    @property
+    def method(self) -> str:
+        """How the parties train, as a report names it."""
+        parts = (self.aggregation.robust, self.training.server)
+        return ", ".join([self.training.algorithm, *(part.words for part in parts if part)])
 
     @property
     def most_rows(self) -> int:

@@ -12,7 +12,7 @@ import typer
 
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import UsageError
-from cloister.privacy.methods import ServerOptimizer
+from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -97,6 +97,11 @@ def propose(
     server_rate: Annotated[
         float | None, typer.Option(min=0.0001, max=10, help="Its rate, if not the usual one.")
     ] = None,
+    robust: Annotated[
+        Literal["trimmed-mean", "median", "multi-krum"] | None,
+        typer.Option(help="What stands in the place of the mean. Needs --no-secure."),
+    ] = None,
+    liars: Annotated[int, typer.Option(min=1, help="With --robust, how many sites may lie.")] = 1,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
 ) -> None:
@@ -118,6 +123,7 @@ def propose(
         colluding=colluding,
         bits=bits,
         server=_server(server_optimizer, server_rate),
+        robust=Robust(kind=robust, liars=liars) if robust else None,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -135,13 +141,13 @@ def propose(
                 "noise_multiplier": plan.privacy.noise_multiplier,
                 "secure": plan.aggregation.secure,
                 "bits": plan.aggregation.width,
-                "method": plan.training.method,
+                "method": plan.method,
             }
         )
         return
     typer.echo(f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}.")
     typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
-    typer.echo(f"The method is {plan.training.method}.")
+    typer.echo(f"The method is {plan.method}.")
     typer.echo(f"The unit of privacy is the {plan.privacy.unit}.")
     typer.echo(f"{plan.aggregation.visibility}.")
     if plan.aggregation.rounding:

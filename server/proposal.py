@@ -14,7 +14,7 @@ from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, initial, layout
-from cloister.privacy.methods import ServerOptimizer
+from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
     Adapter,
@@ -86,6 +86,7 @@ class Terms:
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
         server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
+        robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
     """
 
     purpose: str
@@ -111,6 +112,7 @@ class Terms:
     colluding: int = 1
     bits: int | None = None
     server: ServerOptimizer | None = None
+    robust: Robust | None = None
 
     @property
     def course(self) -> Course:
@@ -152,6 +154,12 @@ def check_methods(terms: Terms) -> None:
             "plan_conflict",
             "Joint privacy and a server optimizer do not go together: every site takes each step again.",
             "Leave out --server-optimizer; the plan's momentum does the same.",
+        )
+    if terms.robust and terms.secure:
+        raise PlanError(
+            "plan_conflict",
+            f"{terms.robust.kind} compares single updates, and secure aggregation opens only their sum.",
+            "Leave out --robust, or add --no-secure: the lead then sees every single update.",
         )
 
 
@@ -226,7 +234,7 @@ def _training(terms: Terms) -> Training:
 
 def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
     if not terms.secure:
-        return Aggregation(minimum_sites=terms.minimum_sites or max(1, sites - 1), range=terms.range)
+        return _plain(terms, sites)
     least = SumTerms.least_threshold(sites, terms.colluding)
     if sites < least or least - terms.colluding < 2:
         raise PlanError(
@@ -244,6 +252,18 @@ def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
         bits=terms.bits,
         norm=norm,
     )
+
+
+def _plain(terms: Terms, sites: int) -> Aggregation:
+    """How updates become one where the lead sees each."""
+    fewest = terms.minimum_sites or max(1, sites - 1)
+    if terms.robust and fewest < terms.robust.fewest:
+        raise PlanError(
+            "plan_conflict",
+            f"{terms.robust.words} needs {terms.robust.fewest} updates, and a round may have {fewest}.",
+            "Take more sites, fewer that may lie, or a larger --minimum.",
+        )
+    return Aggregation(minimum_sites=fewest, range=terms.range, robust=terms.robust)
 
 
 def _placement(terms: Terms) -> Placement:

@@ -3,7 +3,8 @@
 The rules:
 
 - only invited sites may answer, each once; a second answer changes nothing and is named;
-- an answer is added to the running sum when it arrives and is then dropped;
+- an answer is added to the running sum when it arrives and is then dropped; only a robust rule, which
+  compares updates, keeps each until the round closes;
 - a site is in exactly one state: waiting, accepted, refused (with the reason) or lost;
 - a round closes with a mean change only if at least the plan's minimum of sites was accepted;
   otherwise it raises, and the global model stays what it was.
@@ -23,6 +24,7 @@ from cloister.privacy.secagg import quantisation
 from cloister.privacy.secagg.encoding import Pieces, Sum
 from cloister.privacy.secagg.terms import At
 from cloister.privacy.update import Vector
+from cloister.server.aggregation.rules import aggregate
 
 WAITING, ACCEPTED, REFUSED, LOST = "waiting", "accepted", "refused", "lost"
 
@@ -53,6 +55,7 @@ class Round:
     model: str
     invited: tuple[str, ...]
     standings: dict[str, Standing] = field(init=False)
+    _singles: dict[str, Vector] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.standings = dict.fromkeys(self.invited, Standing(WAITING))
@@ -62,14 +65,18 @@ class Round:
         return Sum(self.plan.ring)
 
     def accept(self, site: str, pieces: Pieces) -> None:
-        """Adds a site's encoded update to the sum.
+        """Adds a site's encoded update to the sum, or to those that a robust rule compares.
 
         Raises:
             RoundError: ``site_failed``, the site was not asked or has answered already.
             UpdateError: the content is not what the plan says; the site stands as refused.
         """
         self._check_waiting(site)
-        self._sum.add(pieces, self.plan.weight(site))
+        weight = self.plan.weight(site)
+        if self.plan.aggregation.robust is None:
+            self._sum.add(pieces, weight)
+        else:
+            self._singles[site] = Sum.single(self.plan.ring, pieces, weight)
         self.standings[site] = Standing(ACCEPTED)
 
     def note(self, site: str) -> None:
@@ -100,13 +107,16 @@ class Round:
         return tuple(name for name, standing in self.standings.items() if standing.state == state)
 
     def close(self) -> Vector:
-        """The weighted mean of the accepted updates: float32, shape (d,).
+        """The weighted mean of the accepted updates, or what stands in its place: float32, shape (d,).
 
         Raises:
             RoundError: as ``check``.
         """
         self.check()
-        return self._sum.mean()
+        robust = self.plan.aggregation.robust
+        if robust is None:
+            return self._sum.mean()
+        return aggregate(robust, np.stack([self._singles[site] for site in self.of(ACCEPTED)]))
 
     def close_with(self, words: NDArray[np.uint32]) -> Vector:
         """The same from the opened sum over all accepted sites, shape (d,), modulo 2^32 or 2^bits.

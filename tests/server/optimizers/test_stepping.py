@@ -140,11 +140,11 @@ class TestPlan:
         found = Plan.from_bytes(data)
         assert found.to_bytes() == data
         assert found.training.server == stepping.USUAL[kind]
-        assert found.training.method.lower().startswith(f"fedavg, server {kind}")
+        assert found.method.lower().startswith(f"fedavg, server {kind}")
 
     def test_without_it_the_bytes_say_nothing(self) -> None:
         assert b'"server"' not in plan().to_bytes()
-        assert plan().training.method == "fedavg"
+        assert plan().method == "fedavg"
 
     @pytest.mark.parametrize(
         "broken",
