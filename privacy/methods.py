@@ -78,3 +78,26 @@ class Robust(Part):
     def words(self) -> str:
         """The rule as a report names it."""
         return f"{self.kind.replace('-', ' ')} against {self.liars} that lie"
+
+
+Factors = Literal["up", "alternate"]
+"""Which factors of LoRA are trained: ``up`` is B alone, ``alternate`` B in odd rounds and A in even ones. The
+head is trained in any case."""
+
+FACTORS: dict[Factors, str] = {
+    "up": "LoRA's A frozen (FFA-LoRA)",
+    "alternate": "LoRA's A and B in turn (RoLoRA)",
+}
+"""Each as a report names it."""
+
+
+def frozen_in(factors: Factors | None, round: int) -> str | None:
+    """The ending of the names of tensors that a round leaves as they are; None where it trains all.
+
+    Args:
+        factors: of the plan.
+        round: counted from 1.
+    """
+    if factors is None:
+        return None
+    return ".lora_B.weight" if factors == "alternate" and round % 2 == 0 else ".lora_A.weight"

@@ -21,7 +21,7 @@ from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
 from cloister.privacy.frozen import Part as Part
 from cloister.privacy.frozen import Positive as Positive
-from cloister.privacy.methods import Robust, ServerOptimizer
+from cloister.privacy.methods import FACTORS, Factors, Robust, ServerOptimizer
 from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -125,6 +125,8 @@ class Training(Part):
 
     Attributes:
         server: what the server makes of the mean change; absent from the bytes where it adds it as it is.
+        proximal: mu of FedProx, which holds a site near the model that it starts a round from.
+        factors: which factors of LoRA are trained; both where this is absent.
     """
 
     algorithm: Literal["fedavg"] = "fedavg"
@@ -136,6 +138,21 @@ class Training(Part):
     adapter_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     server: ServerOptimizer | None = None
+    proximal: Positive | None = None
+    factors: Factors | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """What sites do besides averaging, as a report names it."""
+        proximal = [f"FedProx of {self.proximal:g}"] if self.proximal else []
+        return [*proximal, *([FACTORS[self.factors]] if self.factors else [])]
+
+    @model_validator(mode="after")
+    def _proximal_is_stable(self) -> Self:
+        # The bound also keeps the reach of an update (server.reach) that of one without FedProx.
+        if self.proximal and self.proximal * max(self.head_rate, self.adapter_rate) > 1:
+            raise ValueError("proximal times a learning rate is above 1: local steps would swing about")
+        return self
 
 
 class Privacy(Part):
@@ -265,6 +282,8 @@ class Plan(Part):
             self._check_sums()
         if self.joint:
             self._check_joint()
+        if self.training.factors and not self.adapter.top_layers:
+            raise ValueError("factors belong to LoRA, and no layer carries it")
         others = [site.name for site in self.sites if site.unit != self.privacy.unit]
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
@@ -285,6 +304,12 @@ class Plan(Part):
         if self.training.server:
             raise ValueError(
                 "joint privacy and a server optimizer do not go together: every site takes each step again"
+            )
+        if self.training.proximal:
+            raise ValueError("FedProx has nothing to hold in joint mode: a site takes no steps of its own")
+        if self.training.factors:
+            raise ValueError(
+                "in joint mode both factors of LoRA are trained: each share covers the whole grid"
             )
         if self.aggregation.bits:
             raise ValueError("joint privacy has a grid of its own, in words of 32 bits")
@@ -339,7 +364,8 @@ class Plan(Part):
     def method(self) -> str:
         """How the parties train, as a report names it."""
         parts = (self.aggregation.robust, self.training.server)
-        return ", ".join([self.training.algorithm, *(part.words for part in parts if part)])
+        others = [part.words for part in parts if part]
+        return ", ".join([self.training.algorithm, *self.training.words, *others])
 
     @property
     def most_rows(self) -> int:

@@ -97,6 +97,13 @@ def propose(
     server_rate: Annotated[
         float | None, typer.Option(min=0.0001, max=10, help="Its rate, if not the usual one.")
     ] = None,
+    proximal: Annotated[
+        float | None, typer.Option(min=0, help="Mu of FedProx, which holds sites near the common model.")
+    ] = None,
+    factors: Annotated[
+        Literal["up", "alternate"] | None,
+        typer.Option(help="Train LoRA's B alone (FFA-LoRA), or B and A in turn (RoLoRA)."),
+    ] = None,
     robust: Annotated[
         Literal["trimmed-mean", "median", "multi-krum"] | None,
         typer.Option(help="What stands in the place of the mean. Needs --no-secure."),
@@ -123,6 +130,8 @@ def propose(
         colluding=colluding,
         bits=bits,
         server=_server(server_optimizer, server_rate),
+        proximal=proximal or None,
+        factors=factors,
         robust=Robust(kind=robust, liars=liars) if robust else None,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+
 from cloister.privacy import canonical
 from cloister.privacy.consent import Offer
 from cloister.privacy.descent import learning_rates
@@ -14,7 +16,7 @@ from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, initial, layout
-from cloister.privacy.methods import Robust, ServerOptimizer
+from cloister.privacy.methods import Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
     Adapter,
@@ -27,6 +29,7 @@ from cloister.privacy.plan import (
     Task,
     Training,
     Unit,
+    malformed,
 )
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
@@ -86,6 +89,8 @@ class Terms:
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
         server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
+        proximal: mu of FedProx; None for none. Not in joint mode.
+        factors: ``up`` trains LoRA's B alone, ``alternate`` B and A in turn; None both. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
     """
 
@@ -113,6 +118,8 @@ class Terms:
     bits: int | None = None
     server: ServerOptimizer | None = None
     robust: Robust | None = None
+    proximal: float | None = None
+    factors: Factors | None = None
 
     @property
     def course(self) -> Course:
@@ -149,17 +156,28 @@ def check_methods(terms: Terms) -> None:
     Raises:
         PlanError: ``plan_conflict``.
     """
-    if terms.mode == "joint" and terms.server:
-        raise PlanError(
-            "plan_conflict",
-            "Joint privacy and a server optimizer do not go together: every site takes each step again.",
-            "Leave out --server-optimizer; the plan's momentum does the same.",
-        )
+    if terms.mode == "joint":
+        _check_joint(terms)
     if terms.robust and terms.secure:
         raise PlanError(
             "plan_conflict",
             f"{terms.robust.kind} compares single updates, and secure aggregation opens only their sum.",
             "Leave out --robust, or add --no-secure: the lead then sees every single update.",
+        )
+
+
+def _check_joint(terms: Terms) -> None:
+    if terms.server:
+        raise PlanError(
+            "plan_conflict",
+            "Joint privacy and a server optimizer do not go together: every site takes each step again.",
+            "Leave out --server-optimizer; the plan's momentum does the same.",
+        )
+    if terms.proximal or terms.factors:
+        raise PlanError(
+            "plan_conflict",
+            "In joint mode a round is one step of all sites on all that is trained.",
+            "Leave out --proximal and --factors.",
         )
 
 
@@ -177,9 +195,19 @@ def draft(
 
     Raises:
         PlanError: ``plan_conflict``, a site of the roster has made no offer, or one at another unit of
-            privacy, or there are too few sites for secure aggregation, or too few bits.
+            privacy, or there are too few sites for secure aggregation, or too few bits, or a method
+            does not go with the rest; ``plan_malformed``, a number is out of its range.
         BudgetError: no noise reaches the target.
     """
+    try:
+        return _draft(terms, roster, offers, base, code)
+    except ValidationError as error:
+        raise malformed(error) from error
+
+
+def _draft(
+    terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str
+) -> tuple[Plan, Vector]:
     if terms.mode == "joint" and (not terms.secure or terms.steps not in (None, 1)):
         raise PlanError(
             "plan_conflict",
@@ -229,6 +257,8 @@ def _training(terms: Terms) -> Training:
         adapter_rate=rates.adapter,
         momentum=terms.momentum,
         server=terms.server,
+        proximal=terms.proximal,
+        factors=terms.factors,
     )
 
 

@@ -1,9 +1,9 @@
 """The robust rule of a plan: from the single updates of a round to what stands in the place of their mean.
 
 It compares single updates, so it does not go with secure aggregation; a plan with both is refused. It goes
-with local privacy: whatever it does to noised updates is post-processing. Every site counts alike, whatever its
-size. Updates are decoded from the integers of the ring first, so none holds NaN or infinity and none is beyond
-the plan's range.
+with local privacy: whatever it does to noised updates is post-processing. Every site counts alike, whatever
+its size. Updates are decoded from the integers of the ring first, so none holds NaN or infinity and none is
+beyond the plan's range.
 """
 
 from __future__ import annotations
