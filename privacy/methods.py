@@ -2,7 +2,7 @@
 
 What a method does stands with whoever does it: the server's steps in ``server.optimizers``, what it may put
 in the place of the mean in ``server.aggregation``, the site's part in ``client.learn.training``, codecs in
-``privacy.codec``. Here is what the parties agree on, and what cannot go together, with the reason.
+``privacy.codecs``. Here is what the parties agree on, and what cannot go together, with the reason.
 """
 
 from __future__ import annotations
@@ -101,3 +101,7 @@ def frozen_in(factors: Factors | None, round: int) -> str | None:
     if factors is None:
         return None
     return ".lora_B.weight" if factors == "alternate" and round % 2 == 0 else ".lora_A.weight"
+
+
+Codec = Literal["bf16", "int8", "int4", "ternary"]
+"""How a change is written where no secure sum is taken (``privacy.codecs``)."""

@@ -21,7 +21,7 @@ from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
 from cloister.privacy.frozen import Part as Part
 from cloister.privacy.frozen import Positive as Positive
-from cloister.privacy.methods import FACTORS, Factors, Robust, ServerOptimizer
+from cloister.privacy.methods import FACTORS, Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -201,6 +201,8 @@ class Aggregation(Part):
         norm: with ``bits``, the greatest Euclidean length of one site's weighted update.
         robust: what stands in the place of the weighted mean; absent from the bytes of other plans. Every
             site then counts alike: a large one that lies weighs no more than a small one.
+        codec: how a site writes its update, what was left out added to the next; without secure aggregation.
+        down: how the lead writes what a round changed of the model. Both are absent from other plans' bytes.
     """
 
     secure: bool = False
@@ -211,6 +213,8 @@ class Aggregation(Part):
     bits: Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)] | None = None
     norm: Positive | None = None
     robust: Robust | None = None
+    codec: Codec | None = None
+    down: Codec | None = None
 
     @property
     def visibility(self) -> str:
@@ -227,7 +231,10 @@ class Aggregation(Part):
     @property
     def rounding(self) -> str:
         """What few bits mean, in words; "" where a word has 32."""
-        return f"Updates are rounded to {self.bits} bits a parameter" if self.bits else ""
+        parts = [f"updates are rounded to {self.bits} bits a parameter"] if self.bits else []
+        parts += [f"updates are coded as {self.codec} with error feedback"] if self.codec else []
+        parts += [f"changes of the model are coded as {self.down}"] if self.down else []
+        return " and ".join(parts).capitalize()
 
     @model_validator(mode="after")
     def _terms_where_secure(self) -> Self:
@@ -237,6 +244,10 @@ class Aggregation(Part):
             raise ValueError("bits and norm belong together")
         if self.bits and not self.secure:
             raise ValueError("few bits belong to secure aggregation")
+        if self.codec and self.secure:
+            raise ValueError(
+                "a codec gives each block a scale of its own, which secure aggregation cannot add: use bits"
+            )
         if self.robust:
             self._check_robust(self.robust)
         return self
@@ -305,6 +316,8 @@ class Plan(Part):
             raise ValueError(
                 "joint privacy and a server optimizer do not go together: every site takes each step again"
             )
+        if self.aggregation.down:
+            raise ValueError("every site takes each joint step again from its exact sum: no change is coded")
         if self.training.proximal:
             raise ValueError("FedProx has nothing to hold in joint mode: a site takes no steps of its own")
         if self.training.factors:

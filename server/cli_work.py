@@ -12,6 +12,7 @@ import typer
 
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import UsageError
+from cloister.privacy.methods import Codec as CodecName
 from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
 from cloister.privacy.secagg.quantisation import MOST_BITS
@@ -97,6 +98,13 @@ def propose(
     server_rate: Annotated[
         float | None, typer.Option(min=0.0001, max=10, help="Its rate, if not the usual one.")
     ] = None,
+    codec: Annotated[
+        CodecName | None,
+        typer.Option(help="How sites write updates, with error feedback. Needs --no-secure."),
+    ] = None,
+    codec_down: Annotated[
+        CodecName | None, typer.Option(help="How the lead writes what changed. Not with joint privacy.")
+    ] = None,
     proximal: Annotated[
         float | None, typer.Option(min=0, help="Mu of FedProx, which holds sites near the common model.")
     ] = None,
@@ -130,6 +138,8 @@ def propose(
         colluding=colluding,
         bits=bits,
         server=_server(server_optimizer, server_rate),
+        codec=codec,
+        down=codec_down,
         proximal=proximal or None,
         factors=factors,
         robust=Robust(kind=robust, liars=liars) if robust else None,
@@ -151,6 +161,7 @@ def propose(
                 "secure": plan.aggregation.secure,
                 "bits": plan.aggregation.width,
                 "method": plan.method,
+                "rounding": plan.aggregation.rounding,
             }
         )
         return

@@ -16,7 +16,7 @@ from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, initial, layout
-from cloister.privacy.methods import Factors, Robust, ServerOptimizer
+from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
     Adapter,
@@ -91,6 +91,8 @@ class Terms:
         server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
         proximal: mu of FedProx; None for none. Not in joint mode.
         factors: ``up`` trains LoRA's B alone, ``alternate`` B and A in turn; None both. Not in joint mode.
+        codec: how a site writes its update; None for words of 32 bits. Not with ``secure``.
+        down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
     """
 
@@ -120,6 +122,8 @@ class Terms:
     robust: Robust | None = None
     proximal: float | None = None
     factors: Factors | None = None
+    codec: Codec | None = None
+    down: Codec | None = None
 
     @property
     def course(self) -> Course:
@@ -158,6 +162,12 @@ def check_methods(terms: Terms) -> None:
     """
     if terms.mode == "joint":
         _check_joint(terms)
+    if terms.codec and terms.secure:
+        raise PlanError(
+            "plan_conflict",
+            "A codec gives each block a scale of its own, which secure aggregation cannot add.",
+            "Take --bits instead, or add --no-secure: the lead then sees every single update.",
+        )
     if terms.robust and terms.secure:
         raise PlanError(
             "plan_conflict",
@@ -172,6 +182,12 @@ def _check_joint(terms: Terms) -> None:
             "plan_conflict",
             "Joint privacy and a server optimizer do not go together: every site takes each step again.",
             "Leave out --server-optimizer; the plan's momentum does the same.",
+        )
+    if terms.down:
+        raise PlanError(
+            "plan_conflict",
+            "Every site takes each joint step again from its exact sum: no change can be coded.",
+            "Leave out --codec-down.",
         )
     if terms.proximal or terms.factors:
         raise PlanError(
@@ -281,6 +297,7 @@ def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
         colluding=terms.colluding,
         bits=terms.bits,
         norm=norm,
+        down=terms.down,
     )
 
 
@@ -293,7 +310,9 @@ def _plain(terms: Terms, sites: int) -> Aggregation:
             f"{terms.robust.words} needs {terms.robust.fewest} updates, and a round may have {fewest}.",
             "Take more sites, fewer that may lie, or a larger --minimum.",
         )
-    return Aggregation(minimum_sites=fewest, range=terms.range, robust=terms.robust)
+    return Aggregation(
+        minimum_sites=fewest, range=terms.range, robust=terms.robust, codec=terms.codec, down=terms.down
+    )
 
 
 def _placement(terms: Terms) -> Placement:

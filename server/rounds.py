@@ -18,12 +18,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.privacy.codecs import coding
 from cloister.privacy.errors import RoundError
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg import quantisation
-from cloister.privacy.secagg.encoding import Pieces, Sum
+from cloister.privacy.secagg.encoding import Pieces, Sum, encode
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Vector
+from cloister.privacy.update import Delta, Vector
 from cloister.server.aggregation.rules import aggregate
 
 WAITING, ACCEPTED, REFUSED, LOST = "waiting", "accepted", "refused", "lost"
@@ -73,6 +74,9 @@ class Round:
         """
         self._check_waiting(site)
         weight = self.plan.weight(site)
+        if codec := self.plan.aggregation.codec:
+            values = coding.decode(codec, b"".join(pieces), self.plan.adapter.parameters)
+            pieces = [encode(Delta(values, ()), weight, self.plan.ring).content]
         if self.plan.aggregation.robust is None:
             self._sum.add(pieces, weight)
         else:
