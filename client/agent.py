@@ -255,7 +255,7 @@ class Agent:
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,
-            replies=Replies(job.folder / "replies"),
+            replies=Replies(job.folder / "replies", vault),
             done=lambda: self._close(job),
             complain=self._say,
             admit=lambda: self._admit(job, parties),

@@ -237,6 +237,8 @@ def _terms(plan: Plan) -> str:
     if privacy.unit == "person":
         cost += f" (rows of one person: at most {plan.most_rows} count)"
     parts = [f"{training.rounds} rounds of {steps}, {cost}, with {len(plan.sites)} sites"]
+    if plan.method != training.algorithm:
+        parts.append(f"the method is {plan.method}")
     if plan.joint:
         parts.append(
             "the noise is shared: it protects while secure aggregation holds and at most "

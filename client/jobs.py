@@ -69,8 +69,13 @@ class Job:
         """
         if self.state != LEFT:
             durable.write(self.folder / "left", reason.encode())
-        for secret in (*(self.folder / name for name in _KEYS), *self.folder.glob("replies/*.sealed")):
+        for secret in (*(self.folder / name for name in _KEYS), *self._traces()):
             secret.unlink(missing_ok=True)
+
+    def _traces(self) -> Iterator[Path]:
+        """Sealed replies, and what coded updates left out."""
+        for pattern in ("replies/*.sealed", "rests/*.rest"):
+            yield from self.folder.glob(pattern)
 
     @property
     def leaving(self) -> str:

@@ -21,16 +21,19 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from cloister.client.following import Following
 from cloister.client.guard import Guard, Score
+from cloister.client.held import HeldModels
+from cloister.client.rests import Rests
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, durable
+from cloister.privacy.codecs import feedback
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.events import GaussianSteps
@@ -46,13 +49,15 @@ from cloister.privacy.errors import (
 )
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.methods import Codec
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg import quantisation
 from cloister.privacy.secagg.encoding import encode, residues
 from cloister.privacy.secagg.rounds import SEED
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Delta, Encoded, Sealed, Share, Vector
-from cloister.privacy.wire import messages, sums
+from cloister.privacy.update import Coded, Delta, Encoded, Sealed, Share, Vector
+from cloister.privacy.vault import CLEAR, Vault
+from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 
 _COMMITTED = "audit.committed"
@@ -90,9 +95,22 @@ def _place(header: Header) -> At:
 
 @dataclass(frozen=True)
 class Replies:
-    """The sealed replies of one job on disk; only the newest is kept once its arrival is confirmed."""
+    """The sealed replies of one job on disk, and what goes with them; only the newest reply is kept.
+
+    Attributes:
+        folder: theirs alone.
+        rests: what coded replies left out.
+        held: the models that replies started from.
+    """
 
     folder: Path
+    vault: InitVar[Vault] = CLEAR
+    rests: Rests = field(init=False)
+    held: HeldModels = field(init=False)
+
+    def __post_init__(self, vault: Vault) -> None:
+        object.__setattr__(self, "rests", Rests(self.folder.with_name("rests"), vault))
+        object.__setattr__(self, "held", HeldModels(self.folder.with_name("models")))
 
     def _path(self, number: int, attempt: int) -> Path:
         return self.folder / f"round-{number:05d}-{attempt:05d}.sealed"
@@ -239,7 +257,11 @@ class Participant:
     def _task(self, opened: Opened) -> messages.Task:
         """The task of an opened envelope, whose model must be the one that the signed header names."""
         sites = [site.name for site in self.plan.sites] if self.plan.joint else []
-        task = messages.Task.from_bytes(opened.content, self.plan.adapter.parameters, sites)
+        d, down = self.plan.adapter.parameters, self.plan.aggregation.down
+        if down is None:
+            task = messages.Task.from_bytes(opened.content, d, sites)
+        else:
+            task = broadcast.opened(opened.content, down, d, self.replies.held.find)
         if messages.model_digest(task.model) != opened.header.model:
             raise UpdateError(
                 "update_model_mismatch", "The global model is not the one that the lead signed."
@@ -268,6 +290,8 @@ class Participant:
         self._follow(header.round, task)
         if fault := self._fault(task.model, header.round - 1):
             raise fault
+        if self.plan.aggregation.down is not None:
+            self.replies.held.keep(header.round, task.model)
         self._commit()
         reservation = self._reserve(header)
         self.entropy.advance(header.round)
@@ -311,8 +335,8 @@ class Participant:
             return None
         return fault
 
-    def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded:
-        """What this round's training gives, as integers; what it did is what was reserved for it."""
+    def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded | Coded:
+        """What this round's training gives, as it travels; what it did is what was reserved for it."""
         if self.plan.joint:
             share = self.learner.share(model, header)
             if reservation is None or share.mechanisms != (reservation.mechanism,):
@@ -323,11 +347,23 @@ class Participant:
         if reservation:
             self._tell(header, delta.mechanisms)
             self.ledger.spend(reservation, delta.mechanisms)
+        if codec := self.plan.aggregation.codec:
+            return self._coded(codec, delta, header)
         weight, few = self.plan.weight(self.name), self.plan.quantisation
         if few is None:
             return encode(delta, weight, self.plan.ring)
         rotated = quantisation.rotate(delta, weight, few, _place(header))
         return quantisation.quantise(rotated, few, self._stream("rounding", header))
+
+    def _coded(self, codec: Codec, delta: Delta, header: Header) -> Coded:
+        """The delta with what was left out before, coded; what is left out now is on disk."""
+        rest = self.replies.rests.before(header.round, delta.values.size)
+        fed = feedback.encode(codec, delta.values, rest)
+        encode(
+            Delta(fed.values, ()), self.plan.weight(self.name), self.plan.ring
+        )  # as the lead will: in range
+        self.replies.rests.keep(header.round, fed.rest)
+        return Coded(fed.content, delta.mechanisms)
 
     def _tell(self, header: Header, mechanisms: tuple[GaussianSteps, ...]) -> None:
         """Writes down what the steps of a round did to the data, as the update says it."""
@@ -348,9 +384,9 @@ class Participant:
                 steps=block.steps,
             )
 
-    def _hide(self, header: Header, encoded: Encoded) -> Sealed:
+    def _hide(self, header: Header, encoded: Encoded | Coded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
-        if self.secure is None:
+        if self.secure is None or isinstance(encoded, Coded):  # the plan allows no codec with secure sums
             return self._seal(header, messages.UPDATE, encoded.content)
         seed = self._stream("self-mask", header).bytes(SEED)
         masked = self.secure.mask(_place(header), encoded, seed)
@@ -495,6 +531,8 @@ class Participant:
         self.entropy.advance(self.plan.training.rounds + 1)
         if self.secure is not None:
             self.secure.finish()
+        self.replies.rests.forget()
+        self.replies.held.forget()
 
     def _seal(self, asked: Header, kind: str, content: bytes) -> Sealed:
         header = Header(

@@ -296,6 +296,7 @@ class ModelError(CloisterError):
         "unit_split": "rows of one unit of privacy lie in two micro-batches of a step",
         "adapter_invalid": "an adapter cannot be placed on the model",
         "model_fell": "a global model does worse on a site's held-out rows than one before",
+        "model_unknown": "a change came of a global model that a site does not have",
         "norm_jumped": "a round changed the global model far more than the rounds before",
         "version_missing": "an earlier global model that was asked for is not kept",
     }

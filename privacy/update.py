@@ -5,6 +5,7 @@
     gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Masked -> Sealed
     gradients per unit -> Clipped -> Share  -------- joint mode --------> Encoded -> Masked -> Sealed
     Delta -> Rotated  ------------ few bits a parameter ----------------> Encoded -> Masked -> Sealed
+    Delta -> Coded    ------------ a codec, without secure aggregation --> Sealed
 
 The values carry their own guarantee: noise reads its scale from the ``Clipped`` value it protects,
 the ledger charges the mechanisms that a ``Delta`` really underwent, and a participant seals an update
@@ -112,6 +113,19 @@ class Encoded:
     content: bytes
     mechanisms: tuple[GaussianSteps, ...]
     bits: int = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A delta in the codec of a plan without secure aggregation (``privacy.codecs``), not weighted.
+
+    Attributes:
+        content: of a size that the plan decides.
+        mechanisms: those of this delta; what else is in it was charged in the rounds before.
+    """
+
+    content: bytes
+    mechanisms: tuple[GaussianSteps, ...]
 
 
 @dataclass(frozen=True, eq=False)

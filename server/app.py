@@ -18,23 +18,32 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
+from cloister.privacy.codecs import feedback
 from cloister.privacy.descent import Descent
 from cloister.privacy.errors import AggregationError, CloisterError, RoundError, UpdateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.rounds import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
-from cloister.privacy.wire import messages, sums
+from cloister.privacy.update import Vector
+from cloister.privacy.wire import broadcast, messages, sums
+from cloister.privacy.wire.broadcast import Change
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.exchange import Answer, Exchange
+from cloister.server.optimizers import stepping
 from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
 
-_PASSING = frozenset({"sum_over", "survivor_set_fixed", "model_fell", "policy_refused", "policy_waits"})
-"""Reasons that cost a site a round and not the job: it crashed between two writes, the round is over, it
-refuses the model that the round starts from, or its policy allows no round now (its hours are over)."""
+_PASSING = frozenset(
+    {
+        *("sum_over", "survivor_set_fixed"),  # it crashed between two writes, and the round is over
+        *("model_fell", "model_unknown"),  # it refuses the model, or lacks the one that a change is of
+        *("policy_refused", "policy_waits"),  # its policy allows no round now (its hours are over)
+    }
+)
+"""Reasons that cost a site a round and not the job."""
 
 
 class Log(Protocol):
@@ -125,7 +134,7 @@ class Federation:
     def _run(self, grid: Grid) -> Checkpoint:
         state = self.resume
         if self.give_up and state.survivors:
-            after = replace(state, round=state.round + 1, survivors=(), taken=None)
+            after = replace(state, round=state.round + 1, survivors=(), taken=None, sent=None, holders=())
             state = self._give_up(after, "below_minimum", accepted=[], refused=[], lost=list(state.survivors))
         self._await_sites(state)
         if self.plan.sum_terms and not state.agreed:
@@ -189,8 +198,9 @@ class Federation:
         after = replace(
             state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=(), taken=None
         )
+        after = replace(after, sent=None, holders=())  # what a round that moves nothing leaves unsaid
         if summing is None:
-            after = replace(after, model=current.close(state.model))
+            after = self._moved(current, after, current.close())
         else:
             after = self._add_up(grid, current, summing, state, after)
         self.log.append(
@@ -244,10 +254,26 @@ class Federation:
     def _closed(self, current: Round, after: Checkpoint, words: NDArray[np.uint32]) -> Checkpoint:
         """The state after an opened sum of updates."""
         try:
-            return replace(after, model=current.close_with(after.model, words))
+            return self._moved(current, after, current.close_with(words))
         except UpdateError as error:
             self._give_up(after, error.id, **_outcome(current))
             raise
+
+    def _moved(self, current: Round, after: Checkpoint, mean: Vector) -> Checkpoint:
+        """The state after the server's step by a mean change."""
+        change, moments = stepping.step(self.plan.training.server, after.moments, mean)
+        down = self.plan.aggregation.down
+        if down is None:
+            return replace(after, model=after.model + change, moments=moments)
+        fed = feedback.encode(down, change, after.rest)
+        return replace(
+            after,
+            model=after.model + fed.values,
+            moments=moments,
+            rest=fed.rest,
+            sent=Change(current.model, fed.content),
+            holders=current.of(ACCEPTED),
+        )
 
     def _give_up(self, after: Checkpoint, reason: str, **outcome: list[str]) -> Checkpoint:
         """Ends a round whose sum is lost: it stays charged, and no step is taken."""
@@ -277,12 +303,15 @@ class Federation:
             self.plan, number, 1, messages.model_digest(state.model), state.survivors or self._invited(state)
         )
 
-    @staticmethod
-    def _task(kind: str, answer: str, state: Checkpoint) -> Ask:
-        """The global model, with what of each site arrived last."""
+    def _task(self, kind: str, answer: str, state: Checkpoint) -> Ask:
+        """The global model, or what changed of it, with what of each site arrived last."""
 
         def content(site: str) -> bytes:
-            return messages.Task(state.model, state.acknowledged.get(site, ""), state.taken).to_bytes()
+            known = state.acknowledged.get(site, "")
+            if state.sent is not None and site in state.holders:
+                return broadcast.changed(known, state.sent)
+            task = messages.Task(state.model, known, state.taken)
+            return task.to_bytes() if self.plan.aggregation.down is None else broadcast.full(task)
 
         return Ask(kind, answer, content, patience=None)
 

@@ -147,6 +147,17 @@ class Sum:
         found.weight = weight
         return found
 
+    @classmethod
+    def single(cls, ring: Ring, pieces: Pieces, weight: float) -> Vector:
+        """One encoded update of a site with the public ``weight``, by itself: its delta, float32, (d,).
+
+        Raises:
+            UpdateError: as ``add``.
+        """
+        alone = cls(ring)
+        alone.add(pieces, weight)
+        return alone.mean()
+
     def add(self, pieces: Pieces, weight: float) -> None:
         """Adds one encoded update of a site with the public ``weight``.
 

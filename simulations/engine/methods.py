@@ -25,6 +25,7 @@ from cloister.privacy.secagg.encoding import Sum, encode, residues
 from cloister.privacy.secagg.terms import At
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages
+from cloister.server.optimizers import stepping
 from cloister.simulations.engine.head import Head, Moment, Steps, head_layout
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.sums import Sums
@@ -119,6 +120,7 @@ def local(plan: Plan, members: Members, sums: Sums) -> Trained:
     """
     heads = _heads(plan, members)
     model, sent = np.zeros(plan.adapter.parameters, dtype=np.float32), 0
+    moments: stepping.Moments = ()
     for number in range(1, plan.training.rounds + 1):
         at = At(number, 0, ATTEMPT, messages.model_digest(model))
         words = {}
@@ -133,7 +135,9 @@ def local(plan: Plan, members: Members, sums: Sums) -> Trained:
                 member.account.settle(number, mechanism)
         opened = sums.open(at, words)
         weight = sum(plan.weight(name) for name in opened.survivors)
-        model = model + Sum.of(plan.ring, opened.words, weight).mean()
+        mean = Sum.of(plan.ring, opened.words, weight).mean()
+        change, moments = stepping.step(plan.training.server, moments, mean)
+        model = model + change
         sent += len(words[opened.survivors[0]])
     return Trained(model, sent, plan.training.rounds)
 
