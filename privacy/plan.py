@@ -171,7 +171,8 @@ class Aggregation(Part):
     """How updates become one.
 
     ``threshold`` and ``colluding`` are absent from the bytes of a plan without secure aggregation, ``bits``
-    and ``norm`` from those of one whose words have 32 bits.
+    and ``norm`` from those of one whose words have 32 bits, ``surplus`` from those of one that leaves all
+    noise in; it is never false.
 
     Attributes:
         secure: whether the server sees masked updates and opens their sum only; else it sees each.
@@ -181,6 +182,7 @@ class Aggregation(Part):
         colluding: t: so many sites may put together what they know, and the server with them.
         bits: b: sums are taken modulo 2^b, and a parameter travels as so many bits (``secagg.quantisation``).
         norm: with ``bits``, the greatest Euclidean length of one site's weighted update.
+        surplus: in joint mode, that noise for losses that did not happen is taken back (``secagg.surplus``).
     """
 
     secure: bool = False
@@ -190,6 +192,7 @@ class Aggregation(Part):
     colluding: Annotated[int, Field(ge=1)] | None = None
     bits: Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)] | None = None
     norm: Positive | None = None
+    surplus: Literal[True] | None = None
 
     @property
     def visibility(self) -> str:
@@ -207,6 +210,11 @@ class Aggregation(Part):
     def rounding(self) -> str:
         """What few bits mean, in words; "" where a word has 32."""
         return f"Updates are rounded to {self.bits} bits a parameter" if self.bits else ""
+
+    @property
+    def taking_back(self) -> str:
+        """What becomes of surplus noise, in words; "" where all of it stays."""
+        return "Noise for sites that were not lost is taken back" if self.surplus else ""
 
     @model_validator(mode="after")
     def _terms_where_secure(self) -> Self:
@@ -249,6 +257,10 @@ class Plan(Part):
             self._check_sums()
         if self.joint:
             self._check_joint()
+        elif self.aggregation.surplus:
+            raise ValueError(
+                "surplus noise belongs to joint privacy: elsewhere every site needs all of its own"
+            )
         others = [site.name for site in self.sites if site.unit != self.privacy.unit]
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
@@ -372,6 +384,7 @@ class Plan(Part):
             n_min=self.aggregation.minimum_sites,
             t=self.aggregation.colluding or 0,
             sampled=most,
+            surplus=bool(self.aggregation.surplus),
         )
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import StateError
@@ -19,6 +20,20 @@ from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.messages import Taken
 
 _WIRE = np.dtype("<f4")
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """An opened sum of a joint step that is not taken yet: its surplus noise is being taken back.
+
+    Attributes:
+        words: the sum over the checkpoint's survivors modulo 2^32, uint32, shape (d,).
+        signed, opened: who signed the survivor set, and who opened its mask.
+    """
+
+    words: NDArray[np.uint32]
+    signed: tuple[str, ...]
+    opened: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +50,8 @@ class Checkpoint:
         agreed: whether all sites have agreed on keys for secure aggregation.
         change: in joint mode, what the last step changed; None before the first.
         taken: the step that the last round took; None if it took none, or there are no joint steps.
+        pending: the opened sum of the next round, while its surplus noise is being taken back: sites that
+            gave some do not open the sum itself again.
     """
 
     plan: str
@@ -46,6 +63,7 @@ class Checkpoint:
     agreed: bool = False
     change: Vector | None = None
     taken: Taken | None = None
+    pending: Pending | None = None
 
     def change_before(self) -> Vector:
         """The change of the step before, zeros at the start."""
@@ -62,6 +80,8 @@ class Checkpoint:
             vectors.append(self.change.astype(_WIRE))
         if self.taken is not None:
             vectors.append(self.taken.words.view(_WIRE))
+        if self.pending is not None:
+            vectors.append(self.pending.words.view(_WIRE))
         body = b"".join(vector.tobytes() for vector in vectors)
         head: dict[str, canonical.Json] = {
             "plan": self.plan,
@@ -74,6 +94,8 @@ class Checkpoint:
             "survivors": list(self.survivors),
             "agreed": self.agreed,
         }
+        if self.pending is not None:
+            head["pending"] = {"signed": list(self.pending.signed), "opened": list(self.pending.opened)}
         vault.write(path, canonical.encode(head) + b"\n" + body)
 
     @classmethod
@@ -97,12 +119,18 @@ class Checkpoint:
             or head.get("body") != canonical.digest(body)
         ):
             raise damaged
-        parts = 1 + bool(head["change"]) + (head["taken"] is not None)
+        held = head.get("pending")
+        parts = 1 + bool(head["change"]) + (head["taken"] is not None) + (held is not None)
         model, *rest = np.split(np.frombuffer(body, dtype=_WIRE), parts)
         change = rest[0].astype(np.float32) if head["change"] else None
+        pending = None
+        if held is not None:
+            words = rest.pop().view(np.uint32).copy()
+            pending = Pending(words, tuple(held["signed"]), tuple(held["opened"]))
         taken = None
         if head["taken"] is not None:
             taken = Taken(rest[-1].view(np.uint32).copy(), tuple(head["taken"]))
         told = (dict(head["acknowledged"]), dict(head["excluded"]), tuple(head["survivors"]))
         agreed = bool(head["agreed"])
-        return cls(plan, int(head["round"]), model.astype(np.float32), *told, agreed, change, taken)
+        number = int(head["round"])
+        return cls(plan, number, model.astype(np.float32), *told, agreed, change, taken, pending)

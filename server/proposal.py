@@ -84,6 +84,7 @@ class Terms:
         secure: whether the server may open nothing but sums.
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
+        surplus: in joint mode, whether noise for losses that did not happen is taken back.
     """
 
     purpose: str
@@ -107,6 +108,7 @@ class Terms:
     range: float = 4.0
     secure: bool = False
     colluding: int = 1
+    surplus: bool = False
     bits: int | None = None
 
     @property
@@ -160,6 +162,12 @@ def draft(
             "plan_conflict",
             "Joint privacy needs secure aggregation, and each of its rounds is one step.",
             "Leave out --no-secure and --steps; --rounds says how many steps there are.",
+        )
+    if terms.surplus and terms.mode != "joint":
+        raise PlanError(
+            "plan_conflict",
+            "Surplus noise can be taken back only where noise is added in shares.",
+            "Add --privacy joint, or leave out --take-back.",
         )
     missing = [site.name for site in roster.sites if site.name not in offers]
     if missing or not roster.sites:
@@ -224,6 +232,7 @@ def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
         colluding=terms.colluding,
         bits=terms.bits,
         norm=norm,
+        surplus=True if terms.surplus else None,
     )
 
 
