@@ -244,7 +244,8 @@ def _terms(plan: Plan) -> str:
             "the noise is shared: it protects while secure aggregation holds and at most "
             f"{how.colluding} of the others act together with the lead"
         )
-    return "; ".join([*parts, _inside(how.visibility), *([_inside(how.rounding)] if how.rounding else [])])
+    said = (how.visibility, how.rounding, how.taking_back)
+    return "; ".join([*parts, *(_inside(sentence) for sentence in said if sentence)])
 
 
 def _inside(sentence: str) -> str:

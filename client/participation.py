@@ -12,6 +12,11 @@ The order of a round at the site, each step durable before the next:
    (in joint mode what was spent is noted when the sum is opened, and so the number of shares is known);
 7. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
+Where the plan takes surplus noise back (``privacy.secagg.surplus``), a site that opened a step may be asked
+for the noise that its sum does not need. Its parts are made again from the ratchet, which still stands at the
+round; the masked reply is stored before it leaves, beside the others, and only it is ever sent. What a step
+costs with the noise that is left was charged when it was opened.
+
 A crash between 5 and 7 leaves a reserve and no reply: nothing has left, so the same update is computed
 again from the same ratchet state under the same reserve.
 """
@@ -55,7 +60,7 @@ from cloister.privacy.secagg import quantisation
 from cloister.privacy.secagg.encoding import encode, residues
 from cloister.privacy.secagg.rounds import SEED
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Coded, Delta, Encoded, Sealed, Share, Vector
+from cloister.privacy.update import Coded, Delta, Encoded, Sealed, Share, Surplus, Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
@@ -77,6 +82,10 @@ class Learner(Protocol):
 
     def share(self, model: Vector, header: Header) -> Share:
         """This site's part of one joint step from ``model``."""
+        ...
+
+    def surplus(self, header: Header, survivors: int) -> Surplus:
+        """What of this site's noise in the round's step a sum over so many survivors does not need."""
         ...
 
     def keep(self, model: Vector, round: int) -> Score | None:
@@ -239,14 +248,17 @@ class Participant:
     def _open(self, data: bytes) -> Opened:
         limit = messages.largest_of(self.plan)
         seen = peek(data, limit)
+        surplus = bool(self.plan.aggregation.surplus)
         asked = {messages.FINISH} | (sums.ASKED if self.secure else set())
+        if not surplus:
+            asked.discard(sums.SURPLUS)
         kind = seen.kind if seen.kind in asked else messages.TASK
         expected = Header(
             kind=kind,
             consortium=self.plan.consortium,
             plan=self.plan.digest,
             round=seen.round,
-            step=0,
+            step=sums.step_of(kind, seen.step, surplus=surplus),
             attempt=seen.attempt,
             sender=self.plan.lead.name,
             recipient=self.name,
@@ -384,6 +396,41 @@ class Participant:
                 steps=block.steps,
             )
 
+    def _give_surplus(self, opened: Opened, secure: SecureSums) -> Sealed:
+        """This site's surplus noise in a step that it opened, masked for the sum that takes it back.
+
+        Raises:
+            AggregationError: ``surplus_refused``, ``sum_over``.
+            ChannelError: ``replay``.
+        """
+        header, replies = opened.header, Replies(self.replies.folder / "surplus")
+        if stored := replies.load(header):
+            self._tell_surplus(header, stored, secure.survivors)
+            return stored
+        over = secure.surplus(_place(header), opened.content)
+        self.entropy.advance(header.round)  # the start of this round once more; a later one refuses
+        encoded = residues(self.learner.surplus(header, len(over)))
+        seed = self._stream("self-mask", header).bytes(SEED)
+        masked = secure.mask(_place(header), encoded, seed, over)
+        sealed = self._seal(header, sums.MASKED, sums.masked_to_bytes(masked, encoded.bits))
+        replies.store(header, sealed)
+        self._tell_surplus(header, sealed, over)
+        return sealed
+
+    def _tell_surplus(self, header: Header, sealed: Sealed, survivors: tuple[str, ...]) -> None:
+        """Writes down, once, that surplus noise leaves, and how much noise stays in the sum."""
+        if any(e.type == "surplus.given" and e.body["sealed"] == sealed.digest for e in self.log.entries()):
+            return
+        self.log.append(
+            "surplus.given",
+            job=self.plan.digest,
+            round=header.round,
+            survivors=sorted(survivors),
+            sealed=sealed.digest,
+            bytes=len(sealed.data),
+            noise_left=self.plan.grid.left(len(survivors)),
+        )
+
     def _hide(self, header: Header, encoded: Encoded | Coded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
         if self.secure is None or isinstance(encoded, Coded):  # the plan allows no codec with secure sums
@@ -399,23 +446,32 @@ class Participant:
         )
 
     def _add_up(self, opened: Opened) -> Sealed:
-        """A step of secure aggregation: agreeing on keys, signing survivors, opening what cancels."""
+        """A step of secure aggregation: agreeing on keys, or on the way of a sum."""
         header, content, secure = opened.header, opened.content, self.secure
         if secure is None:
             raise ChannelError("wrong_context", "The plan has no secure aggregation.")
-        place, job = _place(header), self.plan.digest
         match header.kind:
+            case sums.SURPLUS:
+                return self._give_surplus(opened, secure)
+            case sums.SURVIVE | sums.OPEN | sums.RECOVER:
+                return self._open_sum(opened, secure)
             case sums.INTRODUCE:
                 return self._seal(header, sums.INTRODUCTION, secure.introduce())
             case sums.AGREE:
                 return self._seal(header, sums.AGREEMENTS, secure.agree(content))
-            case sums.ADOPT:
+            case _:
                 before, answer = secure.agreed, secure.adopt(content)
                 if not before:
-                    self.log.append("sum.agreed", job=job, sites=sorted(secure.terms.sites))
+                    self.log.append("sum.agreed", job=self.plan.digest, sites=sorted(secure.terms.sites))
                 return self._seal(header, sums.ADOPTED, answer)
+
+    def _open_sum(self, opened: Opened, secure: SecureSums) -> Sealed:
+        """What the survivors of a sum are asked: to sign who they are, and to open what cancels."""
+        header, content = opened.header, opened.content
+        place, job = _place(header), self.plan.digest
+        match header.kind:
             case sums.SURVIVE:
-                signed, answer = secure.survivors, secure.sign(place, content)
+                signed, answer = secure.signed, secure.sign(place, content)
                 if not signed:
                     survivors = sorted(secure.survivors)
                     self.log.append(
@@ -424,7 +480,8 @@ class Participant:
                 return self._seal(header, sums.SIGNED, answer)
             case sums.OPEN:
                 before, answer = secure.opened, secure.open(place, content)
-                self._settle(header, len(secure.survivors))
+                if not header.step:
+                    self._settle(header, len(secure.survivors))
                 if not before:
                     missing = sorted(set(secure.terms.sites) - set(secure.survivors))
                     self.log.append(
@@ -503,8 +560,7 @@ class Participant:
     def _settle(self, header: Header, survivors: int) -> None:
         """Notes what a joint step came to, before this site opens its part of the sum."""
         if self.plan.joint and (reservation := self._reservation(header)):
-            grid = self.plan.grid
-            self.ledger.settle(reservation, grid.event(self.plan.training.rate, 1, survivors - grid.t))
+            self.ledger.settle(reservation, self.plan.grid.settled(self.plan.training.rate, survivors))
 
     def _finish(self, opened: Opened) -> Sealed:
         if opened.header.round != self.plan.training.rounds + 1:

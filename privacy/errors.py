@@ -214,6 +214,7 @@ class AggregationError(CloisterError):
         "too_few_shares": "too few shares are left to open the mask of a site that was lost",
         "sum_lost": "a site went away after signing while another was missing, so the sum cannot be opened",
         "commitment_mismatch": "a revealed secret is not the one that was committed to",
+        "surplus_refused": "surplus noise was asked for too early, too late, or for another survivor set",
         "step_differs": "a global model is not what the step from the opened sum leads to",
     }
 

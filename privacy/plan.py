@@ -189,7 +189,8 @@ class Aggregation(Part):
     """How updates become one.
 
     ``threshold`` and ``colluding`` are absent from the bytes of a plan without secure aggregation, ``bits``
-    and ``norm`` from those of one whose words have 32 bits.
+    and ``norm`` from those of one whose words have 32 bits, ``surplus`` from those of one that leaves all
+    noise in; it is never false.
 
     Attributes:
         secure: whether the server sees masked updates and opens their sum only; else it sees each.
@@ -203,6 +204,7 @@ class Aggregation(Part):
             site then counts alike: a large one that lies weighs no more than a small one.
         codec: how a site writes its update, what was left out added to the next; without secure aggregation.
         down: how the lead writes what a round changed of the model. Both are absent from other plans' bytes.
+        surplus: in joint mode, that noise for losses that did not happen is taken back (``secagg.surplus``).
     """
 
     secure: bool = False
@@ -215,6 +217,7 @@ class Aggregation(Part):
     robust: Robust | None = None
     codec: Codec | None = None
     down: Codec | None = None
+    surplus: Literal[True] | None = None
 
     @property
     def visibility(self) -> str:
@@ -235,6 +238,11 @@ class Aggregation(Part):
         parts += [f"updates are coded as {self.codec} with error feedback"] if self.codec else []
         parts += [f"changes of the model are coded as {self.down}"] if self.down else []
         return " and ".join(parts).capitalize()
+
+    @property
+    def taking_back(self) -> str:
+        """What becomes of surplus noise, in words; "" where all of it stays."""
+        return "Noise for sites that were not lost is taken back" if self.surplus else ""
 
     @model_validator(mode="after")
     def _terms_where_secure(self) -> Self:
@@ -295,6 +303,10 @@ class Plan(Part):
             self._check_joint()
         if self.training.factors and not self.adapter.top_layers:
             raise ValueError("factors belong to LoRA, and no layer carries it")
+        if not self.joint and self.aggregation.surplus:
+            raise ValueError(
+                "surplus noise belongs to joint privacy: elsewhere every site needs all of its own"
+            )
         others = [site.name for site in self.sites if site.unit != self.privacy.unit]
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
@@ -437,6 +449,7 @@ class Plan(Part):
             n_min=self.aggregation.minimum_sites,
             t=self.aggregation.colluding or 0,
             sampled=most,
+            surplus=bool(self.aggregation.surplus),
         )
 
     @property

@@ -4,6 +4,7 @@
 
     gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Masked -> Sealed
     gradients per unit -> Clipped -> Share  -------- joint mode --------> Encoded -> Masked -> Sealed
+    parts of the noise of a share that was sent -> Surplus -------------> Encoded -> Masked -> Sealed
     Delta -> Rotated  ------------ few bits a parameter ----------------> Encoded -> Masked -> Sealed
     Delta -> Coded    ------------ a codec, without secure aggregation --> Sealed
 
@@ -72,6 +73,20 @@ class Share:
 
     values: NDArray[np.int64]
     mechanisms: tuple[GaussianSteps, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Surplus:
+    """The parts of a share's noise that a sum does not need: noise alone, nothing of any record.
+
+    Formal guarantees:
+        Independent of the data; it must leave the site only for the survivor set whose sum it is surplus in.
+
+    Attributes:
+        values: int64, shape (d,), in grid units.
+    """
+
+    values: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,13 +23,14 @@ from cloister.privacy.descent import Descent
 from cloister.privacy.errors import AggregationError, CloisterError, RoundError, UpdateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
+from cloister.privacy.secagg import surplus
 from cloister.privacy.secagg.rounds import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.broadcast import Change
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
-from cloister.server.checkpoint import Checkpoint
+from cloister.server.checkpoint import Checkpoint, Pending
 from cloister.server.exchange import Answer, Exchange
 from cloister.server.optimizers import stepping
 from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
@@ -134,7 +135,8 @@ class Federation:
     def _run(self, grid: Grid) -> Checkpoint:
         state = self.resume
         if self.give_up and state.survivors:
-            after = replace(state, round=state.round + 1, survivors=(), taken=None, sent=None, holders=())
+            over = replace(state, survivors=(), taken=None, pending=None, sent=None, holders=())
+            after = replace(over, round=state.round + 1)
             state = self._give_up(after, "below_minimum", accepted=[], refused=[], lost=list(state.survivors))
         self._await_sites(state)
         if self.plan.sum_terms and not state.agreed:
@@ -196,7 +198,13 @@ class Federation:
             if standing.state == REFUSED and standing.reason not in _PASSING
         }
         after = replace(
-            state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=(), taken=None
+            state,
+            round=number,
+            acknowledged=acknowledged,
+            excluded=excluded,
+            survivors=(),
+            taken=None,
+            pending=None,
         )
         after = replace(after, sent=None, holders=())  # what a round that moves nothing leaves unsaid
         if summing is None:
@@ -230,26 +238,60 @@ class Federation:
                 f"Round {current.number} had begun with {', '.join(state.survivors)}, and not all answer.",
                 "Bring them back and resume, or resume with --give-up: the round then stays charged.",
             )
-        self.save(replace(state, survivors=survivors))
-        job, number = self.plan.digest, current.number
+        adding = self._adding(grid, summing.terms)
+        pending = state.pending
+        if pending is None:
+            self.save(replace(state, survivors=survivors))
+            try:
+                pending = Pending(*adding.open(current, summing))
+            except AggregationError as error:
+                self._give_up(after, error.id, **_outcome(current))
+                raise
+        words = pending.words
+        self._sum_closed(current, survivors, pending.signed, pending.opened)
+        if self.descent is None:
+            return self._closed(current, after, words)
+        if self.plan.grid.unneeded(len(survivors)):
+            self.save(replace(state, survivors=survivors, pending=pending))
+            words = self._without_surplus(adding, current, survivors, words)
+        taken = messages.Taken(words, survivors)
+        return after.stepped(self.descent.change(state.change_before(), words, survivors), taken)
+
+    def _without_surplus(
+        self, adding: Adding, current: Round, survivors: tuple[str, ...], words: NDArray[np.uint32]
+    ) -> NDArray[np.uint32]:
+        """The opened sum of a joint step without its surplus noise; as it is if that cannot be had."""
         try:
-            words, signed, opened = self._adding(grid, summing.terms).open(current, summing)
+            noise, signed, opened = adding.surplus(current, survivors)
         except AggregationError as error:
-            self._give_up(after, error.id, **_outcome(current))
-            raise
+            self.log.append(
+                "surplus.kept",
+                job=self.plan.digest,
+                round=current.number,
+                reason=error.id,
+                survivors=sorted(survivors),
+            )
+            return words
+        self._sum_closed(current, survivors, signed, opened, surplus.STEP)
+        return surplus.without(words, noise)
+
+    def _sum_closed(
+        self,
+        current: Round,
+        survivors: tuple[str, ...],
+        signed: tuple[str, ...],
+        opened: tuple[str, ...],
+        step: int = 0,
+    ) -> None:
         self.log.append(
             "sum.closed",
-            job=job,
-            round=number,
-            step=0,
-            survivors=sorted(summing.survivors()),
+            job=self.plan.digest,
+            round=current.number,
+            step=step,
+            survivors=sorted(survivors),
             signed=sorted(signed),
             opened=sorted(opened),
         )
-        if self.descent is None:
-            return self._closed(current, after, words)
-        taken = messages.Taken(words, summing.survivors())
-        return after.stepped(self.descent.change(state.change_before(), words, taken.survivors), taken)
 
     def _closed(self, current: Round, after: Checkpoint, words: NDArray[np.uint32]) -> Checkpoint:
         """The state after an opened sum of updates."""
@@ -293,6 +335,8 @@ class Federation:
         return {site.name: self.roster.member(site.name) for site in self.plan.sites}
 
     def _refused(self, current: Round, site: str, reason: str) -> None:
+        if current.step:  # the update itself stands; why surplus noise was kept is written down once
+            return
         self.log.append(
             "update.refused", job=self.plan.digest, round=current.number, site=site, reason=reason
         )
@@ -399,7 +443,8 @@ class Federation:
 
     def _lose(self, current: Round, site: str, reason: str) -> None:
         current.lose(site, reason)
-        self.log.append("site.lost", job=self.plan.digest, round=current.number, site=site, reason=reason)
+        if not current.step:
+            self.log.append("site.lost", job=self.plan.digest, round=current.number, site=site, reason=reason)
         self.progress(current)
 
     def _opened(self, current: Round, answer: Answer, kinds: tuple[str, ...]) -> Opened:
@@ -441,7 +486,7 @@ class Federation:
             consortium=self.plan.consortium,
             plan=self.plan.digest,
             round=current.number,
-            step=0,
+            step=current.step,
             attempt=current.attempt,
             sender=site if up else lead,
             recipient=lead if up else site,

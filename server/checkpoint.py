@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import StateError
@@ -22,6 +23,20 @@ from cloister.privacy.wire.messages import Taken
 
 _WIRE = np.dtype("<f4")
 _WORD = np.dtype("<u4")
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """An opened sum of a joint step that is not taken yet: its surplus noise is being taken back.
+
+    Attributes:
+        words: the sum over the checkpoint's survivors modulo 2^32, uint32, shape (d,).
+        signed, opened: who signed the survivor set, and who opened its mask.
+    """
+
+    words: NDArray[np.uint32]
+    signed: tuple[str, ...]
+    opened: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +57,8 @@ class Checkpoint:
         sent: what the last round changed, coded, where the plan codes it and the round moved the model.
         holders: the sites that have the model before that change.
         rest: what the codings of changes left out so far; None before the first.
+        pending: the opened sum of the next round, while its surplus noise is being taken back: sites that
+            gave some do not open the sum itself again.
     """
 
     plan: str
@@ -57,6 +74,7 @@ class Checkpoint:
     sent: Change | None = None
     holders: tuple[str, ...] = ()
     rest: Vector | None = None
+    pending: Pending | None = None
 
     def change_before(self) -> Vector:
         """The change of the step before, zeros at the start."""
@@ -73,6 +91,8 @@ class Checkpoint:
         parts = [vector.astype(_WIRE).tobytes() for vector in vectors]
         if self.taken is not None:
             parts.append(self.taken.words.astype(_WORD).tobytes())
+        if self.pending is not None:
+            parts.append(self.pending.words.astype(_WORD).tobytes())
         body = b"".join([*parts, self.sent.content if self.sent else b""])
         head: dict[str, canonical.Json] = {
             "plan": self.plan,
@@ -90,6 +110,8 @@ class Checkpoint:
             "survivors": list(self.survivors),
             "agreed": self.agreed,
         }
+        if self.pending is not None:
+            head["pending"] = {"signed": list(self.pending.signed), "opened": list(self.pending.opened)}
         vault.write(path, canonical.encode(head) + b"\n" + body)
 
     @classmethod
@@ -119,9 +141,12 @@ class Checkpoint:
     def _of(cls, head: dict[str, Any], body: bytes) -> Checkpoint:
         """The checkpoint of a whole file. One of an earlier release lacks what there was not then."""
         moments, rest = head.get("moments", 0), bool(head.get("rest", False))
-        counted = 1 + bool(head["change"]) + moments + rest + (head["taken"] is not None)
+        held, floats = head.get("pending"), 1 + bool(head["change"]) + moments + rest
+        counted = floats + (head["taken"] is not None) + (held is not None)
         d = head.get("parameters", len(body) // (counted * _WIRE.itemsize))
-        vectors = iter(np.frombuffer(body, _WIRE, counted * d).reshape(counted, d).astype(np.float32))
+        vectors = iter(np.frombuffer(body, _WIRE, floats * d).reshape(floats, d).astype(np.float32))
+        whole = np.frombuffer(body, _WORD, counted * d)[floats * d :].astype(np.uint32)
+        words = iter(whole.reshape(counted - floats, d))
         sent = head.get("sent")
         return cls(
             plan=head["plan"],
@@ -130,7 +155,10 @@ class Checkpoint:
             change=next(vectors) if head["change"] else None,
             moments=tuple(next(vectors) for _ in range(moments)),
             rest=next(vectors) if rest else None,
-            taken=_taken(head["taken"], body, (counted - 1) * d, d),
+            taken=None if head["taken"] is None else Taken(next(words), tuple(head["taken"])),
+            pending=None
+            if held is None
+            else Pending(next(words), tuple(held["signed"]), tuple(held["opened"])),
             sent=None if sent is None else Change(sent, body[counted * d * _WIRE.itemsize :]),
             holders=tuple(head.get("holders", ())),
             acknowledged=dict(head["acknowledged"]),
@@ -138,11 +166,3 @@ class Checkpoint:
             survivors=tuple(head["survivors"]),
             agreed=bool(head["agreed"]),
         )
-
-
-def _taken(survivors: list[str] | None, body: bytes, start: int, parameters: int) -> Taken | None:
-    """The joint step whose words are the last vector."""
-    if survivors is None:
-        return None
-    words = np.frombuffer(body, _WORD, parameters, start * _WORD.itemsize).astype(np.uint32)
-    return Taken(words, tuple(survivors))

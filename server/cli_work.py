@@ -90,6 +90,14 @@ def propose(
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
     colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
+    take_back: Annotated[
+        bool,
+        typer.Option(
+            "--take-back",
+            help="With --privacy joint: take noise back that lost sites would have made needed; two vectors "
+            "up a step instead of one.",
+        ),
+    ] = False,
     bits: Bits = None,
     server_optimizer: Annotated[
         Literal["momentum", "nesterov", "adam"] | None,
@@ -136,6 +144,7 @@ def propose(
         minimum_sites=minimum,
         secure=secure,
         colluding=colluding,
+        surplus=take_back,
         bits=bits,
         server=_server(server_optimizer, server_rate),
         codec=codec,
@@ -172,6 +181,8 @@ def propose(
     typer.echo(f"{plan.aggregation.visibility}.")
     if plan.aggregation.rounding:
         typer.echo(f"{plan.aggregation.rounding}.")
+    if plan.aggregation.taking_back:
+        typer.echo(f"{plan.aggregation.taking_back}.")
     typer.echo("Each site decides with `cloister site approve`.")
 
 

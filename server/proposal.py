@@ -94,6 +94,7 @@ class Terms:
         codec: how a site writes its update; None for words of 32 bits. Not with ``secure``.
         down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
+        surplus: in joint mode, whether noise for losses that did not happen is taken back.
     """
 
     purpose: str
@@ -117,6 +118,7 @@ class Terms:
     range: float = 4.0
     secure: bool = False
     colluding: int = 1
+    surplus: bool = False
     bits: int | None = None
     server: ServerOptimizer | None = None
     robust: Robust | None = None
@@ -231,6 +233,12 @@ def _draft(
             "Leave out --no-secure and --steps; --rounds says how many steps there are.",
         )
     check_methods(terms)
+    if terms.surplus and terms.mode != "joint":
+        raise PlanError(
+            "plan_conflict",
+            "Surplus noise can be taken back only where noise is added in shares.",
+            "Add --privacy joint, or leave out --take-back.",
+        )
     missing = [site.name for site in roster.sites if site.name not in offers]
     if missing or not roster.sites:
         raise PlanError(
@@ -297,6 +305,7 @@ def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
         colluding=terms.colluding,
         bits=terms.bits,
         norm=norm,
+        surplus=True if terms.surplus else None,
         down=terms.down,
     )
 

@@ -48,6 +48,7 @@ class Round:
         attempt: counted from 1; a resend of the same task keeps it.
         model: digest of the global model that sites start from.
         invited: the names of the sites that were asked.
+        step: 0, or that of the sum of surplus noise.
     """
 
     plan: Plan
@@ -55,6 +56,7 @@ class Round:
     attempt: int
     model: str
     invited: tuple[str, ...]
+    step: int = 0
     standings: dict[str, Standing] = field(init=False)
     _singles: dict[str, Vector] = field(default_factory=dict, init=False, repr=False)
 

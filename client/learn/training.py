@@ -34,7 +34,7 @@ from cloister.privacy.methods import Factors, frozen_in
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.coverage import engine_for
 from cloister.privacy.step.interface import NO_PHANTOMS, Engine, MicroBatch
-from cloister.privacy.update import Delta, Noised, Share, Vector
+from cloister.privacy.update import Delta, Noised, Share, Surplus, Vector
 
 _ADAM_FLOOR = 1e-8
 
@@ -230,11 +230,31 @@ class LocalTrainer:
         units, phantoms = self._sample(rate, streams.of("sampling"))
         active = watch.taking_part(phantoms) if watch else NO_PHANTOMS
         clipped = self._engine.clipped(self._batches(units), grid.bound, active)
-        found = joint.share(clipped, grid, rate, streams.of("noise"))
+        found = joint.share(clipped, grid, rate, streams.of)
         size = self._classifier.layout.size
         if self._audit and watch:
             watch.observe((found.values[size:] * grid.step).astype(np.float32), grid.bound)
             self._audit.keep(watch)
+        return replace(found, values=found.values[:size])
+
+    def surplus(self, grid: Grid, survivors: int, entropy: Entropy, moment: Moment) -> Surplus:
+        """The noise of the share at the same moment that a sum over so many survivors does not need.
+
+        Formal guarantees:
+            Those of ``dp.joint.surplus``.
+
+        Args:
+            grid: of the plan.
+            survivors: how many sites are in the opened sum.
+            entropy: at the start of the round that the share was made in.
+            moment: round, attempt and model that the share's key streams were bound to.
+
+        Raises:
+            BudgetError: ``mechanism_unaccountable``.
+        """
+        size = self._classifier.layout.size
+        noised = size + (self._audit.phantoms if self._audit else 0)
+        found = joint.surplus(noised, grid, survivors, _Streams(entropy, moment, 1).of)
         return replace(found, values=found.values[:size])
 
     def _engine_for(self, layout: Layout) -> Engine:

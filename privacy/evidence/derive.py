@@ -238,7 +238,8 @@ def charges(plan: Plan, events: Iterable[Event]) -> dict[int, GaussianSteps]:
 def outside(plan: Plan, events: Sequence[Event]) -> float:
     """Epsilon of a joint job against whoever knows no site's share: all shares of each sum count.
 
-    A step whose sum the site did not see opened counts as it was reserved.
+    A step whose sum the site did not see opened counts as it was reserved. Where surplus noise may be taken
+    back, a step counts as if it was.
     """
     charged = charges(plan, events)
     mine = [event for event in events if event.job == plan.digest]
@@ -246,7 +247,7 @@ def outside(plan: Plan, events: Sequence[Event]) -> float:
     settled = {e.round for e in mine if e.type == "budget.spent"}
     for number in settled & survivors.keys() & charged.keys():
         if number is not None:
-            charged[number] = plan.grid.event(plan.training.rate, 1, survivors[number])
+            charged[number] = plan.grid.outside(plan.training.rate, survivors[number])
     return accounting.epsilon(charged.values(), plan.privacy.delta)
 
 

@@ -18,9 +18,11 @@ from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear, noise_ridge, solve
 from cloister.privacy.descent import Descent
 from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.dp.grid import Grid
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
+from cloister.privacy.secagg import surplus as noise_sum
 from cloister.privacy.secagg.encoding import Sum, encode, residues
 from cloister.privacy.secagg.terms import At
 from cloister.privacy.update import Vector
@@ -28,7 +30,7 @@ from cloister.privacy.wire import messages
 from cloister.server.optimizers import stepping
 from cloister.simulations.engine.head import Head, Moment, Steps, head_layout
 from cloister.simulations.engine.holding import Holding
-from cloister.simulations.engine.sums import Sums
+from cloister.simulations.engine.sums import Opened, Sums
 
 ATTEMPT = 1
 
@@ -84,14 +86,14 @@ class Trained:
 
 
 def joint(plan: Plan, members: Members, sums: Sums) -> Trained:
-    """A joint job: every round one step, one opened sum.
+    """A joint job: every round one step and one opened sum, and one more where surplus noise is taken back.
 
     Raises:
         UpdateError, AggregationError, BudgetError: as each part does.
     """
     descent, heads = Descent.of(plan, _layout(plan, members)), _heads(plan, members)
     model = np.zeros(plan.adapter.parameters, dtype=np.float32)
-    before, sent = np.zeros_like(model), 0
+    before, sent, opens = np.zeros_like(model), 0, 0
     for number in range(1, plan.training.rounds + 1):
         at = At(number, 0, ATTEMPT, messages.model_digest(model))
         words = {}
@@ -104,12 +106,27 @@ def joint(plan: Plan, members: Members, sums: Sums) -> Trained:
             share = heads[name].share(model, plan.grid, plan.training.rate, member.entropy, moment)
             words[name] = residues(share).content
         opened = sums.open(at, words)
-        known = plan.grid.event(plan.training.rate, 1, len(opened.survivors) - plan.grid.t)
+        known = plan.grid.settled(plan.training.rate, len(opened.survivors))
         for name in opened.survivors:
             members[name].account.settle(number, known)
+        vectors = 1
+        if plan.grid.unneeded(len(opened.survivors)):
+            opened, vectors = _without_surplus(plan.grid, members, sums, at, opened), 2
         before = descent.change(before, opened.words, opened.survivors)
-        model, sent = model + before, sent + len(words[opened.survivors[0]])
-    return Trained(model, sent, plan.training.rounds)
+        model, sent = model + before, sent + vectors * len(words[opened.survivors[0]])
+        opens += vectors
+    return Trained(model, sent, opens)
+
+
+def _without_surplus(grid: Grid, members: Members, sums: Sums, at: At, opened: Opened) -> Opened:
+    """An opened sum, less the noise that it does not need."""
+    moment, parts = Moment(at.round, at.attempt, at.model), {}
+    for name in opened.survivors:
+        member = members[name]
+        member.entropy.advance(at.round)  # from the start of the round: the same parts once more
+        parts[name] = residues(Head.surplus(grid, len(opened.survivors), member.entropy, moment)).content
+    surplus = sums.open(noise_sum.place(at), parts, over=opened.survivors)
+    return Opened(noise_sum.without(opened.words, surplus.words), opened.survivors)
 
 
 def local(plan: Plan, members: Members, sums: Sums) -> Trained:

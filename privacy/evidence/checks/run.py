@@ -10,7 +10,16 @@ from typing import Any
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, IdentityError, InputError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
-from cloister.privacy.evidence.checks import accounts, claims, logs, meeting, mixtures, rounds, signatures
+from cloister.privacy.evidence.checks import (
+    accounts,
+    claims,
+    logs,
+    meeting,
+    mixtures,
+    rounds,
+    signatures,
+    surplus,
+)
 from cloister.privacy.evidence.checks.case import Case, Opening
 from cloister.privacy.evidence.checks.findings import WORST_FIRST, Finding, Findings, Result
 
@@ -23,11 +32,18 @@ ALONE: tuple[Check, ...] = (
     logs.heads,
     rounds.grammar,
     accounts.sites,
+    surplus.given,
     claims.policies,
 )
 """Checks that hold what is there to itself."""
 
-TOGETHER: tuple[Check, ...] = (meeting.updates, meeting.outcomes, meeting.channels, accounts.traffic)
+TOGETHER: tuple[Check, ...] = (
+    meeting.updates,
+    meeting.outcomes,
+    meeting.channels,
+    accounts.traffic,
+    surplus.met,
+)
 """Checks that hold the parts of all parties against each other; only where all are there."""
 
 SAID: tuple[Check, ...] = (accounts.guarantees, claims.evidence, claims.report, claims.papers)

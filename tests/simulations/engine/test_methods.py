@@ -136,12 +136,41 @@ class TestAnalytic:
         assert loud.accuracy(model, TEST) < 0.8
         assert charged == {name: [loud.release.mechanism] for name in SITES}
 
+    def test_surplus_noise_leaves_the_same_steps_masked_or_not_and_less_noise(self, parties):
+        back = Parties(parties.holdings, LABELS, parties.base, surplus=True)
+        plan = back.plan("test", JOINT, COURSE)
+        reserved, settled = [], []
+        account = Account(lambda _, what: reserved.append(what), lambda _, what: settled.append(what))
+        plain = methods.joint(plan, members(back, {"north": account}), OpenSums(SITES))
+        taking = members(back)
+        found = methods.joint(plan, taking, masked(back, plan.sum_terms, taking))
+        np.testing.assert_array_equal(plain.model, found.model)
+        assert reserved == settled == [plan.round_mechanism] * 4
+        assert (plain.sums, plain.bytes_up) == (8, 8 * 4 * plan.adapter.parameters)
+        left = methods.joint(parties.plan("test", JOINT, COURSE), members(parties), OpenSums(SITES))
+        assert (left.sums, left.bytes_up) == (4, plain.bytes_up / 2)
+        assert (plain.model != left.model).any()
+
+    def test_surplus_noise_is_not_given_for_a_part_of_the_sum(self, parties):
+        back = Parties(parties.holdings, LABELS, parties.base, surplus=True)
+        plan = back.plan("test", JOINT, COURSE)
+        sums = masked(back, plan.sum_terms, members(back))
+        words = {name: bytes(4 * plan.adapter.parameters) for name in SITES}
+        at = At(1, 0, 1, canonical.digest(b"m"))
+        sums.open(at, words)
+        for fewer in (SITES[:3], SITES[1:]):
+            with pytest.raises(AggregationError, check=lambda error: error.id == "surplus_refused"):
+                sums.open(replace(at, step=1), {name: words[name] for name in fewer}, over=fewer)
+        short = {name: words[name] for name in SITES[:3]}
+        with pytest.raises(AggregationError, check=lambda error: error.id == "survivor_set_fixed"):
+            sums.open(replace(at, step=1), short, over=SITES)
+
     def test_a_budget_that_refuses_stops_everything(self, parties):
         def refuse(number, mechanism):
             raise BudgetError("budget_exceeded", "No more.")
 
         class Never:
-            def open(self, at, words):
+            def open(self, at, words, *, over=()):
                 raise AssertionError("something left the site")
 
         accounts = {"north": Account(reserve=refuse)}
