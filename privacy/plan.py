@@ -370,20 +370,29 @@ class Plan(Part):
         """The digest of the plan: the name of the job."""
         return canonical.digest(self.to_bytes())
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each site stands in ``sites``."""
+        return {site.name: place for place, site in enumerate(self.sites)}
+
     def site(self, name: str) -> Site:
         """The terms of one site.
 
         Raises:
             PlanError: ``plan_unknown``, the site is not in the plan.
         """
-        for site in self.sites:
-            if site.name == name:
-                return site
-        raise PlanError("plan_unknown", f"The plan does not name {name}.")
+        if name not in self.places:
+            raise PlanError("plan_unknown", f"The plan does not name {name}.")
+        return self.sites[self.places[name]]
 
     def weight(self, name: str) -> float:
         """The public weight of a site: the low end of its band over the sum of all; they add up to 1."""
-        return self.site(name).units.low / sum(site.units.low for site in self.sites)
+        return self.site(name).units.low / self.least_units
+
+    @cached_property
+    def least_units(self) -> int:
+        """How many units there are at least, at all sites together."""
+        return sum(site.units.low for site in self.sites)
 
     @property
     def method(self) -> str:

@@ -21,8 +21,9 @@ from cloister.privacy.secagg.terms import SumTerms
 from cloister.simulations.engine import methods
 from cloister.simulations.engine.head import Steps, predict
 from cloister.simulations.engine.holding import Holding
-from cloister.simulations.engine.methods import Account, Analytic, Member
+from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.rounds import FREE, Account
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, Sums
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -74,9 +75,7 @@ class Setting:
     def members(self, job: str) -> dict[str, Member]:
         """The sites of a job."""
         return {
-            name: Member(
-                held, self.entropies[name], self.accounts(name, job) if self.accounts else methods.FREE
-            )
+            name: Member(held, self.entropies[name], self.accounts(name, job) if self.accounts else FREE)
             for name, held in self.parties.holdings.items()
         }
 

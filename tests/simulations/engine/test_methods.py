@@ -19,8 +19,9 @@ from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.simulations.engine import methods
 from cloister.simulations.engine.head import Steps, predict
 from cloister.simulations.engine.holding import Holding, pooled
-from cloister.simulations.engine.methods import Account, Analytic, Member
+from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, job_of
 
 SITES = ("north", "south", "west", "coast")
@@ -81,15 +82,17 @@ class TestSums:
         if not silent:
             del words["south"]
         at = At(1, 0, 1, job_of("model"))
-        opened = masked(parties, terms, taking).open(at, words, silent)
-        assert opened.words.tolist() == OpenSums(SITES).open(at, words).words.tolist()
+        opened = masked(parties, terms, taking).open(at, words.items(), silent)
+        assert opened.words.tolist() == OpenSums(SITES).open(at, words.items()).words.tolist()
         assert opened.survivors == tuple(name for name in SITES if name in words)
 
     def test_below_the_minimum_nothing_is_opened(self, parties):
         terms = SumTerms("sha256:" + "0" * 64, "sha256:" + "1" * 64, SITES, 5, 3, 3)
         taking = members(parties)
         with pytest.raises(AggregationError) as caught:
-            masked(parties, terms, taking).open(At(1, 0, 1, job_of("m")), dict.fromkeys(SITES[:2], bytes(20)))
+            masked(parties, terms, taking).open(
+                At(1, 0, 1, job_of("m")), dict.fromkeys(SITES[:2], bytes(20)).items()
+            )
         assert caught.value.id == "below_n_min"
 
 
@@ -171,7 +174,8 @@ class TestAnalytic:
 
         class Never:
             def open(self, at, words, *, over=()):
-                raise AssertionError("something left the site")
+                for _ in words:
+                    raise AssertionError("something left the site")
 
         accounts = {"north": Account(reserve=refuse)}
         for run in (
