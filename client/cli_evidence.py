@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
+from cloister.client.deposition import Deposition
 from cloister.client.jobs import Jobs
-from cloister.client.rulings import Rulings
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import durable
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
-from cloister.privacy.evidence.part import Part
 from cloister.privacy.plan import Plan
 
 HERE = Path()
@@ -42,8 +41,7 @@ def evidence(
     folder = SiteFolder.open(directory)
     if out.exists():
         raise UsageError("folder_in_use", f"{out} is there already.", "Name another file with --out.")
-    plan = Jobs(folder).find(job).plan
-    part = Part.make(folder.log, folder.identity, plan, Rulings(folder).evidence(plan))
+    part = Deposition(folder).part(Jobs(folder).find(job))
     durable.write(out, part.to_bytes(), mode=0o644)
     typer.echo(f"{out} holds {len(part.events)} events. Hand it to the lead, for `cloister report`.")
 

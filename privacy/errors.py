@@ -283,6 +283,8 @@ class EvidenceError(CloisterError):
         "claim_not_reproducible": "a claim of a bundle does not follow from the records in it",
         "key_untrusted": "a bundle is signed with a key that is not among those that are trusted",
         "job_unfinished": "a job has not ended with a model, so there is no evidence of one",
+        "bundle_unknown": "a message is about a bundle that is not offered for signing, or not any longer",
+        "part_replaced": "a bundle shows another part of this party than the one that it handed over",
     }
 
 

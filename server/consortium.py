@@ -36,6 +36,8 @@ from cloister.privacy.wire.succession import Handover
 from cloister.server.exchange import Exchange, Line
 from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
 from cloister.server.gate import LIMITS, Gate, Limits
+from cloister.server.gathering import Collector
+from cloister.server.jobs import Jobs
 from cloister.server.listener import bind
 from cloister.server.presence import Presence, state
 from cloister.server.witnesses import Witnesses
@@ -82,6 +84,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         presence: who is connected.
         exchange: asks sites.
         witnesses: what the parties hold of each other's logs.
+        collector: takes and shows evidence of finished jobs.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         presence: Presence,
         exchange: Exchange,
         witnesses: Witnesses,
+        collector: Collector,
     ) -> None:
         self._enrolment = folder.enrolment
         self._identity = folder.identity
@@ -100,6 +104,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         self._presence = presence
         self._exchange = exchange
         self._witnesses = witnesses
+        self._collector = collector
 
     def Open(self, request: pb.Challenge, context: Any) -> pb.Signed:  # noqa: N802  # names of the proto
         """States what this end saw of the connection."""
@@ -172,6 +177,25 @@ class ConsortiumService(rpc.ConsortiumServicer):
             self._presence.announce("roster")
         return pb.Empty()
 
+    def Wanted(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
+        """What evidence is wanted of the calling site."""
+        for wish in self._collector.wishes(self._site(context).name):
+            yield pb.Notice(content=wish.to_bytes())
+
+    def HandOver(self, request_iterator: Iterator[pb.Portion], context: Any) -> pb.Empty:  # noqa: N802
+        """Takes the calling site's part of the evidence of a job."""
+        self._collector.take(self._site(context), request_iterator)
+        return pb.Empty()
+
+    def Bundle(self, request: pb.Notice, context: Any) -> Iterator[pb.Portion]:  # noqa: N802
+        """Shows a bundle to the calling site."""
+        yield from self._collector.show(self._site(context).name, request.content)
+
+    def Sign(self, request: pb.Notice, context: Any) -> pb.Empty:  # noqa: N802
+        """Takes the calling site's word on a bundle."""
+        self._collector.hear(self._site(context), request.content)
+        return pb.Empty()
+
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
         """Keeps the calling site present, and tells it what happens."""
         line = self._presence.enter(self._site(context).name)
@@ -229,6 +253,7 @@ class ConsortiumServer:
         port: the port that it listens on.
         presence: who is connected; ``announce`` tells them something.
         exchange: asks connected sites and collects their answers.
+        collector: what arrives for the evidence of finished jobs.
 
     Raises:
         InputError: ``port_in_use``.
@@ -247,7 +272,10 @@ class ConsortiumServer:
         self._witnesses = Witnesses(
             folder.path, folder.identity, folder.log, lambda: folder.enrolment.roster.members
         )
-        service = ConsortiumService(folder, desk, gate, self.presence, self.exchange, self._witnesses)
+        self.collector = Collector(Jobs(folder.jobs, folder.vault), folder.enrolment, folder.log)
+        service = ConsortiumService(
+            folder, desk, gate, self.presence, self.exchange, self._witnesses, self.collector
+        )
         rpc.add_ConsortiumServicer_to_server(service, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

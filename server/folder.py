@@ -166,6 +166,17 @@ class LeadFolder:
             keyring.settle(self.path, SECRETS)
             yield
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process runs the consortium now."""
+        try:
+            with folder.hold(self.path / "lock"):
+                return False
+        except StateError as error:
+            if error.id != "state_locked":
+                raise
+            return True
+
     def change_key(self, source: KeySource) -> None:
         """Encrypts all secrets under a new key; see ``keyring.change``.
 

@@ -41,6 +41,10 @@ METHODS = {
     "Heads": pb.Notice(content=b'{"head":"","held":{},"marks":[],"proofs":{},"version":1}'),
     "Successions": pb.Empty(),
     "Withdraw": pb.Signed(),
+    "Wanted": pb.Empty(),
+    "HandOver": iter(()),
+    "Bundle": pb.Notice(),
+    "Sign": pb.Notice(),
 }
 """Every method but ``Enrol``, with a request that is well formed."""
 

@@ -97,6 +97,7 @@ def verify(
     model: Path | None = None,
     *,
     full: bool = False,
+    reader: str = "",
 ) -> Verdict:
     """Checks a bundle.
 
@@ -105,8 +106,9 @@ def verify(
         trust: name of a party -> digest of its keys, from a source that does not depend on the lead.
         model: a released model to compare with; None for none.
         full: also the slow accounts for a person at several sites.
+        reader: the party of the plan that checks what ``Bundle.for_party`` gives; "" for a whole bundle.
     """
-    opening = Opening(bundle)
+    opening = Opening(bundle, reader)
     case = opening.case()
     if case is None:
         return Verdict(tuple(opening.findings), (), 0, "")
