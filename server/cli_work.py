@@ -97,6 +97,7 @@ def propose(
     """
     folder = LeadFolder.open(directory)
     desk = FolderDesk(folder.path, folder.log, folder.vault)
+    shared = desk.policies.current()
     terms = Terms(
         purpose=purpose,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
@@ -108,6 +109,7 @@ def propose(
         secure=secure,
         colluding=colluding,
         bits=bits,
+        policy=shared.digest if shared else None,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -125,6 +127,7 @@ def propose(
                 "noise_multiplier": plan.privacy.noise_multiplier,
                 "secure": plan.aggregation.secure,
                 "bits": plan.aggregation.width,
+                "policy": plan.policy,
             }
         )
         return
@@ -134,6 +137,8 @@ def propose(
     typer.echo(f"{plan.aggregation.visibility}.")
     if plan.aggregation.rounding:
         typer.echo(f"{plan.aggregation.rounding}.")
+    if plan.policy:
+        typer.echo(f"It is under the consortium's policy {plan.policy[7:19]}, beside each site's own.")
     typer.echo("Each site decides with `cloister site approve`.")
 
 

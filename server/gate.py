@@ -32,7 +32,7 @@ _METHODS = {
         f"/cloister.Consortium/{name}"
         for name in (
             *("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch", "Exchange"),
-            *("Heads", "Succeed", "Successions", "Withdraw"),
+            *("Heads", "Succeed", "Successions", "Withdraw", "Endorse", "Endorsements", "Policy"),
         )
     ),
 }

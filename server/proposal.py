@@ -84,6 +84,7 @@ class Terms:
         secure: whether the server may open nothing but sums.
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
+        policy: the digest of the consortium's policy; None where each site's own decides alone.
     """
 
     purpose: str
@@ -108,6 +109,7 @@ class Terms:
     secure: bool = False
     colluding: int = 1
     bits: int | None = None
+    policy: str | None = None
 
     @property
     def course(self) -> Course:
@@ -188,6 +190,7 @@ def draft(
         training=training,
         privacy=privacy,
         aggregation=_aggregation(terms, len(sites), norm),
+        policy=terms.policy,
     )
     return plan, initial(order, plan.adapter.seed)
 
