@@ -35,7 +35,6 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import Decision as Ruling
 from cloister.privacy.policy.request import instant
 from cloister.privacy.policy.terms import HeldOutTerms
-from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.signed import Signed
 
 WAITING, APPROVED, REFUSED, DONE, LEFT = "waiting", "approved", "refused", "done", "left"
@@ -285,19 +284,14 @@ class Jobs:
 
     def _check_peers(self, authorities: tuple[str, ...]) -> None:
         """Every key of the roster was confirmed here, or signed for by an authority that the policy names."""
-        today, strangers, reasons = instant(self.clock())[:10], list[str](), list[str]()
-        for peer in self.site.peers():
-            if peer.confirmed:
-                continue
-            found = [_standing(one, authorities, today) for one in peer.endorsements]
-            if "" not in found:
-                strangers.append(peer.identity.name)
-                reasons += found
+        today = instant(self.clock())[:10]
+        doubts = {peer.identity.name: peer.doubts(authorities, today) for peer in self.site.peers()}
+        strangers = [name for name, why in doubts.items() if why is not None]
         if strangers:
-            why = f" {' '.join(reasons)}" if reasons else ""
+            reasons = " ".join(reason for why in doubts.values() for reason in why or ())
             raise IdentityError(
                 "peer_unconfirmed",
-                f"The keys of {', '.join(strangers)} were never confirmed here.{why}",
+                f"The keys of {', '.join(strangers)} were never confirmed here. {reasons}".rstrip(),
                 "Compare their words by telephone, then `cloister site peers confirm NAME --words …`.",
             )
 
@@ -349,15 +343,6 @@ class Jobs:
             self._note("approval.denied", job.plan, reason=decision.reason)
         durable.write(job.folder / "decision.json", decision.to_bytes())
         return decision
-
-
-def _standing(found: Endorsement, authorities: tuple[str, ...], today: str) -> str:
-    """Why an authority's statement does not count; "" if it does."""
-    try:
-        found.standing(authorities, today)
-    except IdentityError as error:
-        return error.what
-    return ""
 
 
 def _late(ruling: Ruling) -> bool:

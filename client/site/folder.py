@@ -127,6 +127,23 @@ class Peer:
     followed: bool = False
     endorsements: tuple[Endorsement, ...] = ()
 
+    def doubts(self, authorities: tuple[str, ...], today: str) -> tuple[str, ...] | None:
+        """Why its keys do not count under a policy that names these authorities, on a day: what is wrong with
+        each statement, () where there is none. None: they count.
+        """
+        if self.confirmed or self.own:
+            return None
+        found = [_doubt(one, authorities, today) for one in self.endorsements]
+        return None if "" in found else tuple(found)
+
+
+def _doubt(found: Endorsement, authorities: tuple[str, ...], today: str) -> str:
+    try:
+        found.standing(authorities, today)
+    except IdentityError as error:
+        return error.what
+    return ""
+
 
 @dataclass(frozen=True)
 class SiteFolder:
