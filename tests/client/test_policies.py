@@ -53,8 +53,9 @@ class Site:
         self.time = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
         self.jobs = Jobs(self.folder, lambda: self.time)
 
-    def propose(self, nonce: int = 0, **privacy: Any) -> Job:
+    def propose(self, nonce: int = 0, under: str | None = None, **privacy: Any) -> Job:
         value = plan_json(("north",), roster=self.roster.digest(), nonce=f"{nonce:032x}")
+        value |= {"policy": under} if under else {}
         for party in (value["lead"], *value["sites"]):
             party |= {"identity": self.roster.member(party["name"]).digest(), "code": code.installed()}
         value["aggregation"]["minimum_sites"] = 1
