@@ -35,7 +35,7 @@ from cloister.privacy import durable
 from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
-from cloister.privacy.errors import CloisterError, EnrolmentError, TransportError
+from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.layout import Layout, initial
 from cloister.privacy.plan import Plan
@@ -206,9 +206,19 @@ class Agent:
                 member.offer(self._datasets.offer(dataset.name))
             for found in member.proposals():
                 job = self._jobs.keep(found.plan, found.signed)
+                self._fetch_policy(member, found.plan)
                 self._once(f"Plan {found.plan.digest[7:19]}: {found.plan.purpose} ({job.state})")
         except CloisterError as error:
             self._say(error.line())
+
+    def _fetch_policy(self, member: Consortium, plan: Plan) -> None:
+        """Asks for the consortium's policy that a plan names; a wrong one leaves that plan alone waiting."""
+        if not self._jobs.lacks_policy(plan):
+            return
+        try:
+            self._jobs.rulings.keep_shared(plan, member.policy(plan))
+        except PolicyError as error:
+            self._once(error.line())
 
     def _advance(self, member: Consortium, job: Job) -> None:
         """Loads an approved job and tells the lead the decision, each once."""

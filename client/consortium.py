@@ -45,6 +45,7 @@ from cloister.privacy.identity import Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import ROSTER_CONTEXT, Invite, Membership, Request
 from cloister.privacy.wire.portions import BUNDLE_LIMIT, Wish, Word, cut, joined
 from cloister.privacy.wire.signed import Signed
@@ -185,7 +186,14 @@ class Consortium(AbstractContextManager["Consortium"]):
         """The lead's roster of now, verified and kept in the folder."""
         signed = Signed.of(self.line.ask("Roster", pb.Empty()))
         self._follow(signed, ROSTER_CONTEXT)
-        return self._folder.keep_roster(signed, handovers=self.handovers)
+        roster = self._folder.keep_roster(signed, handovers=self.handovers)
+        told = self.line.ask_all("Endorsements", pb.Empty())
+        self._folder.keep_endorsements(bytes(notice.content) for notice in told)
+        return roster
+
+    def endorse(self, found: Endorsement) -> None:
+        """Hands in what an authority has signed for this site's own keys; the lead gives it to everybody."""
+        self.line.ask("Endorse", pb.Notice(content=found.to_bytes()))
 
     def _follow(self, answer: Signed, context: str) -> None:
         """Takes on new keys of the lead if an answer needs them and the known ones have signed for them.
@@ -244,6 +252,11 @@ class Consortium(AbstractContextManager["Consortium"]):
             raise refusal
         plan.site(self._folder.name)
         return Proposal(plan, signed)
+
+    def policy(self, plan: Plan) -> bytes:
+        """The consortium's policy that a plan names; not compared with the plan."""
+        asked = canonical.encode({"policy": plan.policy})
+        return bytes(self.line.ask("Policy", pb.Notice(content=asked)).content)
 
     def decide(self, decision: Decision) -> None:
         """Signs and sends this site's decision on a plan."""

@@ -123,6 +123,7 @@ class PolicyError(CloisterError):
         "policy_missing": "the site has no policy, so it refuses everything",
         "policy_malformed": "a policy has a key that is unknown, missing, written twice or out of range",
         "policy_refused": "the policy of the site does not allow the plan, or not now",
+        "policy_mismatch": "the consortium's policy that came with a plan is not the one that the plan names",
         "policy_waits": "a plan waits for approvals that the policy of the site asks for",
         "decision_altered": "a decision is not what its policy and its request give",
         "approval_invalid": "an approval is by nobody who may give it, or its signature is wrong",
@@ -142,6 +143,10 @@ class IdentityError(CloisterError):
         "key_duplicate": "two parties use the same key or the same name",
         "party_unknown": "no party of that name is in the roster",
         "key_revoked": "a key was revoked by the lead",
+        "endorsement_malformed": "an authority's statement about a member cannot be read, or cannot be made",
+        "endorsement_other": "a statement of an authority is about another member, consortium or keys",
+        "endorsement_expired": "an authority's statement is not valid on this day",
+        "authority_unknown": "the policy does not name the authority that signed a statement",
     }
 
 

@@ -272,7 +272,12 @@ class Aggregation(Part):
 
 
 class Plan(Part):
-    """A whole run. Two plans with the same terms differ in their nonce and are two jobs."""
+    """A whole run. Two plans with the same terms differ in their nonce and are two jobs.
+
+    Attributes:
+        policy: the digest of the consortium's policy, which every site applies beside its own; absent from
+            the bytes of a plan that is under none.
+    """
 
     version: Literal[1] = 1
     consortium: Name
@@ -287,6 +292,7 @@ class Plan(Part):
     training: Training
     privacy: Privacy
     aggregation: Aggregation
+    policy: Digest | None = None
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

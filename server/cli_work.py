@@ -134,6 +134,7 @@ def propose(
     """
     folder = LeadFolder.open(directory)
     desk = FolderDesk(folder.path, folder.log, folder.vault)
+    shared = desk.policies.current()
     terms = Terms(
         purpose=purpose,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
@@ -152,6 +153,7 @@ def propose(
         proximal=proximal or None,
         factors=factors,
         robust=Robust(kind=robust, liars=liars) if robust else None,
+        policy=shared.digest if shared else None,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -171,6 +173,7 @@ def propose(
                 "bits": plan.aggregation.width,
                 "method": plan.method,
                 "rounding": plan.aggregation.rounding,
+                "policy": plan.policy,
             }
         )
         return
@@ -183,6 +186,8 @@ def propose(
         typer.echo(f"{plan.aggregation.rounding}.")
     if plan.aggregation.taking_back:
         typer.echo(f"{plan.aggregation.taking_back}.")
+    if plan.policy:
+        typer.echo(f"It is under the consortium's policy {plan.policy[7:19]}, beside each site's own.")
     typer.echo("Each site decides with `cloister site approve`.")
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cloister.privacy import canonical
 from cloister.privacy.canonical import Json
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT
@@ -31,6 +32,7 @@ from cloister.privacy.errors import ChannelError, EnrolmentError, TransportError
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import Handover
 from cloister.server.exchange import Exchange, Line
@@ -69,6 +71,10 @@ class Desk(Protocol):
         """Takes note that a site leaves; raises ``PlanError`` ``plan_unknown``."""
         ...
 
+    def policy(self, digest: str, site: str) -> bytes:
+        """The consortium's policy that a plan of a site names; raises ``PolicyError`` ``policy_missing``."""
+        ...
+
     def status(self, site: str) -> Mapping[str, Json]:
         """What a site may know of where jobs stand."""
         ...
@@ -98,6 +104,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         collector: Collector,
     ) -> None:
         self._enrolment = folder.enrolment
+        self._endorsements = folder.endorsements
         self._identity = folder.identity
         self._desk = desk
         self._gate = gate
@@ -165,6 +172,32 @@ class ConsortiumService(rpc.ConsortiumServicer):
         self._site(context)
         for handover in self._enrolment.handovers:
             yield pb.Notice(content=handover.to_bytes())
+
+    def Endorse(self, request: pb.Notice, context: Any) -> pb.Empty:  # noqa: N802
+        """What an authority has signed for the calling site's keys; about others it is refused."""
+        site, found = self._site(context), Endorsement.from_bytes(request.content)
+        found.check(self._enrolment.roster.consortium, site)
+        self._endorsements.keep(found, self._enrolment.roster)
+        self._presence.announce("roster")
+        return pb.Empty()
+
+    def Endorsements(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
+        """What authorities have signed for members' keys of now."""
+        self._site(context)
+        for found in self._endorsements.about(self._enrolment.roster):
+            yield pb.Notice(content=found.to_bytes())
+
+    def Policy(self, request: pb.Notice, context: Any) -> pb.Notice:  # noqa: N802
+        """The consortium's policy that a plan of the calling site names."""
+        site, refusal = self._site(context), TransportError("protocol", "A policy was asked for wrongly.")
+        asked = canonical.decode(request.content, otherwise=refusal)
+        if (
+            not isinstance(asked, dict)
+            or asked.keys() != {"policy"}
+            or not canonical.is_digest(asked["policy"])
+        ):
+            raise refusal
+        return pb.Notice(content=self._desk.policy(asked["policy"], site.name))
 
     def Withdraw(self, request: pb.Signed, context: Any) -> pb.Empty:  # noqa: N802
         """A site leaves a job, or the consortium."""

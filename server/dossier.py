@@ -23,6 +23,7 @@ from cloister.privacy.wire.signed import Signed
 from cloister.server.folder import LeadFolder
 from cloister.server.gathering import Gathering, signed_by
 from cloister.server.jobs import FINISHED, Job
+from cloister.server.policies import Policies
 
 _LOOK_S = 0.1
 
@@ -63,7 +64,7 @@ def contents(
         )
     if others := sorted(parts.keys() - set(names)):
         raise EvidenceError("bundle_altered", f"{', '.join(others)} is not in the plan.")
-    own = Part.make(folder.log, folder.identity, plan)
+    own = Part.make(folder.log, folder.identity, plan, Policies(folder.path, folder.log).all())
     everybody = (own, *(parts[name] for name in names))
     keys = keys_of(plan, folder.enrolment.roster_of(plan).members)
     logs = {part.writer: part.events for part in everybody}

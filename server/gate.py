@@ -33,6 +33,7 @@ _METHODS = {
         for name in (
             *("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch", "Exchange"),
             *("Heads", "Succeed", "Successions", "Withdraw", "Wanted", "HandOver", "Bundle", "Sign"),
+            *("Endorse", "Endorsements", "Policy"),
         )
     ),
 }

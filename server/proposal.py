@@ -95,6 +95,7 @@ class Terms:
         down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
         surplus: in joint mode, whether noise for losses that did not happen is taken back.
+        policy: the digest of the consortium's policy; None where each site's own decides alone.
     """
 
     purpose: str
@@ -126,6 +127,7 @@ class Terms:
     factors: Factors | None = None
     codec: Codec | None = None
     down: Codec | None = None
+    policy: str | None = None
 
     @property
     def course(self) -> Course:
@@ -266,6 +268,7 @@ def _draft(
         training=training,
         privacy=privacy,
         aggregation=_aggregation(terms, len(sites), norm),
+        policy=terms.policy,
     )
     return plan, initial(order, plan.adapter.seed)
 

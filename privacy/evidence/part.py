@@ -261,7 +261,7 @@ def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) 
 
 
 def _policies(name: str, events: Iterable[Event], policies: Mapping[str, bytes]) -> dict[str, bytes]:
-    fields = ("policy", "request")
+    fields = ("policy", "request", "shared")
     named = {str(event.body[field]) for event in events for field in fields if field in event.body}
     shown = {digest: policies[digest] for digest in named & policies.keys()}
     return {f"policies/{name}@{d.removeprefix('sha256:')}.json": data for d, data in shown.items()}

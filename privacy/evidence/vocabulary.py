@@ -272,6 +272,7 @@ FAMILIES: Mapping[str, Family] = {
             "request": DIGEST,
             "rules": many(RULE),
             "outcome": one_of("allow", "ask", "refuse"),
+            "shared?": DIGEST,
         }
     ),
     "person.enrolled": _party({"role": PERSON, "key?": DIGEST}),

@@ -15,6 +15,7 @@ from cloister.privacy.policy.terms import EVERY, Policy
 _TITLES = {
     "valid": "When it holds",
     "lead": "Whose plans",
+    "roster": "Whose keys",
     "privacy": "Privacy",
     "aggregation": "How updates are added up",
     "models": "Models",

@@ -84,6 +84,21 @@ class ConsortiumStub:
                 request_serializer=consortium__pb2.Empty.SerializeToString,
                 response_deserializer=consortium__pb2.Notice.FromString,
                 _registered_method=True)
+        self.Endorse = channel.unary_unary(
+                '/cloister.Consortium/Endorse',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Empty.FromString,
+                _registered_method=True)
+        self.Endorsements = channel.unary_stream(
+                '/cloister.Consortium/Endorsements',
+                request_serializer=consortium__pb2.Empty.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
+        self.Policy = channel.unary_unary(
+                '/cloister.Consortium/Policy',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
         self.Withdraw = channel.unary_unary(
                 '/cloister.Consortium/Withdraw',
                 request_serializer=consortium__pb2.Signed.SerializeToString,
@@ -196,6 +211,27 @@ class ConsortiumServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Endorse(self, request, context):
+        """What an authority has signed for the calling site's own keys (privacy.wire.endorsement).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Endorsements(self, request, context):
+        """All such statements about members; each proves itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Policy(self, request, context):
+        """The consortium's policy of a digest, canonical: what a plan of the calling site names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Withdraw(self, request, context):
         """A site leaves a job, or the consortium.
         """
@@ -298,6 +334,21 @@ def add_ConsortiumServicer_to_server(servicer, server):
             'Successions': grpc.unary_stream_rpc_method_handler(
                     servicer.Successions,
                     request_deserializer=consortium__pb2.Empty.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Endorse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Endorse,
+                    request_deserializer=consortium__pb2.Notice.FromString,
+                    response_serializer=consortium__pb2.Empty.SerializeToString,
+            ),
+            'Endorsements': grpc.unary_stream_rpc_method_handler(
+                    servicer.Endorsements,
+                    request_deserializer=consortium__pb2.Empty.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Policy': grpc.unary_unary_rpc_method_handler(
+                    servicer.Policy,
+                    request_deserializer=consortium__pb2.Notice.FromString,
                     response_serializer=consortium__pb2.Notice.SerializeToString,
             ),
             'Withdraw': grpc.unary_unary_rpc_method_handler(
@@ -605,6 +656,87 @@ class Consortium:
             target,
             '/cloister.Consortium/Successions',
             consortium__pb2.Empty.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Endorse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Endorse',
+            consortium__pb2.Notice.SerializeToString,
+            consortium__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Endorsements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.Consortium/Endorsements',
+            consortium__pb2.Empty.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Policy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Policy',
+            consortium__pb2.Notice.SerializeToString,
             consortium__pb2.Notice.FromString,
             options,
             channel_credentials,

@@ -170,7 +170,8 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
 def trusted(data: bytes) -> dict[str, str]:
     """The keys of a trust file: what ``cloister site peers --json`` prints, or the same fields by hand.
 
-    Members that were never confirmed at the site that printed the file are left out.
+    Members whose keys do not count at the site that printed the file are left out: they were never confirmed
+    there, and no authority that its policy names has signed for them.
 
     Raises:
         InputError: ``file_format``.
@@ -180,7 +181,8 @@ def trusted(data: bytes) -> dict[str, str]:
     )
     value = canonical.decode(data.strip(), otherwise=refusal)
     try:
-        members = [m for m in value["members"] if m.get("confirmed", True) or m.get("own", False)]
+        counting = ("confirmed", "own", "counts")
+        members = [m for m in value["members"] if m.get("confirmed", True) or any(map(m.get, counting))]
         found = {str(m["name"]): str(m["identity"]) for m in members}
     except (KeyError, TypeError, AttributeError, IdentityError) as error:
         raise refusal from error
