@@ -20,12 +20,12 @@ TERMS = Terms(
     "notes",
     LABELS,
     mode="off",
-    rounds=2,
+    rounds=1,
     steps=1,
     rate=0.03,
     rank=256,
     targets=MODULES,
-    top_layers=9,
+    top_layers=10,
     secure=True,
 )
 
@@ -33,13 +33,14 @@ TERMS = Terms(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_updates_larger_than_any_flower_message_are_added_up(tmp_path: Path) -> None:
-    large = models.write(tmp_path / "large", layers=9, width=512)
+    large = models.write(tmp_path / "large", layers=10, width=512)
     with hands(tmp_path) as person, stand(person, ("north", "south", "west"), TERMS, large) as found:
         run = found.run(TERMS)
     assert messages.largest_of(run.plan) > 4 * run.plan.adapter.parameters > FLOWER_TAKES > BULKY
-    (first, last) = [event.body for event in found.events(run.plan, "round.closed")]
-    assert first["accepted"] == last["accepted"] == ["north", "south", "west"]
-    assert first["model"] != last["model"]
+    (opened,) = [event.body for event in found.events(run.plan, "round.opened")]
+    (closed,) = [event.body for event in found.events(run.plan, "round.closed")]
+    assert closed["accepted"] == ["north", "south", "west"]
+    assert closed["model"] != opened["model"]
     model = run.model()
     assert model.shape == (run.plan.adapter.parameters,)
     assert np.isfinite(model).all()
