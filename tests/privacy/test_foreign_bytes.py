@@ -32,7 +32,7 @@ from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan, Rows
 from cloister.privacy.secagg.rounds import Masked, Opening
-from cloister.privacy.wire import bundle, envelope, joining, messages, sums
+from cloister.privacy.wire import bundle, envelope, joining, messages, portions, sums
 from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import Membership, Request
 from cloister.privacy.wire.signed import Signed
@@ -132,6 +132,10 @@ PARSERS: dict[str, Parser] = {
     "Answered.from_bytes": Parser(
         witnessing.Answered.from_bytes,
         witnessing.Answered(held=(7,), own="a note", heads=(witnessing.Shown(note="a note"),)).to_bytes(),
+    ),
+    "_Said.from_bytes": Parser(portions.Wish.from_bytes, portions.Wish(job=DIGEST, asked=3).to_bytes()),
+    "Word.from_bytes": Parser(
+        portions.Word.from_bytes, portions.Word(job=DIGEST, bundle=DIGEST, refused="internal").to_bytes()
     ),
     "Handover.from_bytes": Parser(Handover.from_bytes, HANDOVER.to_bytes()),
     "Handover.from_json": of_json(Handover.from_json, HANDOVER.to_json()),

@@ -160,11 +160,11 @@ class TestAnalytic:
         sums = masked(back, plan.sum_terms, members(back))
         words = {name: bytes(4 * plan.adapter.parameters) for name in SITES}
         at = At(1, 0, 1, canonical.digest(b"m"))
-        sums.open(at, words)
+        sums.open(at, words.items())
         for fewer in (SITES[:3], SITES[1:]):
             with pytest.raises(AggregationError, check=lambda error: error.id == "surplus_refused"):
-                sums.open(replace(at, step=1), {name: words[name] for name in fewer}, over=fewer)
-        short = {name: words[name] for name in SITES[:3]}
+                sums.open(replace(at, step=1), [(name, words[name]) for name in fewer], over=fewer)
+        short = [(name, words[name]) for name in SITES[:3]]
         with pytest.raises(AggregationError, check=lambda error: error.id == "survivor_set_fixed"):
             sums.open(replace(at, step=1), short, over=SITES)
 
