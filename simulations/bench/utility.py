@@ -63,10 +63,10 @@ _T = 2.7764451  # Student's t, 4 degrees of freedom, 95 %
 
 COURSES = {
     (8.0, "pooled"): Course(100, 1, 0.5),
-    (8.0, "joint"): Course(60, 1, 1.0),
+    (8.0, "joint"): Course(100, 1, 0.5),
     (8.0, "local"): Course(60, 1, 8.0),
     (3.0, "pooled"): Course(30, 1, 1.5),
-    (3.0, "joint"): Course(30, 1, 2.0),
+    (3.0, "joint"): Course(30, 1, 1.5),
     (3.0, "local"): Course(60, 1, 4.0),
     (1.0, "pooled"): Course(60, 1, 0.25),
     (1.0, "joint"): Course(60, 1, 0.25),

@@ -22,7 +22,7 @@ from cloister.server.checkpoint import Checkpoint
 from cloister.server.sums import Ask
 from tests.parties import Consortium
 from tests.plans import plan, plan_json
-from tests.server.test_joint import JOINT, TRAINING
+from tests.server.test_joint import JOINT, TRAINING, Postman
 from tests.server.test_sums import FOUR, SECURE, Weather, kind_of, run
 
 SURPLUS = SECURE | {"surplus": True}
@@ -92,6 +92,12 @@ class TestRounds:
         np.testing.assert_array_equal(found.sites["north"].learner.released[0], end.model)  # type: ignore[attr-defined]
         pairs = zip(pending(found), taken(found), strict=True)
         assert all((before != after).any() for before, after in pairs), "something was taken out"
+
+    def test_over_the_consortium_service_it_is_the_same(self, tmp_path: Path) -> None:
+        found = consortium(tmp_path)
+        end = found.federation(exchange=Postman(found)).run(found.grid())
+        assert end.round == ROUNDS
+        assert steps(found) == [(number, step) for number in range(1, ROUNDS + 1) for step in (0, 1)]
 
     def test_the_ledger_charges_the_noise_that_is_left_which_is_the_reserve(self, tmp_path: Path) -> None:
         found = consortium(tmp_path)

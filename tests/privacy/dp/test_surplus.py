@@ -132,11 +132,11 @@ def noise_left(grid: Grid, sites: int, seed: str) -> np.ndarray[Any, Any]:
     return total
 
 
-@pytest.mark.parametrize(("sites", "n_min", "t"), [(4, 3, 1), (6, 4, 1), (6, 4, 2)])
+@pytest.mark.parametrize(("sites", "n_min", "t"), [(4, 3, 1), (6, 4, 2)])
 def test_the_opened_sum_holds_the_plans_noise_and_no_other(sites: int, n_min: int, t: int) -> None:
     grid = Grid(**TERMS | {"sites": sites, "n_min": n_min, "t": t})
     for survivors in range(n_min, sites + 1):
-        noise = np.concatenate([noise_left(grid, survivors, f"{draw}") for draw in range(25)])
+        noise = np.concatenate([noise_left(grid, survivors, f"{draw}") for draw in range(12)])
         # All survivors' shares are in the sum; survivors - t of them are the plan's noise.
         right = 1.5 * grid.sensitivity * math.sqrt(survivors / (survivors - t))
         assert stats.kstest(noise, "norm", args=(0, right)).pvalue > 1e-4
