@@ -22,7 +22,9 @@ SITES = ("coast", "north", "south", "west")
 TERMS = {
     "local": Terms("notes", LABELS, rounds=15, steps=2, rate=0.3, secure=True, epsilon=40.0),
     "joint": Terms("notes", LABELS, mode="joint", rounds=40, rate=0.3, secure=True, epsilon=40.0),
-    "surplus": Terms("notes", LABELS, mode="joint", rounds=20, rate=0.3, epsilon=40.0, surplus=True),
+    "surplus": Terms(
+        "notes", LABELS, mode="joint", rounds=20, rate=0.3, secure=True, epsilon=40.0, surplus=True
+    ),
 }
 
 
