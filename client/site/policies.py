@@ -73,6 +73,10 @@ class Policies:
         self._shelf.enforce(policy)
         return policy
 
+    def glance(self) -> Policy:
+        """The policy in force as ``current`` gives it, without a note of it anywhere."""
+        return _parsed(self._texts())
+
     def put(self, data: bytes, *, shared: bool = False) -> Policy:
         """Replaces the site's own policy, or the consortium's; one that cannot be read replaces nothing.
 

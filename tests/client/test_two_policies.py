@@ -313,8 +313,7 @@ def test_explain_says_which_of_both_refuses(
     assert main(["site", "policy", "explain", "--job", name, "--dir", "north"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(
-        f"The strictest of this site's policy and the consortium's {job.plan.policy} says to {name}: "
-        "refuse.\n"
+        f"The strictest of this site's policy and the consortium's {job.plan.policy} says to {name}: refuse"
     )
     assert "  privacy.epsilon: 8, where the consortium's policy has at most 1\n" in told
     assert "  training.rounds: 2, where the policies of site and consortium have at most 1\n" in told
