@@ -14,6 +14,7 @@ from typing import Any
 from cloister.privacy import canonical
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import lower_bound
 from cloister.privacy.evidence.heads import SignedHead
@@ -44,6 +45,13 @@ def derived(
     lead = [event for event in logs.get(plan.lead.name, ()) if event.job == plan.digest]
     order = (plan.lead.name, *(site.name for site in plan.sites))
     public = {member.name: member for member in keys}
+    shown = {name: logs[name] for name in order if name in logs}
+    lists = {
+        "consents": happenings.consents(shown),
+        "decisions": happenings.decisions(shown),
+        "incidents": happenings.incidents(shown),
+        "sources": happenings.sources(plan, shown),
+    }
     return {
         "job": plan.digest,
         "consortium": plan.consortium,
@@ -66,6 +74,8 @@ def derived(
             for name in order
             if name in heads
         ],
+        **lists,
+        "cited": happenings.cited(shown, *lists.values()),
     }
 
 
