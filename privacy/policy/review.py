@@ -17,7 +17,7 @@ _MOST_SITES = 1000
 
 def _nothing(limit: Any) -> bool:
     """A set that no value is in, or an amount that every plan is above."""
-    return limit == () or limit == 0
+    return bool(limit == () or limit == 0)
 
 
 def _crowd(limit: int) -> bool:
