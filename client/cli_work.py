@@ -19,12 +19,23 @@ from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical
 from cloister.privacy.errors import PolicyError, UsageError
+from cloister.privacy.journal import Journal
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.messages import known
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", help="Show figures to Prometheus there; a port alone is on this machine only."
+    ),
+]
+JsonLines = Annotated[
+    bool,
+    typer.Option("--json", help="Say everything, and every event of the log, as one JSON object a line."),
+]
 HERE = Path()
 
 
@@ -52,6 +63,8 @@ def up(
             "or nothing."
         ),
     ] = "sign",
+    metrics: Metrics = "",
+    as_json: JsonLines = False,
 ) -> None:
     """Run the site's agent until it is stopped. It connects outbound only.
 
@@ -60,6 +73,8 @@ def up(
     Example: cloister site up --dir north --nice 10 --threads 4
     """
     from cloister.client.agent import Agent
+    from cloister.client.figures import SiteFigures
+    from cloister.privacy.metrics import endpoint
 
     _check_device(device)
     Share(nice, threads, gpu_memory).apply(device)
@@ -67,9 +82,13 @@ def up(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     site = SiteFolder.open(directory)
-    typer.echo(f"{site.name} is up; the lead is {site.membership.service}.")
-    if not Agent(site, model, _say, device, evidence).run(stop):
-        _say("Stopped in the middle of a round; it will be computed again at the next start.")
+    with Journal(_say, site.log, machine=as_json) as journal:
+        journal.say(f"{site.name} is up; the lead is {site.membership.service}.")
+        with endpoint(metrics, site.log, SiteFigures(site)):
+            whole = Agent(site, model, journal.say, device, evidence).run(stop)
+        if not whole:
+            journal.say("Stopped in the middle of a round; it will be computed again at the next start.")
+    if not whole:
         sys.stdout.flush()
         os._exit(0)  # the interpreter must not be taken down under a thread that computes in torch
 

@@ -12,6 +12,7 @@ import typer
 
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import UsageError
+from cloister.privacy.journal import Journal
 from cloister.privacy.methods import Codec as CodecName
 from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
@@ -34,6 +35,16 @@ Bits = Annotated[
         help="Bits that a parameter travels as; 32 without it. Not with joint privacy.",
     ),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", help="Show figures to Prometheus there; a port alone is on this machine only."
+    ),
+]
+JsonLines = Annotated[
+    bool,
+    typer.Option("--json", help="Say everything, and every event of the log, as one JSON object a line."),
+]
 HERE = Path()
 
 
@@ -48,19 +59,27 @@ def up(
     once: Annotated[
         bool, typer.Option("--once", help="End with the first job; exit 1 if it failed.")
     ] = False,
+    metrics: Metrics = "",
+    as_json: JsonLines = False,
 ) -> None:
     """Run the aggregator, the consortium service and Flower's server until stopped.
 
     A job that was interrupted goes on from its checkpoint.
 
-    Example: cloister lead up --dir lead
+    Example: cloister lead up --dir lead --metrics 9464
     """
+    from cloister.privacy.metrics import endpoint
+    from cloister.server.figures import LeadFigures
     from cloister.server.lead import Lead
 
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    ended = Lead(LeadFolder.open(directory), typer.echo).run(stopping, once=once)
+    folder = LeadFolder.open(directory)
+    with Journal(typer.echo, folder.log, machine=as_json) as journal:
+        lead = Lead(folder, journal.say)
+        with endpoint(metrics, folder.log, LeadFigures(folder, lambda: lead.present())):
+            ended = lead.run(stopping, once=once)
     if ended and ended.state != FINISHED:
         raise typer.Exit(1)
 

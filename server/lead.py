@@ -14,7 +14,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +36,7 @@ from cloister.server.consortium import ConsortiumServer
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LOOPBACK, OPERATOR, SERVER, SITES, LeadFolder
 from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job
+from cloister.server.milestones import Milestones
 from cloister.server.post import Pace
 from cloister.server.runtime import Runtime, RuntimeSettings
 from cloister.server.versions import FACTOR, Versions
@@ -160,12 +161,16 @@ class Lead:
         folder: the lead's folder.
         say: gets one line for the operator whenever something happens.
         pace: waiting times.
+
+    Attributes:
+        present: the names of the sites that are connected now.
     """
 
     def __init__(self, folder: LeadFolder, say: Callable[[str], None], pace: Pace | None = None) -> None:
         self._folder, self._say, self._pace = folder, say, pace or Pace()
         self._desk = FolderDesk(folder.path, folder.log, folder.vault)
         self._proposed: set[str] = set()
+        self.present: Callable[[], Iterable[str]] = frozenset
 
     def run(self, stop: threading.Event, *, once: bool = False) -> Job | None:
         """Works until ``stop`` is set, or until the first job has ended if ``once``.
@@ -183,6 +188,7 @@ class Lead:
                 self._folder, self._desk, f"{settings.bind}:{settings.port_consortium}"
             )
             flower = self._flower = Flower(self._folder)
+            self.present = service.present
             service.start()
             addresses = settings.addresses
             self._say(f"{settings.consortium} is up at {addresses.service} and {addresses.fleet}")
@@ -256,6 +262,12 @@ class Lead:
             code=plan.lead.code,
         )
         self._say(f"Running {plan.digest[7:19]} from round {state.round + 1}")
+        milestones = Milestones(self._say, plan.digest[7:19])
+
+        def report(progress: Progress) -> None:
+            job.note(_shown(progress))
+            milestones.pass_by(progress)
+
         federation = Federation(
             plan=plan,
             identity=self._folder.identity,
@@ -266,7 +278,7 @@ class Lead:
             save=self._saving(job, state),
             present=service.present,
             stopping=lambda: stop.is_set() or job.stopping(),
-            report=lambda progress: job.note(_shown(progress)),
+            report=report,
             exchange=service.exchange,
             descent=job.descent,
             give_up=job.take_give_up(),

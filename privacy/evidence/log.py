@@ -225,6 +225,16 @@ class EventLog:
         with self.batch():
             return self._events()
 
+    def since(self, place: int) -> tuple[list[Event], int]:
+        """What was written behind a position, and the position behind that.
+
+        Args:
+            place: bytes, as an earlier call gave it; 0 for the start.
+        """
+        with self.batch():
+            end = self._tip.end
+            return [Event.decode(line[:-1]) for line in files.lines(self.folder, place, end)], end
+
     @property
     def last(self) -> str:
         """The hash of the last event."""

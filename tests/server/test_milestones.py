@@ -1,0 +1,37 @@
+"""Lines of progress: not too many, and a time left that follows from what was done."""
+
+from __future__ import annotations
+
+from cloister.server.app import Progress
+from cloister.server.milestones import EVERY_S, Milestones
+from cloister.server.rounds import ACCEPTED, WAITING, Standing
+
+
+def at(number: int) -> Progress:
+    standings = {"north": Standing(ACCEPTED), "south": Standing(WAITING)}
+    return Progress(number, 10, standings, {}, {})
+
+
+def test_a_line_now_and_then_with_the_time_that_is_left() -> None:
+    said: list[str] = []
+    seconds = 0.0
+    milestones = Milestones(said.append, "0123", lambda: seconds)
+    for number in range(1, 8):
+        milestones.pass_by(at(number))
+        milestones.pass_by(at(number))
+        seconds += EVERY_S / 2
+    assert said == [
+        "0123: round 3 of 10, 1 of 2 sites in, about 2 min left",
+        "0123: round 5 of 10, 1 of 2 sites in, about 2 min left",
+        "0123: round 7 of 10, 1 of 2 sites in, about 1 min left",
+    ]
+
+
+def test_a_run_that_has_done_nothing_yet_promises_nothing() -> None:
+    said: list[str] = []
+    seconds = 0.0
+    milestones = Milestones(said.append, "0123", lambda: seconds)
+    milestones.pass_by(at(4))
+    seconds = EVERY_S
+    milestones.pass_by(at(4))
+    assert said == ["0123: round 4 of 10, 1 of 2 sites in"]
