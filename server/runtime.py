@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import httpx
 from cryptography.hazmat.primitives import serialization
 from flwr.app import Context, RecordDict
 from flwr.common.serde import user_config_to_proto
@@ -197,9 +198,12 @@ class Runtime:
         retry = Retry(self._settings.patience)
         timeout = self._settings.wait + self._settings.patience
         address = f"https://{self._settings.address}"
-        return kind(
+        made = kind(
             address, interceptors=interceptors, verify=self._tls, timeout=timeout, retry_invoker=retry
         )
+        made._client.close()  # Flower's own would ask the environment's proxy for this machine itself
+        made._client = httpx.Client(verify=self._tls, timeout=timeout, follow_redirects=True, trust_env=False)
+        return made
 
     def close(self) -> None:
         """Closes the connections; sessions have their own."""
