@@ -79,6 +79,32 @@ def test_what_it_was_made_with_is_read_strictly(stage: Stage, monkeypatch: pytes
     assert (found.result, found.findings[0].place) == (Result.ALTERED, MADE_FILE)
 
 
+@pytest.mark.parametrize(
+    ("pdf", "made", "result", "noted"),
+    [
+        (b"%PDF-1.7\n", MADE, Result.VERIFIED, False),
+        (b"%PDF-1.7 another\n", MADE, Result.NOT_REPRODUCIBLE, False),
+        (b"%PDF-1.7 another\n", MADE.model_copy(update={"pango": "2.0.0"}), Result.VERIFIED, True),
+        (b"%PDF-1.7\n", MADE.model_copy(update={"language": "zh"}), Result.NOT_REPRODUCIBLE, False),
+    ],
+    ids=["the same", "other bytes", "other programs", "another language"],
+)
+def test_other_bytes_count_where_programs_and_fonts_are_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, pdf: bytes, made: Made, result: Result, noted: bool
+) -> None:
+    def again(_: Any, language: str) -> Printed:
+        return Printed(
+            f"%PDF-1.7{'' if language == 'en' else ' zh'}\n".encode(),
+            MADE.model_copy(update={"language": language}),
+        )
+
+    monkeypatch.setattr("cloister.privacy.evidence.checks.paper.printed", again)
+    job = stage.plain.job
+    verdict = verify(replace(job.contents(), printed=Printed(pdf, made)).bundle(job.lead), job.trust)
+    assert verdict.result is result
+    assert bool([note for note in verdict.notes if PDF_FILE in note]) is noted
+
+
 def attached(pdf: bytes) -> list[bytes]:
     """What the compressed streams of a PDF hold."""
     found = []
