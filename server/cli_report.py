@@ -35,6 +35,10 @@ def run(
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds in which sites may hand over their parts and sign.")
     ] = 60.0,
+    pdf: Annotated[
+        Literal["en", "zh"] | None,
+        typer.Option(help="Also report.pdf in this language, with the evidence attached (cloister[pdf])."),
+    ] = None,
 ) -> None:
     """Put everybody's evidence of a finished job into a bundle: report.html, events, heads, statements.
 
@@ -47,7 +51,7 @@ def run(
     folder = LeadFolder.open(directory)
     found = Jobs(folder.jobs).find(job)
     given = {one.writer: one for one in map(_read, part)}
-    bundle, verdict = Assembly(folder, found, given, audience, wait).bundle()
+    bundle, verdict = Assembly(folder, found, given, audience, wait, pdf).bundle()
     bundle.write(out)
     folder.log.append("report.built", job=found.plan.digest, bundle=bundle.digest)
     typer.echo(f"{out} holds {len(bundle.files)} files. {_signed(bundle, found, out)}")

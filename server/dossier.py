@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence.bundle import Audience, Bundle, Contents, keys_of
@@ -19,6 +20,7 @@ from cloister.privacy.evidence.derive import Said, composed, derived
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.printing import printed
 from cloister.privacy.wire.signed import Signed
 from cloister.server.folder import LeadFolder
 from cloister.server.gathering import Gathering, signed_by
@@ -90,6 +92,7 @@ class Assembly:
         given: name of a site -> its part, where it came as a file.
         audience: who the bundle is for.
         wait: seconds in which sites may answer; nobody is asked while the lead does not run.
+        pdf: the language of the report as PDF; None for no PDF.
     """
 
     folder: LeadFolder
@@ -97,17 +100,21 @@ class Assembly:
     given: Mapping[str, Part]
     audience: Audience = "auditor"
     wait: float = 0.0
+    pdf: Literal["en", "zh"] | None = None
 
     def bundle(self) -> tuple[Bundle, Verdict]:
         """The bundle with the signatures of all who answered in time, and what its check says.
 
         Raises:
-            as ``contents``.
+            InputError: ``extra_missing``, a PDF is wanted and cannot be made here.
+            CloisterError: as ``contents``.
         """
         gathering = Gathering.of(self.job)
         until = time.monotonic() + (self.wait if self.folder.is_running else 0.0)
         while True:
             made = contents(self.folder, self.job, self._parts(gathering, until), audience=self.audience)
+            if self.pdf is not None:
+                made = replace(made, printed=printed(made.evidence, self.pdf))
             bundle = made.bundle(self.folder.identity)
             verdict = verify(bundle, {member.name: member.digest() for member in made.keys})
             # Parts that were made while the sites showed each other newer heads fit once they are made anew.

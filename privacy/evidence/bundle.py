@@ -11,6 +11,7 @@
 ``policies/``                   policies that events name, as far as the audience may see them
 ``attestations/``               in-toto statements about parts, plan, final model and report
 documents                       written from the evidence alone (``papers``)
+``report.pdf``                  optional, with ``report.pdf.json``, with what it was made (``printing``)
 ==============================  =====================================================================
 
 A bundle holds events of one job only, never a record, an update or a key that opens anything.
@@ -33,6 +34,7 @@ from cloister.privacy.evidence import byhand
 from cloister.privacy.evidence.dsse import Envelope, Statement, encoding
 from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.printing import Printed
 from cloister.privacy.evidence.render import render
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 from cloister.privacy.plan import Plan
@@ -161,6 +163,7 @@ class Contents:
         approvals: name of a party -> the plan under the lead's keys, a site's decision under its own.
         evidence: the value of ``evidence.json``.
         audience: who the bundle is for.
+        printed: the report as PDF, where one was made of this evidence.
     """
 
     plan: Plan
@@ -169,6 +172,7 @@ class Contents:
     approvals: Mapping[str, Signed]
     evidence: Mapping[str, Any]
     audience: Audience = "auditor"
+    printed: Printed | None = None
 
     def bundle(self, lead: PrivateIdentity, *others: PrivateIdentity) -> Bundle:
         """The bundle, its report and manifest signed by the lead, and by whoever else is at hand."""
@@ -189,6 +193,7 @@ class Contents:
             EVIDENCE_FILE: canonical.encode(dict(self.evidence)),
             REPORT_FILE: render(self.evidence).encode(),
             **documents(self.evidence),
+            **(self.printed.files if self.printed else {}),
         }
         for name, signed in self.approvals.items():
             files[f"approvals/{name}.json"] = canonical.encode(signed.to_json())

@@ -16,6 +16,7 @@ from cloister.privacy.evidence.checks import (
     logs,
     meeting,
     mixtures,
+    paper,
     rounds,
     signatures,
     surplus,
@@ -117,6 +118,8 @@ def verify(
         found += _found(check, case)
     readable = list(claims.readable(case)) if case.evidence else []
     found += readable
+    wrong, unprinted = paper.reprinted(case) if case.evidence and not readable else (None, None)
+    found += [wrong] if wrong else []
     if case.whole:
         for check in TOGETHER:
             found += _found(check, case)
@@ -127,7 +130,8 @@ def verify(
     if model is not None:
         found += claims.model(case, model)
     events = sum(len(writer.shown) for writer in case.writers.values())
-    return Verdict(tuple(found), tuple(_notes(case, trust)), events, bundle.digest)
+    notes = [*_notes(case, trust), *([unprinted] if unprinted else [])]
+    return Verdict(tuple(found), tuple(notes), events, bundle.digest)
 
 
 def _found(check: Check, case: Case) -> list[Finding]:

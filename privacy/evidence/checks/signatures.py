@@ -16,6 +16,7 @@ from cloister.privacy.evidence.checks.findings import Finding, Findings, Result,
 from cloister.privacy.evidence.dsse import Envelope, Statement
 from cloister.privacy.evidence.heads import origin_of
 from cloister.privacy.evidence.part import PART, owned, statements
+from cloister.privacy.evidence.printing import MADE_FILE, PDF_FILE
 from cloister.privacy.wire.signed import Signed
 
 _FIXED = ("plan.json", "keys.json", "VERIFY.txt", EVIDENCE_FILE, REPORT_FILE)
@@ -64,7 +65,7 @@ def _shown_sizes(case: Case) -> Mapping[str, Any]:
 
 def _known(case: Case, name: str) -> bool:
     approvals = {f"approvals/{party}.json" for party in case.parties}
-    fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case)}
+    fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case), PDF_FILE, MADE_FILE}
     return name in fixed or any(owned(name, party) for party in case.parties)
 
 
@@ -76,6 +77,8 @@ def _needed(case: Case) -> Iterable[str]:
     yield from _FIXED
     yield _report_place(case)
     yield from _papers(case)
+    if {PDF_FILE, MADE_FILE} & case.bundle.files.keys():
+        yield from (PDF_FILE, MADE_FILE)
     for party in case.parties:
         yield f"approvals/{party}.json"
         stated = _expected(case, party).keys() | {"part", "approval"}  # who was lost got no final model

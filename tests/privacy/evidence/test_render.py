@@ -604,6 +604,7 @@ def test_figures_on_few_test_records_are_held_back() -> None:
 def test_what_is_no_federation_says_so_across_every_page(kind: str, word: str | None) -> None:
     css = page(evidence(kind=kind)).tags("style")[0].text()
     assert re.findall(r'body::before { content: "(\w+)"; position: fixed', css) == ([word] if word else [])
+    assert re.findall(r'@top-right { content: "(\w+)"', css) == ([word] if word else [])
 
 
 def test_what_was_not_tested_is_not_known() -> None:
