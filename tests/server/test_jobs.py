@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision, approval
-from cloister.privacy.errors import PlanError
+from cloister.privacy.errors import PlanError, PolicyError
+from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity
 from cloister.server.desk import FolderDesk
 from cloister.server.jobs import APPROVED, FAILED, PROPOSED, REFUSED, RUNNING, Job, Jobs
-from tests.plans import plan
+from tests.plans import DIGEST, plan
+from tests.policies import policy_json
 
 PLAN = plan()
 START = np.zeros(5, dtype=np.float32)
@@ -102,3 +106,18 @@ def test_the_desk_shows_a_plan_to_its_own_sites_only(tmp_path: Path) -> None:
     assert desk.status("north") == {PLAN.digest: PROPOSED}
     job.move(REFUSED, "south refuses")
     assert list(desk.proposals("north")) == []
+
+
+def test_the_desk_gives_a_policy_to_sites_whose_plans_name_it(tmp_path: Path) -> None:
+    lead = PrivateIdentity.generate("lead", "lead")
+    desk = FolderDesk(tmp_path, EventLog.open(tmp_path / "log", lead))
+    named = desk.policies.put(json.dumps(policy_json(privacy__epsilon=4)).encode())
+    later = desk.policies.put(json.dumps(policy_json()).encode())
+    under = plan(("north", "south"), policy=named.digest)
+    desk.propose(under, np.zeros(5, dtype=np.float32), lead)
+    assert desk.policy(named.digest, "north") == named.to_bytes()
+    assert canonical.digest(named.to_bytes()) == under.policy
+    for digest, site in ((named.digest, "west"), (later.digest, "north"), (DIGEST, "north")):
+        with pytest.raises(PolicyError) as caught:
+            desk.policy(digest, site)
+        assert caught.value.id == "policy_missing"

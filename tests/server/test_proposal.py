@@ -86,6 +86,12 @@ def test_a_method_that_does_not_go_with_the_rest_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(PlanError, match=says):
         draft(replace(TERMS, **changes), ROSTER, OFFERS, base, CODE)
+def test_a_draft_names_the_consortiums_policy_only_where_there_is_one(base: BaseModel) -> None:
+    plan, _ = draft(replace(TERMS, policy=CODE), ROSTER, OFFERS, base, CODE)
+    assert Plan.from_bytes(plan.to_bytes()).policy == CODE
+    without, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
+    assert without.policy is None
+    assert b'"policy"' not in without.to_bytes()
 
 
 def test_the_noise_keeps_the_target_over_the_whole_plan_by_the_ruling_number(base: BaseModel) -> None:
