@@ -152,7 +152,8 @@ def peers(
         _print({"consortium": folder.membership.consortium, "members": members})
         return
     for peer, why in zip(known, doubts, strict=True):
-        typer.echo(f"{peer.identity.name} ({peer.identity.role}): {_standing(peer, why)}")
+        vouched = peer.vouched(authorities, today)
+        typer.echo(f"{peer.identity.name} ({peer.identity.role}): {_standing(peer, why, vouched)}")
         typer.echo(f"  {' '.join(peer.identity.words())}")
 
 
@@ -179,7 +180,7 @@ def _refresh(folder: SiteFolder) -> None:
         typer.echo(f"{error.line()} Showing the roster that was kept.", err=True)
 
 
-def _standing(peer: Peer, doubts: tuple[str, ...] | None) -> str:
+def _standing(peer: Peer, doubts: tuple[str, ...] | None, vouched: tuple[Endorsement, ...]) -> str:
     if peer.own:
         return "this site"
     if peer.followed:
@@ -187,7 +188,7 @@ def _standing(peer: Peer, doubts: tuple[str, ...] | None) -> str:
     if peer.confirmed:
         return "confirmed"
     if doubts is None:
-        by = ", ".join(f"{one.authority.name} until {one.said.ends}" for one in peer.endorsements)
+        by = ", ".join(f"{one.authority.name} until {one.said.ends}" for one in vouched)
         return f"not confirmed here, but signed for by {by}"
     return " ".join(["not confirmed" + ("." if doubts else ""), *doubts])
 

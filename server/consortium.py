@@ -177,7 +177,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         """What an authority has signed for the calling site's keys; about others it is refused."""
         site, found = self._site(context), Endorsement.from_bytes(request.content)
         found.check(self._enrolment.roster.consortium, site)
-        if found not in self._endorsements.of(site):  # else nobody need look again
+        if found.said not in [one.said for one in self._endorsements.of(site)]:  # else nobody need look again
             self._endorsements.keep(found, self._enrolment.roster)
             self._presence.announce("roster")
         return pb.Empty()

@@ -132,13 +132,17 @@ class Peer:
         """Why its keys do not count under a policy that names these authorities, on a day: what is wrong with
         each statement, () where there is none. None: they count.
         """
-        if self.confirmed or self.own:
+        if self.confirmed or self.own or self.vouched(authorities, today):
             return None
-        found = [_doubt(one, authorities, today) for one in self.endorsements]
-        return None if "" in found else tuple(found)
+        return tuple(_doubt(one, authorities, today) for one in self.endorsements)
+
+    def vouched(self, authorities: tuple[str, ...], today: str) -> tuple[Endorsement, ...]:
+        """The statements that count under a policy that names these authorities, on a day."""
+        return tuple(one for one in self.endorsements if not _doubt(one, authorities, today))
 
 
 def _doubt(found: Endorsement, authorities: tuple[str, ...], today: str) -> str:
+    """Why a statement does not count; "" if it does."""
     try:
         found.standing(authorities, today)
     except IdentityError as error:

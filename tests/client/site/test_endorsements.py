@@ -59,12 +59,16 @@ def test_what_a_member_hands_in_reaches_every_site(service: Service) -> None:
     service.lead.endorsements.keep(vouch(service.lead.identity.public), service.lead.enrolment.roster)
     assert doubts(south, "north") is None
     assert doubts(south, "lead") is None
+    forged = vouch(north.identity.public, by=Authority.generate("academy"))
+    service.lead.endorsements.keep(forged, service.lead.enrolment.roster)
     peer = fetched(south)["north"]
+    assert len(peer.endorsements) == 2
+    assert [one.authority.name for one in peer.vouched(NAMED, TODAY)] == ["ministry"]
     assert not peer.confirmed  # nobody compared words; whether it counts is for the policy
-    (unknown,) = peer.doubts((), TODAY) or ()
+    unknown = " ".join(peer.doubts((), TODAY) or ())
     assert "does not name the authority ministry" in unknown
-    (early,) = peer.doubts(NAMED, "2025-12-31") or ()
-    assert "begins on 2026-01-01" in early
+    assert "does not name the authority academy" in unknown
+    assert "begins on 2026-01-01" in " ".join(peer.doubts(NAMED, "2025-12-31") or ())
 
 
 def test_a_member_speaks_for_its_own_keys_only(service: Service) -> None:
