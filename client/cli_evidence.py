@@ -16,7 +16,11 @@ from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
+<<<<<<< HEAD
 from cloister.privacy.evidence.log import now
+=======
+from cloister.privacy.evidence.lineage import identities
+>>>>>>> 8466ee9 (A bundle shows both logs of a site that changed its keys during the job; the verifier alone is a distribution)
 from cloister.privacy.plan import Plan
 
 HERE = Path()
@@ -68,7 +72,8 @@ def sign(
         first = verdict.findings[0]
         raise EvidenceError("bundle_altered", f"It is not signed: {first.line()}", "See `cloister verify`.")
     plan = Plan.from_bytes(found.files["plan.json"])
-    if plan.site(folder.name).identity != folder.identity.public.digest():
+    own = folder.known.identity(plan.site(folder.name).identity)
+    if identities(found.files, plan, own)[-1].digest() != folder.identity.public.digest():
         raise EvidenceError("key_untrusted", "The plan of this bundle names other keys for this site.")
     signed = found.signed(folder.identity)
     durable.write(bundle / MANIFEST_FILE, signed.files[MANIFEST_FILE], mode=0o644)

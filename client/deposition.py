@@ -21,6 +21,7 @@ from typing import Literal, TypeAlias
 from cloister.client.consortium import Consortium
 from cloister.client.jobs import REFUSED, WAITING, Job, Jobs
 from cloister.client.rulings import Rulings
+from cloister.client.site import rotation
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import durable
 from cloister.privacy.errors import (
@@ -36,16 +37,20 @@ from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.logs import root_at
 from cloister.privacy.evidence.checks.run import verify
+from cloister.privacy.evidence.lineage import Retired, identities
 from cloister.privacy.evidence.part import Part, statement_place
 from cloister.privacy.evidence.witnessing import Witness
-from cloister.privacy.identity import Signature
+from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire.portions import Wish, Word
+from cloister.privacy.wire.succession import Handover
 
 Willing: TypeAlias = Literal["sign", "part", "none"]
 """What a site's agent says by itself: its part and its signature, its part only, or nothing."""
 
 _HANDED = "handed"
 _MOST_HANDED = 64
+_MOST_KEYS = 100
 _AGAIN_S = 15.0
 
 
@@ -72,7 +77,7 @@ class Deposition:
                 "plan_not_approved", "This site has not approved the plan, so it has no evidence of it."
             )
         evidence = Rulings(self.site).evidence(job.plan)
-        made = Part.make(self.site.log, self.site.identity, job.plan, evidence)
+        made = Part.make(self.site.log, self.site.identity, job.plan, evidence, retired(self.site, job.plan))
         handed = [*self._handed(job), made.digest][-_MOST_HANDED:]
         durable.write(job.folder / _HANDED, "\n".join(handed).encode())
         return made
@@ -94,11 +99,9 @@ class Deposition:
             EvidenceError: ``part_replaced``; or what `cloister verify` finds: ``bundle_altered``,
                 ``bundle_incomplete``, ``claim_not_reproducible``, ``key_untrusted``.
             LogError: ``log_forked``, the bundle shows another log than the head that this site holds.
-            IdentityError: ``identity_missing``, the keys that the plan names are not kept here any longer.
         """
         self.check(job, bundle)
-        keys = self.site.identity_of(job.plan.site(self.site.name).identity)
-        return bundle.signature(keys)
+        return bundle.signature(self.site.identity)
 
     def check(self, job: Job, bundle: Bundle) -> None:
         """Everything that a site can check of a bundle; raises as ``signature``."""
@@ -106,7 +109,7 @@ class Deposition:
         if bundle.files.get("plan.json") != plan.to_bytes():
             raise EvidenceError("bundle_altered", "The bundle is not of the plan that was approved here.")
         own = Part(name, {place: bundle.files.get(place, b"") for place in (statement_place(name),)})
-        if own.digest not in self._handed(job):
+        if own.digest not in self._handed(job) or not self._under_own_keys(bundle, plan):
             raise EvidenceError(
                 "part_replaced",
                 "The bundle shows another part of this site than the one that it handed over.",
@@ -119,14 +122,20 @@ class Deposition:
             raise EvidenceError(_REASONS[verdict.result], finding.line(), "It is not signed.")
         self._compare(bundle)
 
+    def _under_own_keys(self, bundle: Bundle, plan: Plan) -> bool:
+        """Whether the part in a bundle is under the keys of now, as any made after a change of keys is."""
+        first = self.site.known.identity(plan.site(self.site.name).identity)
+        return identities(bundle.files, plan, first)[-1].digest() == self.site.identity.public.digest()
+
     def _compare(self, bundle: Bundle) -> None:
         """No log of the bundle is another one than the head of it that this site holds."""
         case = Opening(bundle, self.site.name).case()
-        for name, writer in (case.writers if case else {}).items():
-            held = Witness(self.site.path).newest(writer.identity)
-            if held is None or name == self.site.name or held.size > writer.newest.size:
+        logs = [(name, log) for name, one in (case.writers if case else {}).items() for log in one.logs]
+        for name, log in logs:
+            held = Witness(self.site.path).newest(log.identity)
+            if held is None or name == self.site.name or held.size > log.newest.size:
                 continue
-            shown = root_at(writer, held.size)
+            shown = root_at(log, held.size)
             if shown is None:
                 raise EvidenceError(
                     "bundle_incomplete",
@@ -136,6 +145,28 @@ class Deposition:
                 raise LogError(
                     "log_forked", f"The bundle shows another log of {name} than was countersigned here."
                 )
+
+
+def retired(site: SiteFolder, plan: Plan) -> tuple[Retired, ...]:
+    """The logs of a site under keys that it had before, from those of a plan on.
+
+    Raises:
+        EvidenceError: ``bundle_incomplete``, how one of its keys followed another is not kept here.
+    """
+    at, found = plan.site(site.name).identity, list[Retired]()
+    while at != site.identity.public.digest():
+        place = rotation.place(site, at)
+        statement = place / rotation.HANDOVER
+        if not statement.exists() or len(found) > _MOST_KEYS:
+            raise EvidenceError(
+                "bundle_incomplete",
+                "How the keys of this site followed those of the plan is not kept here.",
+                "The part of the job cannot be made.",
+            )
+        handover = Handover.from_bytes(statement.read_bytes())
+        found.append(Retired(place / "log", site.known.identity(at), handover))
+        at = PublicIdentity.from_json(handover.said.identity).digest()
+    return tuple(found)
 
 
 _REASONS = {

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(usage(), file=sys.stdout if chosen else sys.stderr)
         return 0 if chosen else _WRONG_USE
     if chosen == "--version":
-        print(f"cloister {metadata.version('cloister')}")
+        print(f"cloister {_version()}")
         return 0
     command = COMMANDS.get(chosen)
     if command is None or not installed(command):
@@ -116,6 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.EXIT
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _version() -> str:
+    """The release that is installed, whole or as the verifier alone (``packaging/verify``)."""
+    try:
+        return metadata.version("cloister")
+    except metadata.PackageNotFoundError:
+        return metadata.version("cloister-verify")
 
 
 def _close_hub() -> None:

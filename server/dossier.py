@@ -124,7 +124,7 @@ class Assembly:
             gathering.offer(bundle)
             sites = {site.name for site in self.job.plan.sites}
             _wait(lambda: sites <= gathering.words(bundle.digest).keys(), until)
-            bundle = signed_by(bundle, gathering.words(bundle.digest), made.keys)
+            bundle = signed_by(bundle, gathering.words(bundle.digest), made.keys, self.job.plan)
         return bundle, verdict
 
     def _parts(self, gathering: Gathering, until: float) -> tuple[Part, ...]:

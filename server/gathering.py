@@ -24,6 +24,7 @@ from pathlib import Path
 from cloister.privacy import durable
 from cloister.privacy.errors import ChannelError, CloisterError, EvidenceError, TransportError, areas
 from cloister.privacy.evidence.bundle import Bundle
+from cloister.privacy.evidence.lineage import identities, order
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.part import PART_LIMIT, Part, owned
 from cloister.privacy.identity import PublicIdentity, Signature
@@ -94,7 +95,7 @@ class Gathering:
         number = min(asked, self.asked)
         before = self.answered().get(part.writer)
         if before is not None:
-            if self._part(part.writer, before).newest.size > part.newest.size:
+            if _newer(self._part(part.writer, before), part):
                 raise EvidenceError("part_replaced", f"{part.writer} handed over an older part than before.")
             if before >= number:
                 return
@@ -146,6 +147,12 @@ class Gathering:
         """Keeps a site's word, which was checked."""
         durable.private_folder(self.folder / "words")
         durable.write(self.folder / "words" / f"{_hex(word.bundle)}.{site}", word.to_bytes())
+
+
+def _newer(one: Part, other: Part) -> bool:
+    """Whether a part shows more of its party's log than another, which then is not handed over after it."""
+    logs, others = (order(part.files, part.writer) for part in (one, other))
+    return logs[: len(others)] == others and (len(logs), one.newest.size) > (len(others), other.newest.size)
 
 
 def _hex(digest: str) -> str:
@@ -250,7 +257,7 @@ class Collector:
             if site.name not in gathering.words(word.bundle):
                 self._note(job, site.name, word.refused)
         else:
-            bundle.marked(self._enrolment.roster_of(job.plan).member(site.name), signature(word))
+            marked(bundle, word, self._enrolment.roster_of(job.plan).member(site.name), job.plan)
         gathering.hear(word, site.name)
 
     def _finished(self, digest: str, site: str) -> Job:
@@ -278,10 +285,28 @@ def signature(word: Word) -> Signature:
     return Signature(bytes.fromhex(word.ed25519), bytes.fromhex(word.mldsa65))
 
 
-def signed_by(bundle: Bundle, words: Mapping[str, Word], keys: Iterable[PublicIdentity]) -> Bundle:
+def marked(bundle: Bundle, word: Word, public: PublicIdentity, plan: Plan) -> Bundle:
+    """A bundle with the signatures of a word, under the newest keys of the party that it shows.
+
+    Args:
+        bundle: the one that the word is about.
+        word: of a party.
+        public: the party's keys that the plan names.
+        plan: of the job.
+
+    Raises:
+        ChannelError: ``signature_invalid``.
+        EvidenceError: ``bundle_altered``.
+    """
+    return bundle.marked(identities(bundle.files, plan, public)[-1], signature(word))
+
+
+def signed_by(
+    bundle: Bundle, words: Mapping[str, Word], keys: Iterable[PublicIdentity], plan: Plan
+) -> Bundle:
     """A bundle with the signatures of everybody who gave them."""
     for member in keys:
         word = words.get(member.name)
         if word is not None and not word.refused:
-            bundle = bundle.marked(member, signature(word))
+            bundle = marked(bundle, word, member, plan)
     return bundle

@@ -33,6 +33,8 @@ from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import Handover, Succession
 
 NEXT, RETIRED = "next", "retired"
+HANDOVER = "handover.json"
+"""The statement about the keys that come next; kept with the log of the ones before."""
 _COMMITTED = "audit.committed"
 
 
@@ -48,7 +50,7 @@ def prepare(site: SiteFolder, reason: Literal["rotated", "restored"]) -> Handove
         StateError: ``state_unwritable`` or ``disk_full``.
     """
     path = site.path / NEXT
-    statement = path / "handover.json"
+    statement = path / HANDOVER
     if statement.exists():
         return Handover.from_bytes(folder.read(statement))
     shutil.rmtree(path, ignore_errors=True)
@@ -84,11 +86,11 @@ def settle(path: Path) -> SiteFolder:
     """
     site, near = SiteFolder(path), path / NEXT
     if not (near / "answer.json").exists():
-        if near.exists() and not (near / "handover.json").exists():
+        if near.exists() and not (near / HANDOVER).exists():
             shutil.rmtree(near)
         return SiteFolder(path)
     answer = folder.read_json(near / "answer.json")
-    said = Handover.from_bytes(folder.read(near / "handover.json")).said
+    said = Handover.from_bytes(folder.read(near / HANDOVER)).said
     new, away = PrivateIdentity.load(near / "identity", site.vault), place(site, said.previous)
     if not (away / "log").exists():
         _retire(site, new, said, away)
@@ -118,6 +120,9 @@ def _retire(site: SiteFolder, new: PrivateIdentity, said: Succession, away: Path
     durable.private_folder(away)
     if not (away / "identity" / "identity.key").exists():
         old.save(away / "identity", site.vault)
+    durable.write(
+        away / HANDOVER, folder.read(site.path / NEXT / HANDOVER)
+    )  # evidence of a job shows both logs
     (site.path / "log").rename(away / "log")
     durable.sync_folder(away)
     durable.sync_folder(site.path)

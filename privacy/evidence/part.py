@@ -9,6 +9,8 @@
     attestations/<writer>.part.dsse.json   the digests of the files above, signed
     attestations/<writer>.approval.dsse.json, attestations/<writer>.model.dsse.json
 
+A party that changed its keys during the job shows the log under its later keys, too (``lineage``).
+
 A party makes its part alone, from its own folder, and hands it over as one file.
 """
 
@@ -16,8 +18,9 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical
@@ -26,9 +29,10 @@ from cloister.privacy.errors import ChannelError, EvidenceError, LogError
 from cloister.privacy.evidence import files, merkle
 from cloister.privacy.evidence.dsse import Envelope, Statement
 from cloister.privacy.evidence.events import Event
-from cloister.privacy.evidence.heads import SignedHead, origin_of
+from cloister.privacy.evidence.heads import SignedHead
+from cloister.privacy.evidence.lineage import Retired, identities, label, order, succession_place
 from cloister.privacy.evidence.log import EventLog
-from cloister.privacy.evidence.selection import selected
+from cloister.privacy.evidence.selection import chosen
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
 
@@ -43,16 +47,31 @@ _HASH = 32
 
 @dataclass(frozen=True)
 class Shown:
-    """An event of a bundle, the bytes that it is hashed as, and the proof of its place."""
+    """An event of a bundle, the bytes that it is hashed as, and the proof of its place.
+
+    Attributes:
+        event: the event.
+        line: its bytes.
+        proof: of its place in its log.
+        log: the label of its log, "" for the one under the plan's keys (``lineage``).
+        offset: events in the logs before.
+    """
 
     event: Event
     line: bytes
     proof: tuple[bytes, ...]
+    log: str = ""
+    offset: int = 0
 
     @property
     def id(self) -> str:
-        """How findings and reports name the event: ``writer/seq``."""
-        return f"{self.event.writer}/{self.event.seq}"
+        """How findings and reports name the event: ``writer/seq``, in a later log ``writer@<16 hex>/seq``."""
+        return f"{self.event.writer}{self.log}/{self.event.seq}"
+
+    @property
+    def place(self) -> int:
+        """Its place among all events of its writer, over all logs."""
+        return self.offset + self.event.seq
 
     def encode(self) -> bytes:
         """The line of ``events/<writer>.jsonl``, without its newline."""
@@ -60,7 +79,7 @@ class Shown:
         return b'{"event":' + self.line + b',"proof":"' + proof + b'"}'
 
     @classmethod
-    def decode(cls, line: bytes) -> Shown:
+    def decode(cls, line: bytes, log: str = "", offset: int = 0) -> Shown:
         """Exactly what ``encode`` gives.
 
         Raises:
@@ -72,7 +91,7 @@ class Shown:
             raise refusal
         raw = base64.b64decode(match[2])
         proof = tuple(raw[n : n + _HASH] for n in range(0, len(raw), _HASH))
-        found = cls(Event.decode(match[1]), match[1], proof)
+        found = cls(Event.decode(match[1]), match[1], proof, log, offset)
         if found.encode() != line or len(raw) % _HASH:
             raise refusal
         return found
@@ -97,6 +116,7 @@ class Part:
         party: PrivateIdentity,
         plan: Plan,
         policies: Mapping[str, bytes] | None = None,
+        retired: Sequence[Retired] = (),
     ) -> Part:
         """The part of a party about a job.
 
@@ -106,46 +126,54 @@ class Part:
             plan: of the job.
             policies: digest -> canonical bytes, of policies and of requests that were decided; those that
                 events name are shown.
+            retired: logs under keys that the party had before, those of the plan first.
 
         Raises:
             LogError: the log is damaged or cannot be written.
             EvidenceError: ``job_unfinished``, the log says nothing of the job.
         """
-        newest = log.head()
-        lines = [line[:-1] for line in files.lines(log.folder, 0, files.written(log.folder))][: newest.size]
-        tree = merkle.Tree([merkle.leaf_hash(line) for line in lines])
-        events = list(selected(map(Event.decode, lines), plan))
-        if not any(event.job == plan.digest for event in events):
-            raise EvidenceError("job_unfinished", f"The log of {party.public.name} says nothing of the job.")
-        shown = [Shown(e, lines[e.seq], tree.inclusion(e.seq, newest.size)) for e in events]
-        heads = [head for head in files.stored_heads(log.folder) if head.size <= newest.size]
-        name = party.public.name
-        made = {
-            f"events/{name}.jsonl": b"".join(one.encode() + b"\n" for one in shown),
-            f"heads/{name}/growth.json": _growth(heads, tree, newest),
-            **{f"heads/{name}/{head.size:015d}.head": head.serialise() for head in _kept(heads, newest)},
-            **_policies(name, events, policies or {}),
-        }
-        return cls(name, {**made, **_attested(party, plan, events, newest, made)})
+        newest, name = log.head(), party.public.name
+        heads = files.stored_heads(log.folder)
+        logs = [_Kept.of(one.folder, one.public, files.stored_heads(one.folder)) for one in retired]
+        logs.append(_Kept.of(log.folder, party.public, [h for h in heads if h.size <= newest.size]))
+        events = [event for one in logs for event in map(Event.decode, one.lines)]
+        places = set(chosen(events, plan))
+        shown = [event for place, event in enumerate(events) if place in places]
+        if not any(event.job == plan.digest for event in shown):
+            raise EvidenceError("job_unfinished", f"The log of {name} says nothing of the job.")
+        made = _policies(name, shown, policies or {})
+        offset = 0
+        for number, one in enumerate(logs):
+            own = [place - offset for place in sorted(places) if 0 <= place - offset < len(one.lines)]
+            made |= one.files(name + (label(one.public.digest()) if number else ""), own)
+            offset += len(one.lines)
+        for before in retired:
+            new = PublicIdentity.from_json(before.handover.said.identity)
+            made[succession_place(name, new.digest())] = before.handover.to_bytes()
+        return cls(name, {**made, **_attested(party, plan, shown, [one.newest for one in logs], made)})
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The events that it shows.
+        """The events that it shows, over all logs of the party.
 
         Raises:
             LogError: ``event_malformed``.
+            EvidenceError: ``bundle_altered``.
         """
-        lines = self.files.get(f"events/{self.writer}.jsonl", b"").splitlines()
-        return tuple(Shown.decode(line).event for line in lines)
+        logs = order(self.files, self.writer)
+        lines = (self.files.get(f"events/{self.writer}{log}.jsonl", b"").splitlines() for log in logs)
+        return tuple(Shown.decode(line).event for some in lines for line in some)
 
     @property
     def newest(self) -> SignedHead:
-        """The newest head that it shows; not verified.
+        """The newest head of the newest log that it shows; not verified.
 
         Raises:
             LogError: ``head_invalid``, ``head_missing``.
+            EvidenceError: ``bundle_altered``.
         """
-        notes = [data for name, data in self.files.items() if name.endswith(".head")]
+        start = f"heads/{self.writer}{order(self.files, self.writer)[-1]}/"
+        notes = [d for name, d in self.files.items() if name.startswith(start) and name.endswith(".head")]
         if not notes:
             raise LogError("head_missing", f"The part of {self.writer} holds no signed head.")
         return max(map(SignedHead.parse, notes), key=lambda head: head.size)
@@ -159,7 +187,7 @@ class Part:
         """Whether a party has signed exactly this part, of this job; whether it holds, ``checks`` says.
 
         Args:
-            public: the party's keys.
+            public: the party's keys that the plan names.
             plan: of the job.
 
         Raises:
@@ -170,7 +198,7 @@ class Part:
         data = self.files.get(statement_place(self.writer))
         if data is None:
             raise EvidenceError("bundle_incomplete", f"The part of {self.writer} is not signed.")
-        envelope = Envelope.from_bytes(data)
+        envelope, public = Envelope.from_bytes(data), identities(self.files, plan, public)[-1]
         if envelope.verify([public]) != (self.writer,):
             raise EvidenceError("bundle_altered", f"The part of {self.writer} is not signed by it.")
         said = envelope.statement()
@@ -227,12 +255,52 @@ def owned(name: str, writer: str) -> bool:
     """Whether a file of a bundle is of a party's part."""
     own = re.escape(writer)
     forms = (
-        rf"events/{own}\.jsonl",
-        rf"heads/{own}/(growth\.json|\d{{15}}\.head)",
+        rf"events/{own}(@[0-9a-f]{{16}})?\.jsonl",
+        rf"heads/{own}(@[0-9a-f]{{16}})?/(growth\.json|\d{{15}}\.head)",
+        rf"successions/{own}@[0-9a-f]{{16}}\.json",
         rf"policies/{own}@[0-9a-f]{{64}}\.json",
         rf"attestations/{own}\.(part|approval|model)\.dsse\.json",
     )
     return re.fullmatch("|".join(forms), name) is not None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One log of a party, as its folder has it.
+
+    Attributes:
+        public: the keys that it is kept under.
+        lines: its events up to the newest head.
+        heads: its signed heads.
+    """
+
+    public: PublicIdentity
+    lines: tuple[bytes, ...]
+    heads: tuple[SignedHead, ...]
+
+    @classmethod
+    def of(cls, folder: Path, public: PublicIdentity, heads: Sequence[SignedHead]) -> _Kept:
+        """Reads it; raises ``LogError`` ``head_missing``, no head vouches for it."""
+        if not heads:
+            raise LogError("head_missing", f"A log of {public.name} has no signed head.")
+        newest = max(heads, key=lambda head: head.size)
+        lines = (line[:-1] for line in files.lines(folder, 0, files.written(folder)))
+        return cls(public, tuple(lines)[: newest.size], tuple(heads))
+
+    @property
+    def newest(self) -> SignedHead:
+        """The head that all proofs lead to."""
+        return max(self.heads, key=lambda head: head.size)
+
+    def files(self, name: str, places: Iterable[int]) -> dict[str, bytes]:
+        """Events and heads as a bundle has them, under a name."""
+        tree, size = merkle.Tree([merkle.leaf_hash(line) for line in self.lines]), self.newest.size
+        shown = (Shown(Event.decode(self.lines[n]), self.lines[n], tree.inclusion(n, size)) for n in places)
+        return {
+            f"events/{name}.jsonl": b"".join(one.encode() + b"\n" for one in shown),
+            f"heads/{name}/growth.json": _growth(self.heads, tree, self.newest),
+            **{f"heads/{name}/{h.size:015d}.head": h.serialise() for h in _kept(self.heads, self.newest)},
+        }
 
 
 def _kept(heads: Iterable[SignedHead], newest: SignedHead) -> list[SignedHead]:
@@ -271,18 +339,28 @@ def _attested(
     party: PrivateIdentity,
     plan: Plan,
     events: Iterable[Event],
-    newest: SignedHead,
+    newest: Sequence[SignedHead],
     made: Mapping[str, bytes],
 ) -> dict[str, bytes]:
     """The statements of a party about its part, the plan and the final model."""
     name = party.public.name
-    head = {"origin": origin_of(party.public), "size": newest.size, "root": newest.root.hex()}
-    said = {"part": Statement(_digests(made), PART, {"job": plan.digest, "head": head})}
+    said = {"part": Statement(_digests(made), PART, predicate(plan, newest))}
     said |= statements(name, plan, events)
     return {
         f"attestations/{name}.{what}.dsse.json": Envelope.make(statement, party).to_bytes()
         for what, statement in said.items()
     }
+
+
+def predicate(plan: Plan, newest: Sequence[SignedHead]) -> dict[str, Any]:
+    """What a party states of its part, besides the files.
+
+    Args:
+        plan: of the job.
+        newest: the newest head of each of its logs, that under the plan's keys first.
+    """
+    heads: list[Json] = [{"origin": h.origin, "size": h.size, "root": h.root.hex()} for h in newest]
+    return {"job": plan.digest, "head": heads[0], **({"later": heads[1:]} if heads[1:] else {})}
 
 
 def statements(name: str, plan: Plan, events: Iterable[Event]) -> dict[str, Statement]:

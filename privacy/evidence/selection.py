@@ -6,7 +6,7 @@ of the job was left out, only the writer knows; what others saw of it must match
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.plan import Plan
@@ -41,42 +41,57 @@ _RENEWED = frozenset({"key.enrolled", "key.rotated", "key.revoked"})
 _CHANNEL = "channel.opened"
 
 
+_ENDS = frozenset({"log.opened", "log.rotated"})
+"""Shown always: they say which keys a log begins with, and which log goes on from it."""
+
+
 def selected(events: Iterable[Event], plan: Plan) -> Iterator[Event]:
-    """The events of one log that a bundle of the plan's job shows, in their order."""
-    known = [event for event in events if _may_be_shown(event, plan)]
-    own = [event.seq for event in known if event.job == plan.digest]
+    """The events of a party that a bundle of the plan's job shows, in their order.
+
+    Args:
+        events: of the party's log; where it had several, of one after another.
+        plan: of the job.
+    """
+    everything = list(events)
+    return (everything[place] for place in chosen(everything, plan))
+
+
+def chosen(events: Sequence[Event], plan: Plan) -> Iterator[int]:
+    """Places of the events that ``selected`` gives."""
+    known = [(place, event) for place, event in enumerate(events) if _may_be_shown(event, plan)]
+    own = [place for place, event in known if event.job == plan.digest]
     first, last = (own[0], own[-1]) if own else (0, -1)
     before = {
-        (event.body.get("party"), event.body.get("route")): event.seq
-        for event in known
-        if event.type == _CHANNEL and event.seq < first
+        (event.body.get("party"), event.body.get("route")): place
+        for place, event in known
+        if event.type == _CHANNEL and place < first
     }
-    chosen = {*before.values(), *_witnessed(known, first, last)}
-    for event in known:
-        if event.job == plan.digest or event.seq in chosen or _rests(event, first, last):
-            yield event
+    vouching = {*before.values(), *_witnessed(known, first, last)}
+    for place, event in known:
+        if event.job == plan.digest or place in vouching or _rests(place, event, first, last):
+            yield place
 
 
-def _witnessed(known: Iterable[Event], first: int, last: int) -> Iterator[int]:
+def _witnessed(known: Iterable[tuple[int, Event]], first: int, last: int) -> Iterator[int]:
     """Places of the events about heads that vouch for the job."""
     done: set[tuple[str, str]] = set()
-    for event in known:
-        if event.seq > last and event.type in _RENEWED:
+    for place, event in known:
+        if place > last and event.type in _RENEWED:
             done |= {(kind, str(event.body["party"])) for kind in _WITNESS}
-        if event.type in _WITNESS and event.seq >= first:
+        if event.type in _WITNESS and place >= first:
             about = (event.type, str(event.body[_WITNESS[event.type]]))
             if about not in done:
-                yield event.seq
-            if event.seq > last:
+                yield place
+            if place > last:
                 done.add(about)
 
 
-def _rests(event: Event, first: int, last: int) -> bool:
+def _rests(place: int, event: Event, first: int, last: int) -> bool:
     if event.type in _STANDING:
-        return event.seq <= last or event.type == "log.opened"
+        return place <= last or event.type in _ENDS
     if event.type in _AFTERWARDS:
-        return event.seq >= first
-    return (event.type in _MEANWHILE or event.type == _CHANNEL) and first <= event.seq <= last
+        return place >= first
+    return (event.type in _MEANWHILE or event.type == _CHANNEL) and first <= place <= last
 
 
 def _may_be_shown(event: Event, plan: Plan) -> bool:

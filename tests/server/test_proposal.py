@@ -86,6 +86,8 @@ def test_a_method_that_does_not_go_with_the_rest_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(PlanError, match=says):
         draft(replace(TERMS, **changes), ROSTER, OFFERS, base, CODE)
+
+
 def test_a_draft_names_the_consortiums_policy_only_where_there_is_one(base: BaseModel) -> None:
     plan, _ = draft(replace(TERMS, policy=CODE), ROSTER, OFFERS, base, CODE)
     assert Plan.from_bytes(plan.to_bytes()).policy == CODE

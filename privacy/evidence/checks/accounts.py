@@ -41,12 +41,12 @@ def _approved(case: Case, name: str) -> Findings:
     if granted.event.body["subject"] != job:
         yield unfounded("consent", granted.id, "it approves something else than this plan")
     for one in shown:
-        if one.event.job == job and one.event.seq < granted.event.seq and one.event.type in _WORK:
+        if one.event.job == job and one.place < granted.place and one.event.type in _WORK:
             yield unfounded("consent", one.id, f"it comes before the site approved the plan ({granted.id})")
     known = {
         str(e.event.body["party"]): e.event.body["identity"]
         for e in shown
-        if e.event.type in ("key.confirmed", "key.rotated") and e.event.seq < granted.event.seq
+        if e.event.type in ("key.confirmed", "key.rotated") and e.place < granted.place
     }
     for party in (case.plan.lead, *case.plan.sites):
         if party.name != name and known.get(party.name) != party.identity:
@@ -87,7 +87,7 @@ def _in_order(plan: Plan, sent: Shown, steps: Iterable[tuple[str, Shown | None]]
         if one is None:
             what = incomplete if kind == "dp.step_summary" else unfounded
             yield what("ledger", sent.id, f"an update left, and there is no {kind} of its round")
-        elif before is not None and one.event.seq < before.event.seq:
+        elif before is not None and one.place < before.place:
             yield unfounded("ledger", one.id, f"{kind} comes before {before.event.type}")
         before = one or before
 
@@ -139,7 +139,7 @@ def _totals(case: Case, name: str) -> Findings:
         if one.event.type == "budget.reserved":
             charged.add(one.event.round)
         own = _epsilon(mechanism, len(charged), delta) if mechanism else 0.0
-        if one.event.seq < budget.event.seq:
+        if one.place < budget.place:
             yield unfounded("ledger", one.id, "it is charged before there was a budget")
         if total < last - _CLOSE:
             yield unfounded("ledger", one.id, "the total of the ledger falls")

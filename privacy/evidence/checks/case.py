@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from cloister.privacy import canonical
@@ -15,6 +16,7 @@ from cloister.privacy.evidence.checks.findings import Finding, incomplete
 from cloister.privacy.evidence.dsse import Statement
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.heads import SignedHead
+from cloister.privacy.evidence.lineage import identities, label
 from cloister.privacy.evidence.part import Shown
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.plan import Plan
@@ -33,16 +35,18 @@ class Grown:
 
 
 @dataclass(frozen=True)
-class Writer:
-    """What a bundle shows of one party's log.
+class Log:
+    """What a bundle shows of one log.
 
     Attributes:
-        identity: the party's keys.
+        label: what its files add to the party's name (``lineage``).
+        identity: the keys that it is kept under.
         shown: its events, in order.
         heads: its signed heads, smallest first; at least one.
         grown: other sizes that it signed.
     """
 
+    label: str
     identity: PublicIdentity
     shown: tuple[Shown, ...]
     heads: tuple[SignedHead, ...]
@@ -53,7 +57,38 @@ class Writer:
         """The head that all proofs lead to."""
         return self.heads[-1]
 
+
+@dataclass(frozen=True)
+class Writer:
+    """What a bundle shows of one party's logs: one, or several where it changed its keys.
+
+    Attributes:
+        logs: that under the plan's keys first.
+    """
+
+    logs: tuple[Log, ...]
+
     @property
+    def identity(self) -> PublicIdentity:
+        """The party's keys that the plan names."""
+        return self.logs[0].identity
+
+    @property
+    def signer(self) -> PublicIdentity:
+        """Its newest keys, which sign its part."""
+        return self.logs[-1].identity
+
+    @property
+    def newest(self) -> SignedHead:
+        """The newest head of the newest log."""
+        return self.logs[-1].newest
+
+    @cached_property
+    def shown(self) -> tuple[Shown, ...]:
+        """Its events, over all logs."""
+        return tuple(one for log in self.logs for one in log.shown)
+
+    @cached_property
     def events(self) -> tuple[Event, ...]:
         """The events without their proofs."""
         return tuple(one.event for one in self.shown)
@@ -90,6 +125,12 @@ class Case:
     def sites(self) -> tuple[str, ...]:
         """Names of the sites, in the plan's order."""
         return tuple(site.name for site in self.plan.sites)
+
+    @property
+    def identities(self) -> tuple[PublicIdentity, ...]:
+        """All keys of the parties: those that the plan names, and those shown to follow from them."""
+        later = (log.identity for writer in self.writers.values() for log in writer.logs[1:])
+        return (*self.keys.values(), *later)
 
     @property
     def whole(self) -> bool:
@@ -129,14 +170,27 @@ class Opening:
             return None
         evidence = self._read("form", "evidence.json", _object) or {}
         parties = (plan.lead.name, *(site.name for site in plan.sites))
-        found = {name: self._writer(name, keys[name]) for name in parties if name in keys}
+        found = {name: self._writer(plan, keys[name]) for name in parties if name in keys}
         writers = {name: writer for name, writer in found.items() if writer}
         lacking = manifest.subjects.keys() - self.bundle.files.keys() if self.reader else set[str]()
         withheld = frozenset(file for file in lacking if withheld_from(self.reader, file))
         return Case(self.bundle, plan, keys, manifest, writers, evidence, withheld)
 
-    def _writer(self, name: str, identity: PublicIdentity) -> Writer | None:
-        shown = self._read("form", f"events/{name}.jsonl", _shown)
+    def _writer(self, plan: Plan, public: PublicIdentity) -> Writer | None:
+        place = f"successions/{public.name}"
+        keys = self._try("keys", place, lambda: identities(self.bundle.files, plan, public)) or (public,)
+        logs: list[Log] = []
+        for number, identity in enumerate(keys):
+            offset = logs[-1].shown[-1].offset + logs[-1].newest.size if logs else 0
+            log = self._log(label(identity.digest()) if number else "", identity, offset)
+            if log is None:
+                return None
+            logs.append(log)
+        return Writer(tuple(logs))
+
+    def _log(self, log: str, identity: PublicIdentity, offset: int) -> Log | None:
+        name = identity.name + log
+        shown = self._read("form", f"events/{name}.jsonl", lambda data: _shown(data, log, offset))
         grown = self._read("form", f"heads/{name}/growth.json", _grown)
         notes = sorted(n for n in self.bundle.files if re.fullmatch(rf"heads/{name}/\d{{15}}\.head", n))
         heads = [self._read("form", note, SignedHead.parse) for note in notes]
@@ -145,7 +199,7 @@ class Opening:
         if shown is None or grown is None or not heads or None in heads:
             return None
         signed = sorted((head for head in heads if head), key=lambda head: head.size)
-        return Writer(identity, shown, tuple(signed), grown)
+        return Log(log, identity, shown, tuple(signed), grown)
 
     def _read(self, check: str, name: str, parse: Callable[[bytes], _T]) -> _T | None:
         data = self.bundle.files.get(name)
@@ -182,10 +236,10 @@ def _decoded(data: bytes, kind: type) -> Any:
     return value
 
 
-def _shown(data: bytes) -> tuple[Shown, ...]:
+def _shown(data: bytes, log: str, offset: int) -> tuple[Shown, ...]:
     if not data.endswith(b"\n"):
         raise _form("it ends in the middle of an event")
-    return tuple(map(Shown.decode, data[:-1].split(b"\n")))
+    return tuple(Shown.decode(line, log, offset) for line in data[:-1].split(b"\n"))
 
 
 def _grown(data: bytes) -> tuple[Grown, ...]:

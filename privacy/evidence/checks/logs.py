@@ -9,12 +9,12 @@ from itertools import pairwise
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, LogError
 from cloister.privacy.evidence import merkle
-from cloister.privacy.evidence.checks.case import Case, Writer
+from cloister.privacy.evidence.checks.case import Case, Log, Writer
 from cloister.privacy.evidence.checks.findings import Finding, Findings, altered, incomplete, unfounded
 from cloister.privacy.evidence.events import GENESIS
 from cloister.privacy.evidence.heads import refuse_forks
 from cloister.privacy.evidence.part import Shown
-from cloister.privacy.evidence.selection import selected
+from cloister.privacy.evidence.selection import chosen
 
 _DATED = frozenset({"consent.recorded", "approval.granted", "policy.loaded", "policy.changed"})
 _TOLERANCE_S = 5.0
@@ -23,21 +23,44 @@ _TOLERANCE_S = 5.0
 def chains(case: Case) -> Findings:
     """Every event is its writer's, in order, chained to its neighbour, under the newest head."""
     for name, writer in case.writers.items():
-        yield from _chain(name, writer)
-        yield from _included(writer)
+        for log in writer.logs:
+            yield from _chain(name, log)
+            yield from _included(log)
+        yield from _linked(name, writer)
         yield from _in_time(writer.shown)
-        known = {event.seq for event in selected(writer.events, case.plan)}
-        for one in writer.shown:
-            if one.event.seq not in known:
+        known = set(chosen(writer.events, case.plan))
+        for place, one in enumerate(writer.shown):
+            if place not in known:
                 yield altered("chain", one.id, "it is no event of this job, nor one that the job rests on")
 
 
-def _chain(name: str, writer: Writer) -> Findings:
+def _linked(name: str, writer: Writer) -> Findings:
+    """Every log but the last was closed, and the next one goes on from its last event."""
+    for before, after in pairwise(writer.logs):
+        last, first = before.shown[-1], after.shown[0]
+        if (last.event.type, last.event.seq) != ("log.rotated", before.newest.size - 1):
+            yield incomplete(
+                "chain", last.id, f"the log of {name} is not shown to the end that its old keys signed"
+            )
+        elif last.event.body["identity"] != after.identity.digest():
+            yield altered(
+                "chain", last.id, "it was closed for other keys than those that the next log is under"
+            )
+        elif first.event.body.get("previous") != canonical.digest(last.line):
+            yield altered("chain", first.id, "the log does not go on from the last event of the one before")
+    last = writer.logs[-1].shown[-1]
+    if last.event.type == "log.rotated":
+        yield incomplete("chain", last.id, f"the log that {name} kept under its later keys is not shown")
+
+
+def _chain(name: str, writer: Log) -> Findings:
     first = writer.shown[0].event
     if (first.seq, first.type, first.prev) != (0, "log.opened", GENESIS):
-        yield incomplete("chain", f"events/{name}.jsonl", "the first event of the log is not shown")
+        yield incomplete(
+            "chain", f"events/{name}{writer.label}.jsonl", "the first event of the log is not shown"
+        )
     elif first.body["identity"] != writer.identity.digest():
-        yield altered("chain", f"{name}/0", "the log was begun under other keys")
+        yield altered("chain", writer.shown[0].id, "the log was begun under other keys")
     for one in writer.shown:
         if one.event.writer != name:
             yield altered("chain", one.id, f"it stands among the events of {name}")
@@ -48,7 +71,7 @@ def _chain(name: str, writer: Writer) -> Findings:
             yield altered("chain", after.id, "it does not follow from the event before it")
 
 
-def _included(writer: Writer) -> Findings:
+def _included(writer: Log) -> Findings:
     head = writer.newest
     for one in writer.shown:
         try:
@@ -77,18 +100,23 @@ def _moment(one: Shown) -> datetime:
 def heads(case: Case) -> Findings:
     """All heads of a log are signed and beginnings of the newest one; so is every head that others saw."""
     for name, writer in case.writers.items():
-        yield from _signed(case, name, writer)
-        yield from _only_grew(name, writer)
+        for log in writer.logs:
+            yield from _signed(case, name, log)
+            yield from _only_grew(name, log)
     for name in case.writers:
         yield from _witnessed(case, name)
 
 
-def _signed(case: Case, name: str, writer: Writer) -> Findings:
+def _signed(case: Case, name: str, writer: Log) -> Findings:
     for head in writer.heads:
-        place = f"heads/{name}/{head.size:015d}.head"
+        place = f"heads/{name}{writer.label}/{head.size:015d}.head"
         if place not in case.bundle.files:
-            yield altered("heads", f"heads/{name}", f"the head of size {head.size} stands under another name")
-        others = [key for other, key in case.keys.items() if other != name]
+            yield altered(
+                "heads",
+                f"heads/{name}{writer.label}",
+                f"the head of size {head.size} stands under another name",
+            )
+        others = [key for key in case.identities if key.name != name]
         try:
             head.verify(writer.identity, others)
         except CloisterError as error:
@@ -96,11 +124,11 @@ def _signed(case: Case, name: str, writer: Writer) -> Findings:
     try:
         refuse_forks(writer.heads)
     except LogError as error:
-        yield Finding.of("heads", f"heads/{name}", error)
+        yield Finding.of("heads", f"heads/{name}{writer.label}", error)
 
 
-def _only_grew(name: str, writer: Writer) -> Findings:
-    place, newest = f"heads/{name}/growth.json", writer.newest
+def _only_grew(name: str, writer: Log) -> Findings:
+    place, newest = f"heads/{name}{writer.label}/growth.json", writer.newest
     for grown in writer.grown:
         try:
             merkle.verify_consistency(grown.size, newest.size, grown.root, newest.root, grown.proof)
@@ -116,16 +144,18 @@ def _witnessed(case: Case, name: str) -> Findings:
     """Heads of a log that anybody wrote down are heads of the log that is shown."""
     writer = case.writers[name]
     for one, size, root in _seen(case, name):
-        if size > writer.newest.size:
-            shown = writer.newest.size
+        shown = max(log.newest.size for log in writer.logs)
+        if size > shown:
             reason = f"the log of {name} had {size} events then; the one that is shown ends at {shown}"
             lead = name == case.plan.lead.name  # it made its part last; a site may have made its own before
             yield (altered if lead else incomplete)("heads", one.id, reason)
             continue
-        known = root_at(writer, size)
-        if known is None:
+        known = {root_at(log, size) for log in writer.logs if size <= log.newest.size}
+        if root in known:
+            continue
+        if None in known:
             yield incomplete("heads", one.id, f"nothing shows that the log of {name} began with this head")
-        elif known != root:
+        else:
             yield altered("heads", one.id, f"the log of {name} was another one at size {size}")
 
 
@@ -141,7 +171,7 @@ def _seen(case: Case, name: str) -> Iterator[tuple[Shown, int, bytes]]:
                 yield one, size if isinstance(size, int) else 0, canonical.raw(str(body["root"]))
 
 
-def root_at(writer: Writer, size: int) -> bytes | None:
+def root_at(writer: Log, size: int) -> bytes | None:
     """The root of a log at a size; None where the bundle does not show it."""
     known = {writer.newest.size: writer.newest.root, **{g.size: g.root for g in writer.grown}}
     if size in known:
@@ -156,10 +186,10 @@ def witnesses(case: Case) -> dict[str, set[str]]:
     """Name of a party -> who countersigned one of its heads that the bundle holds."""
     found: dict[str, set[str]] = {}
     for name, writer in case.writers.items():
-        others = [key for other, key in case.keys.items() if other != name]
-        for head in writer.heads:
+        others = [key for key in case.identities if key.name != name]
+        for log, head in ((one, head) for one in writer.logs for head in one.heads):
             try:
-                found.setdefault(name, set()).update(head.verify(writer.identity, others))
+                found.setdefault(name, set()).update(head.verify(log.identity, others))
             except CloisterError:
                 continue  # that a head does not verify, the check of heads says
     return found

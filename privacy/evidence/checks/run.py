@@ -162,8 +162,10 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
         if policies := claims.hidden_policies(case).get(name):
             notes.append(f"{policies} policies of {name} are named by digest only.")
         if decisions := claims.hidden_decisions(case).get(name):
-            notes.append(f"{decisions} policy decisions of {name} cannot be made again from what is shown.")
-        hidden = writer.newest.size - len(writer.shown)
+            notes.append(
+                f"{decisions} policy decisions of {name} were not made again: policy or request is not shown."
+            )
+        hidden = sum(log.newest.size for log in writer.logs) - len(writer.shown)
         if hidden:
             notes.append(
                 f"{hidden} events of the log of {name} are not shown: by its word, of other matters."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,9 +15,13 @@ from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, REPOR
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, Result, altered, incomplete
 from cloister.privacy.evidence.dsse import Envelope, Statement
+<<<<<<< HEAD
 from cloister.privacy.evidence.heads import origin_of
 from cloister.privacy.evidence.part import PART, owned, statements
 from cloister.privacy.evidence.printing import MADE_FILE, PDF_FILE
+=======
+from cloister.privacy.evidence.part import PART, owned, predicate, statements
+>>>>>>> 8466ee9 (A bundle shows both logs of a site that changed its keys during the job; the verifier alone is a distribution)
 from cloister.privacy.wire.signed import Signed
 
 _FIXED = ("plan.json", "keys.json", "VERIFY.txt", EVIDENCE_FILE, REPORT_FILE)
@@ -65,8 +70,20 @@ def _shown_sizes(case: Case) -> Mapping[str, Any]:
 
 def _known(case: Case, name: str) -> bool:
     approvals = {f"approvals/{party}.json" for party in case.parties}
+<<<<<<< HEAD
     fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case), PDF_FILE, MADE_FILE}
     return name in fixed or any(owned(name, party) for party in case.parties)
+=======
+    fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case)}
+    return name in fixed or any(_owned(case, name, party) for party in case.parties)
+
+
+def _owned(case: Case, name: str, party: str) -> bool:
+    """Whether a file is of a party's part, and of a log that it is shown to have had."""
+    later = re.match(r"(?:events|heads|successions)/[a-z0-9-]+(@[0-9a-f]{16})[./]", name)
+    labels = {log.label for log in case.writers[party].logs} if party in case.writers else set[str]()
+    return owned(name, party) and (later is None or later[1] in labels)
+>>>>>>> 8466ee9 (A bundle shows both logs of a site that changed its keys during the job; the verifier alone is a distribution)
 
 
 def _papers(case: Case) -> list[str]:
@@ -99,9 +116,15 @@ def keys(case: Case, trust: Mapping[str, str] | None) -> Findings:
             yield incomplete("keys", "keys.json", f"the keys of {name} are missing")
         elif case.keys[name].digest() != identity:
             yield altered("keys", "keys.json", f"the keys of {name} are not those that the plan names")
-        if trust is not None and trust.get(name) != identity:
+        if trust is not None and trust.get(name) not in _proven(case, name, identity):
             reason = "is not in the trust file" if name not in trust else "has another key in the trust file"
             yield Finding("keys", Result.UNTRUSTED, "plan.json", f"{name} {reason}")
+
+
+def _proven(case: Case, name: str, identity: str) -> set[str]:
+    """Digests of a party's keys: those of the plan, and later ones that these have signed for."""
+    logs = case.writers[name].logs if name in case.writers else ()
+    return {identity, *(log.identity.digest() for log in logs[1:])}
 
 
 def signatures(case: Case) -> Findings:
@@ -124,7 +147,7 @@ def signers_of(case: Case) -> tuple[str, ...]:
     Raises:
         EvidenceError: a signature does not verify or is of nobody in the plan.
     """
-    return case.bundle.manifest.verify(case.keys.values())
+    return tuple(dict.fromkeys(case.bundle.manifest.verify(case.identities)))
 
 
 def _expected(case: Case, party: str) -> dict[str, Statement]:
@@ -132,17 +155,12 @@ def _expected(case: Case, party: str) -> dict[str, Statement]:
     writer = case.writers.get(party)
     if writer is None:
         return {}
-    head = {
-        "origin": origin_of(writer.identity),
-        "size": writer.newest.size,
-        "root": writer.newest.root.hex(),
-    }
     own = {
         name: canonical.digest(data).removeprefix("sha256:")
         for name, data in case.bundle.files.items()
         if owned(name, party) and not name.startswith("attestations/")
     }
-    said = {"part": Statement(own, PART, {"job": case.plan.digest, "head": head})}
+    said = {"part": Statement(own, PART, predicate(case.plan, [log.newest for log in writer.logs]))}
     said |= statements(party, case.plan, writer.events)
     if party == case.plan.lead.name:
         subjects = {
@@ -159,9 +177,10 @@ def _attestation(case: Case, party: str, what: str, expected: Statement) -> Find
     data = case.bundle.files.get(place)
     if data is None or party not in case.keys:
         return  # that it is missing, the check of files says
+    signer = case.writers[party].signer
     try:
         envelope = Envelope.from_bytes(data)
-        found, signers = envelope.statement(), envelope.verify([case.keys[party]])
+        found, signers = envelope.statement(), envelope.verify([signer])
     except CloisterError as error:
         yield Finding.of("signatures", place, error)
         return

@@ -63,7 +63,11 @@ def test_an_audience_without_policies_still_verifies(stage: Any) -> None:
     for audience in ("partner", "public"):
         found = job.contents(stage.witnessed.parts(), audience).bundle(job.lead)
         assert not [name for name in found.files if name.startswith("policies/")]
-        assert verify(found, job.trust).result is Result.VERIFIED
+        verdict = verify(found, job.trust)
+        assert verdict.result is Result.VERIFIED
+        assert "1 policies of site-01 are named by digest only." in verdict.notes
+    whole = verify(job.contents(stage.witnessed.parts()).bundle(job.lead), job.trust)
+    assert not [note for note in whole.notes if "policies of" in note]
 
 
 def test_who_did_not_sign_and_witness_is_named(stage: Any, bundle: Bundle) -> None:
