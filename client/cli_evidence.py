@@ -16,11 +16,8 @@ from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
-<<<<<<< HEAD
 from cloister.privacy.evidence.log import now
-=======
 from cloister.privacy.evidence.lineage import identities
->>>>>>> 8466ee9 (A bundle shows both logs of a site that changed its keys during the job; the verifier alone is a distribution)
 from cloister.privacy.plan import Plan
 
 HERE = Path()

@@ -83,7 +83,7 @@ class Job:
 
     def _traces(self) -> Iterator[Path]:
         """Sealed replies, and what coded updates left out."""
-        for pattern in ("replies/*.sealed", "rests/*.rest"):
+        for pattern in ("replies/**/*.sealed", "rests/*.rest"):
             yield from self.folder.glob(pattern)
 
     @property

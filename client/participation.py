@@ -405,9 +405,11 @@ class Participant:
         """
         header, replies = opened.header, Replies(self.replies.folder / "surplus")
         if stored := replies.load(header):
-            self._tell_surplus(header, stored, secure.survivors)
+            if secure.round == header.round and not self._has_given(stored):  # a crash came before the log
+                self._tell_surplus(header, stored, secure.survivors)
             return stored
         over = secure.surplus(_place(header), opened.content)
+        self._settle(header, len(over))  # before it gives any, also after a crash in the opening
         self.entropy.advance(header.round)  # the start of this round once more; a later one refuses
         encoded = residues(self.learner.surplus(header, len(over)))
         seed = self._stream("self-mask", header).bytes(SEED)
@@ -418,9 +420,7 @@ class Participant:
         return sealed
 
     def _tell_surplus(self, header: Header, sealed: Sealed, survivors: tuple[str, ...]) -> None:
-        """Writes down, once, that surplus noise leaves, and how much noise stays in the sum."""
-        if any(e.type == "surplus.given" and e.body["sealed"] == sealed.digest for e in self.log.entries()):
-            return
+        """Writes down that surplus noise leaves, and how much noise stays in the sum."""
         self.log.append(
             "surplus.given",
             job=self.plan.digest,
@@ -430,6 +430,10 @@ class Participant:
             bytes=len(sealed.data),
             noise_left=self.plan.grid.left(len(survivors)),
         )
+
+    def _has_given(self, sealed: Sealed) -> bool:
+        given = (e.body["sealed"] for e in self.log.entries() if e.type == "surplus.given")
+        return sealed.digest in given
 
     def _hide(self, header: Header, encoded: Encoded | Coded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""

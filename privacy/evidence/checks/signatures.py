@@ -15,13 +15,9 @@ from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, REPOR
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, Result, altered, incomplete
 from cloister.privacy.evidence.dsse import Envelope, Statement
-<<<<<<< HEAD
 from cloister.privacy.evidence.heads import origin_of
-from cloister.privacy.evidence.part import PART, owned, statements
-from cloister.privacy.evidence.printing import MADE_FILE, PDF_FILE
-=======
 from cloister.privacy.evidence.part import PART, owned, predicate, statements
->>>>>>> 8466ee9 (A bundle shows both logs of a site that changed its keys during the job; the verifier alone is a distribution)
+from cloister.privacy.evidence.printing import MADE_FILE, PDF_FILE
 from cloister.privacy.wire.signed import Signed
 
 _FIXED = ("plan.json", "keys.json", "VERIFY.txt", EVIDENCE_FILE, REPORT_FILE)
@@ -70,11 +66,7 @@ def _shown_sizes(case: Case) -> Mapping[str, Any]:
 
 def _known(case: Case, name: str) -> bool:
     approvals = {f"approvals/{party}.json" for party in case.parties}
-<<<<<<< HEAD
     fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case), PDF_FILE, MADE_FILE}
-    return name in fixed or any(owned(name, party) for party in case.parties)
-=======
-    fixed = {*_FIXED, *approvals, _report_place(case), *_papers(case)}
     return name in fixed or any(_owned(case, name, party) for party in case.parties)
 
 
@@ -83,7 +75,6 @@ def _owned(case: Case, name: str, party: str) -> bool:
     later = re.match(r"(?:events|heads|successions)/[a-z0-9-]+(@[0-9a-f]{16})[./]", name)
     labels = {log.label for log in case.writers[party].logs} if party in case.writers else set[str]()
     return owned(name, party) and (later is None or later[1] in labels)
->>>>>>> 8466ee9 (A bundle shows both logs of a site that changed its keys during the job; the verifier alone is a distribution)
 
 
 def _papers(case: Case) -> list[str]:

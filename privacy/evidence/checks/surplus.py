@@ -1,4 +1,4 @@
-"""Surplus noise taken back: given once the sum was open, for its survivors, and enough noise stays."""
+"""Surplus noise taken back: given for the survivors that were signed, by all of them; enough noise stays."""
 
 from __future__ import annotations
 
@@ -18,22 +18,19 @@ _CLOSE = 1e-9
 
 
 def given(case: Case) -> Findings:
-    """What each site gave of its noise: after it opened the step, for the set that it signed.
+    """What each site gave of its noise: for the survivor set of the step that it had signed.
 
     The noise that is left is worked out again from the plan and the survivors.
     """
     for name in case.sites:
         signed: dict[int | None, list[str]] = {}
-        opened: set[int | None] = set()
         for one in case.of_job(name) if name in case.writers else ():
-            kind, number, first = one.event.type, one.event.round, one.event.body.get("step") == 0
-            if kind == "sum.signed" and first:
+            kind, number = one.event.type, one.event.round
+            if kind == "sum.signed" and one.event.body["step"] == 0:
                 signed[number] = names(one.event, "survivors")
-            elif kind == "sum.opened" and first:
-                opened.add(number)
             elif kind == "surplus.given":
-                if number not in opened or names(one.event, "survivors") != signed.get(number):
-                    reason = f"{name} gave surplus noise of a sum that it had not opened, or of another set"
+                if names(one.event, "survivors") != signed.get(number):
+                    reason = f"{name} gave surplus noise for another survivor set than it had signed"
                     yield unfounded(_CHECK, one.id, reason)
                 yield from _left(case.plan, one)
 

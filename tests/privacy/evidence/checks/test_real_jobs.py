@@ -100,7 +100,7 @@ def taking_back(folder: Path) -> Consortium:
     [
         ({"noise_left": 1.6}, "the noise left is 1.5, not 1.6"),
         ({"noise_left": 1.2}, "less noise is left than the plan's 1.5"),
-        ({"survivors": ["north", "south", "west"]}, "or of another set"),
+        ({"survivors": ["north", "south", "west"]}, "for another survivor set than it had signed"),
     ],
 )
 def test_a_site_that_says_otherwise_of_its_surplus_noise_is_found(
