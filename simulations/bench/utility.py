@@ -73,7 +73,7 @@ COURSES = {
     (1.0, "local"): Course(60, 1, 1.0),
 }
 """Rounds, local steps and learning rate of each side at each epsilon, as ``search`` chose them."""
-HUNDRED, TEN = Course(100, 1, 1.0), Course(10, 1, 16.0)
+HUNDRED, TEN = Course(100, 1, 0.5), Course(10, 1, 16.0)
 PLAIN = Course(300, 1, 1.0)
 ROUND = OneRound(cosines=2048, ridge=0.3)
 HEART = OneRound(scale=0.3, constant=0.3, ridge=1.0, cut=True)
