@@ -16,8 +16,8 @@ from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
-from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.lineage import identities
+from cloister.privacy.evidence.log import now
 from cloister.privacy.plan import Plan
 
 HERE = Path()

@@ -15,7 +15,6 @@ from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, REPOR
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, Result, altered, incomplete
 from cloister.privacy.evidence.dsse import Envelope, Statement
-from cloister.privacy.evidence.heads import origin_of
 from cloister.privacy.evidence.part import PART, owned, predicate, statements
 from cloister.privacy.evidence.printing import MADE_FILE, PDF_FILE
 from cloister.privacy.wire.signed import Signed
