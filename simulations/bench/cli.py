@@ -20,7 +20,7 @@ BENCHES = {
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
     "utility": "how near federated training comes to pooling, with privacy and without; a quarter of an hour",
-    "codec": "what few bits a parameter keep of a mean, and of whole jobs; a quarter of an hour",
+    "codec": "what few bits a parameter keep of a mean, and of whole jobs; long",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
     "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "identifiers": "what detectors of identifiers find and miss, and texts a second",

@@ -87,7 +87,7 @@ class Fidelity:
 
 
 def run(data: Path) -> Result:
-    """Trains the sites and measures everything, in about a quarter of an hour.
+    """Trains the sites and measures everything; the whole jobs take most of the time.
 
     Args:
         data: the folder of data sets, ``sst2`` among them.

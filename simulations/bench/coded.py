@@ -48,10 +48,10 @@ from cloister.simulations.bench.result import Limit
 from cloister.simulations.transport import LocalGrid
 
 SITES: Final = ("north", "south", "west", "coast")
-ROWS, TOKENS, LAYERS = 200, 32, 6
+ROWS, TOKENS, LAYERS = 400, 32, 6
 """Sentences of a site on average, tokens of a sentence at most, layers that carry LoRA."""
 LABELS: Final = ("0", "1")
-_LEAST = 40
+_LEAST = 80
 _DATASET = "sentences"
 
 _PLAIN = Terms(
@@ -59,8 +59,8 @@ _PLAIN = Terms(
     LABELS,
     mode="off",
     rounds=4,
-    steps=2,
-    rate=0.1,
+    steps=3,
+    rate=0.2,
     top_layers=LAYERS,
     max_tokens=TOKENS,
 )

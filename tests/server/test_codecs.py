@@ -18,7 +18,7 @@ from cloister.privacy.codecs import coding, feedback
 from cloister.privacy.errors import CloisterError, ModelError, PlanError, StateError
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Coded, Delta, Vector
-from cloister.privacy.wire import broadcast, messages
+from cloister.privacy.wire import broadcast, messages, sums
 from cloister.server.checkpoint import Checkpoint
 from tests.parties import NAMES, Consortium
 from tests.plans import plan_json
@@ -125,6 +125,36 @@ def test_with_noise_every_site_is_charged_as_ever_and_the_code_is_of_what_was_no
     for site in found.sites.values():
         kinds = [row.kind for row in site.ledger.rows("notes")]
         assert kinds == ["reserved", "spent", "released"] * found.plan.training.rounds
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "most"),
+    [
+        ({"secure": False, "minimum_sites": 3, "range": 4.0, "codec": "ternary"}, messages.UPDATE, 16_000),
+        (SECURE | {"bits": 6, "norm": 400.0}, sums.MASKED, 60_000),
+    ],
+)
+def test_an_update_of_minilm_with_lora_is_as_small_as_promised(
+    tmp_path: Path, how: dict[str, Any], kind: str, most: int
+) -> None:
+    """Rank 8 on query and value of six layers, a head of two classes; four sites, local mode."""
+    wide = plan_json()["adapter"] | {"parameters": 6 * 4 * 8 * 384 + 2 * 385}
+    found = Consortium(
+        tmp_path, FOUR, adapter=wide, aggregation=how, training=plan_json()["training"] | {"rounds": 1}
+    )
+    federation = found.federation()
+    sizes, through = [], federation.opened
+
+    def opened(*given: Any) -> Any:
+        answer = through(*given)
+        if answer.header.kind == kind:
+            sizes.append(len(answer.content))
+        return answer
+
+    federation.opened = opened  # type: ignore[method-assign]
+    federation.run(found.grid())
+    assert len(sizes) == 4
+    assert most - 4_000 < max(sizes) <= most
 
 
 # Crashes
