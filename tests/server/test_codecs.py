@@ -19,6 +19,7 @@ from cloister.privacy.errors import CloisterError, ModelError, PlanError, StateE
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Coded, Delta, Vector
 from cloister.privacy.wire import broadcast, messages, sums
+from cloister.privacy.wire.envelope import peek
 from cloister.server.checkpoint import Checkpoint
 from tests.parties import NAMES, Consortium
 from tests.plans import plan_json
@@ -231,7 +232,8 @@ def test_a_site_that_lost_its_models_misses_one_round_and_not_the_job(tmp_path: 
     def forgetful(number: int, model: Vector) -> None:
         keep(number, model)
         if number == 2:
-            site.replies.held.forget()
+            for path in site.replies.held.folder.iterdir():
+                path.unlink()
 
     object.__setattr__(site.replies.held, "keep", forgetful)
     end = found.federation().run(found.grid())
@@ -242,11 +244,27 @@ def test_a_site_that_lost_its_models_misses_one_round_and_not_the_job(tmp_path: 
     assert reasons == ["model_unknown"]
 
 
-def test_nothing_of_it_stays_when_the_job_is_over(tmp_path: Path) -> None:
+def test_no_rest_stays_when_the_job_is_over(tmp_path: Path) -> None:
     found = consortium(tmp_path, "ternary", "ternary")
     found.federation().run(found.grid())
     assert not list(tmp_path.glob("*/rests/*"))
-    assert not list(tmp_path.glob("*/models/*"))
+
+
+def test_an_end_that_is_told_twice_is_answered_twice(tmp_path: Path) -> None:
+    """The answer may be lost on its way, and the lead asks again."""
+    found = consortium(tmp_path, "ternary", "ternary")
+    ends: list[str] = []
+    handle = found.sites["north"].handle
+
+    def watched(data: bytes) -> bytes:
+        answer = handle(data)
+        if peek(data, 1 << 20).kind == messages.FINISH:
+            ends.append(peek(handle(data), 1 << 20).kind)
+        return answer
+
+    found.sites["north"].handle = watched  # type: ignore[method-assign]
+    found.federation().run(found.grid())
+    assert ends == [messages.CLOSED]
 
 
 # What does not fit
