@@ -2,7 +2,7 @@
 
 A lead sends only what changed to a site whose answer to the round before it took; that site had the model
 of that round on disk by then. Every model that comes out is checked against the digest that the lead
-signed.
+signed. They stay when the job is over: its end may be told twice.
 """
 
 from __future__ import annotations
@@ -49,11 +49,6 @@ class HeldModels:
         durable.write(self.folder / f"{number:05d}.model", model.astype(_WIRE).tobytes())
         for old in self._all()[:-_KEPT]:
             old.unlink()
-
-    def forget(self) -> None:
-        """Leaves none behind: the job is over, and its final model is kept elsewhere."""
-        for path in self._all():
-            path.unlink()
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("*.model"))

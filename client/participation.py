@@ -373,7 +373,7 @@ class Participant:
         fed = feedback.encode(codec, delta.values, rest)
         encode(
             Delta(fed.values, ()), self.plan.weight(self.name), self.plan.ring
-        )  # as the lead will: in range
+        )  # in range, as for the lead
         self.replies.rests.keep(header.round, fed.rest)
         return Coded(fed.content, delta.mechanisms)
 
@@ -592,7 +592,6 @@ class Participant:
         if self.secure is not None:
             self.secure.finish()
         self.replies.rests.forget()
-        self.replies.held.forget()
 
     def _seal(self, asked: Header, kind: str, content: bytes) -> Sealed:
         header = Header(

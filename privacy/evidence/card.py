@@ -217,9 +217,10 @@ def _training(evidence: Evidence) -> str:
         if adapter.top_layers
         else ""
     )
+    rounding = evidence.plan.aggregation.rounding
     return f"""\
 ## Training
 
 {lora}a linear head, {evidence.plan.method}, {len(evidence.rounds)} rounds of {training.steps} steps,
-sampling rate {training.rate:.4g}, optimiser {training.optimizer}.
+sampling rate {training.rate:.4g}, optimiser {training.optimizer}.{f" {rounding}." if rounding else ""}
 """

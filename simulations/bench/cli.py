@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,13 +20,13 @@ BENCHES = {
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
     "utility": "how near federated training comes to pooling, with privacy and without; a quarter of an hour",
-    "codec": "what few bits a parameter keep of a mean of updates",
+    "codec": "what few bits a parameter keep of a mean, and of whole jobs; long",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
     "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "identifiers": "what detectors of identifiers find and miss, and texts a second",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
-_TAKES_TEXTS, _TAKES_FOLDER, _TAKES_SPANS = "step", "utility", "identifiers"
+_TAKES_TEXTS, _TAKES_FOLDERS, _TAKES_SPANS = "step", ("utility", "codec"), "identifiers"
 _CPU, _TAKES_DEVICE = "cpu", "step"
 
 
@@ -37,7 +37,7 @@ def bench(
         Path | None,
         typer.Option(
             help=f"{_TAKES_TEXTS}: real texts, a CSV, JSON lines or Parquet file. "
-            f"{_TAKES_FOLDER}: the folder of banking77 and heart_disease. "
+            f"{', '.join(_TAKES_FOLDERS)}: the folder of banking77, heart_disease and sst2. "
             f"{_TAKES_SPANS}: test.jsonl of presidio_pii."
         ),
     ] = None,
@@ -66,19 +66,23 @@ def bench(
 
 
 def _measured(name: str, data: Path | None, text: str, label: str, device: str) -> Result:
-    if name == _TAKES_FOLDER and device == _CPU:
-        from cloister.simulations.bench import utility
+    if name in _TAKES_FOLDERS and device == _CPU:
         from cloister.simulations.scenarios.catalogue import DATA
 
-        return utility.run(DATA if data is None else data)
+        measured: Result = _module(name).run(DATA if data is None else data)
+        return measured
     if data is not None and name not in (_TAKES_TEXTS, _TAKES_SPANS):
         raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
     texts = None if data is None else TextFile(data, text, label)
     return _run(name, texts) if device == _CPU else _run_on(device, name, texts)
 
 
+def _module(name: str) -> Any:
+    return importlib.import_module(f"cloister.simulations.bench.{name.replace('-', '_')}")
+
+
 def _run(name: str, texts: TextFile | None) -> Result:
-    module = importlib.import_module(f"cloister.simulations.bench.{name.replace('-', '_')}")
+    module = _module(name)
     found: Result = module.run() if texts is None else module.run(texts)
     return found
 

@@ -18,7 +18,8 @@ from cloister.privacy.codecs import coding, feedback
 from cloister.privacy.errors import CloisterError, ModelError, PlanError, StateError
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Coded, Delta, Vector
-from cloister.privacy.wire import broadcast, messages
+from cloister.privacy.wire import broadcast, messages, sums
+from cloister.privacy.wire.envelope import peek
 from cloister.server.checkpoint import Checkpoint
 from tests.parties import NAMES, Consortium
 from tests.plans import plan_json
@@ -127,6 +128,36 @@ def test_with_noise_every_site_is_charged_as_ever_and_the_code_is_of_what_was_no
         assert kinds == ["reserved", "spent", "released"] * found.plan.training.rounds
 
 
+@pytest.mark.parametrize(
+    ("how", "kind", "most"),
+    [
+        ({"secure": False, "minimum_sites": 3, "range": 4.0, "codec": "ternary"}, messages.UPDATE, 16_000),
+        (SECURE | {"bits": 6, "norm": 400.0}, sums.MASKED, 60_000),
+    ],
+)
+def test_an_update_of_minilm_with_lora_is_as_small_as_promised(
+    tmp_path: Path, how: dict[str, Any], kind: str, most: int
+) -> None:
+    """Rank 8 on query and value of six layers, a head of two classes; four sites, local mode."""
+    wide = plan_json()["adapter"] | {"parameters": 6 * 4 * 8 * 384 + 2 * 385}
+    found = Consortium(
+        tmp_path, FOUR, adapter=wide, aggregation=how, training=plan_json()["training"] | {"rounds": 1}
+    )
+    federation = found.federation()
+    sizes, through = [], federation.opened
+
+    def opened(*given: Any) -> Any:
+        answer = through(*given)
+        if answer.header.kind == kind:
+            sizes.append(len(answer.content))
+        return answer
+
+    federation.opened = opened  # type: ignore[method-assign]
+    federation.run(found.grid())
+    assert len(sizes) == 4
+    assert most - 4_000 < max(sizes) <= most
+
+
 # Crashes
 
 
@@ -201,7 +232,8 @@ def test_a_site_that_lost_its_models_misses_one_round_and_not_the_job(tmp_path: 
     def forgetful(number: int, model: Vector) -> None:
         keep(number, model)
         if number == 2:
-            site.replies.held.forget()
+            for path in site.replies.held.folder.iterdir():
+                path.unlink()
 
     object.__setattr__(site.replies.held, "keep", forgetful)
     end = found.federation().run(found.grid())
@@ -212,11 +244,27 @@ def test_a_site_that_lost_its_models_misses_one_round_and_not_the_job(tmp_path: 
     assert reasons == ["model_unknown"]
 
 
-def test_nothing_of_it_stays_when_the_job_is_over(tmp_path: Path) -> None:
+def test_no_rest_stays_when_the_job_is_over(tmp_path: Path) -> None:
     found = consortium(tmp_path, "ternary", "ternary")
     found.federation().run(found.grid())
     assert not list(tmp_path.glob("*/rests/*"))
-    assert not list(tmp_path.glob("*/models/*"))
+
+
+def test_an_end_that_is_told_twice_is_answered_twice(tmp_path: Path) -> None:
+    """The answer may be lost on its way, and the lead asks again."""
+    found = consortium(tmp_path, "ternary", "ternary")
+    ends: list[str] = []
+    handle = found.sites["north"].handle
+
+    def watched(data: bytes) -> bytes:
+        answer = handle(data)
+        if peek(data, 1 << 20).kind == messages.FINISH:
+            ends.append(peek(handle(data), 1 << 20).kind)
+        return answer
+
+    found.sites["north"].handle = watched  # type: ignore[method-assign]
+    found.federation().run(found.grid())
+    assert ends == [messages.CLOSED]
 
 
 # What does not fit

@@ -260,6 +260,48 @@ def test_a_proposal_says_what_its_bits_are(
     assert json.loads(capsys.readouterr().out)["bits"] == int(bits or 32)
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ("--server-optimizer adam --server-rate 0.5", 0, "The method is fedavg, server Adam at rate 0.5."),
+        (
+            "--factors alternate --proximal 0.25 --codec-down int8",
+            0,
+            "FedProx of 0.25, LoRA's A and B in turn",
+        ),
+        ("--codec-down int8", 0, "Changes of the model are coded as int8."),
+        ("--no-secure --robust median", 0, "The method is fedavg, median against 1 that lie."),
+        ("--no-secure --robust median", 0, "The server can see every single update."),
+        ("--no-secure --codec ternary", 0, "Updates are coded as ternary with error feedback."),
+        ("--robust median", 1, "secure aggregation opens only their sum"),
+        ("--no-secure --robust multi-krum", 1, "needs 5 updates, and a round may have 3"),
+        ("--codec ternary", 1, "which secure aggregation cannot add. Take --bits instead"),
+        ("--privacy joint --codec-down int8", 1, "Every site takes each joint step again"),
+        ("--privacy joint --server-optimizer adam", 1, "Every site takes each step again".lower()),
+        ("--proximal 3", 1, "would swing about"),
+        ("--server-rate 0.5", 2, "A server rate belongs to a server optimizer."),
+    ],
+)
+def test_methods_are_options_and_what_does_not_go_together_is_one_line(
+    base: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    code: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr(cli_work, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
+    lead = ("--dir", str(tmp_path / "lead"))
+    assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
+    capsys.readouterr()
+    terms = ("--purpose", "notes", "--labels", "a,b,c", "--model", str(base.path), *options.split())
+    assert main(["lead", "propose", *lead, *terms]) == code
+    told = capsys.readouterr()
+    assert says in told.out + told.err
+    assert "Traceback" not in told.err
+
+
 def test_a_joint_plan_has_steps_for_rounds_and_noise_for_the_fewest_shares(base: BaseModel) -> None:
     terms = replace(TERMS, mode="joint", secure=True, rounds=20, epsilon=4.0)
     plan, _ = draft(terms, *consortium(4), base, CODE)
