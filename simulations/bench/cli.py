@@ -22,6 +22,7 @@ BENCHES = {
     "utility": "how near federated training comes to pooling, with privacy and without; a quarter of an hour",
     "codec": "what few bits a parameter keep of a mean, and of whole jobs; long",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
+    "simulation": "how fast clients are simulated, beside Flower's own simulation over Ray; memory",
     "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "identifiers": "what detectors of identifiers find and miss, and texts a second",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
@@ -63,6 +64,8 @@ def bench(
         target = value["targets"].get(figure)
         note = f"   target {target['limit']:g}: {'met' if target['met'] else 'NOT met'}" if target else ""
         typer.echo(f"  {figure:<28}{number:>14.6g}{note}")
+    for line in value.get("notes", ()):
+        typer.echo(line)
 
 
 def _measured(name: str, data: Path | None, text: str, label: str, device: str) -> Result:

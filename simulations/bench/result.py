@@ -32,12 +32,14 @@ class Result:
         figures: name -> number; medians where repeated, with the spread beside as ``NAME_min``, ``NAME_max``.
         limits: name -> target.
         card: the GPU that it ran on, by its maker's name.
+        notes: what was not measured here, and why.
     """
 
     bench: str
     figures: dict[str, float]
     limits: dict[str, Limit] = field(default_factory=dict)
     card: str | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The value that ``cloister bench NAME --json`` prints."""
@@ -47,7 +49,8 @@ class Result:
             if name in self.figures
         }
         where = f"{self.card}, {machine()}" if self.card else machine()
-        return {"bench": self.bench, "machine": where, "figures": self.figures, "targets": targets}
+        value = {"bench": self.bench, "machine": where, "figures": self.figures, "targets": targets}
+        return {**value, "notes": list(self.notes)} if self.notes else value
 
 
 def spread(name: str, values: Iterable[float]) -> dict[str, float]:
