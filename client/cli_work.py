@@ -242,6 +242,8 @@ def _terms(plan: Plan) -> str:
             "the noise is shared: it protects while secure aggregation holds and at most "
             f"{how.colluding} of the others act together with the lead"
         )
+    if plan.canaries:
+        parts.append(f"{plan.canaries} canaries: false records that each site makes up, half are trained on")
     return "; ".join([*parts, _inside(how.visibility), *([_inside(how.rounding)] if how.rounding else [])])
 
 

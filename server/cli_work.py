@@ -31,6 +31,13 @@ Bits = Annotated[
         help="Bits that a parameter travels as; 32 without it. Not with joint privacy.",
     ),
 ]
+Canaries = Annotated[
+    int | None,
+    typer.Option(
+        help="False records that each site makes up, half of which it trains on: measures what the model "
+        "keeps, and costs accuracy. None without it."
+    ),
+]
 HERE = Path()
 
 
@@ -88,6 +95,7 @@ def propose(
     ] = True,
     colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
     bits: Bits = None,
+    canaries: Canaries = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
 ) -> None:
@@ -108,6 +116,7 @@ def propose(
         secure=secure,
         colluding=colluding,
         bits=bits,
+        canaries=canaries,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})

@@ -64,6 +64,7 @@ SECRETS = (
     "jobs/*/ratchet.key",
     "jobs/*/sums.json",
     "jobs/*/audit.json",
+    "jobs/*/canaries.json",
 )
 """Patterns of all secret files of a site."""
 

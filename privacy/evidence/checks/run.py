@@ -10,7 +10,16 @@ from typing import Any
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, IdentityError, InputError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
-from cloister.privacy.evidence.checks import accounts, claims, logs, meeting, mixtures, rounds, signatures
+from cloister.privacy.evidence.checks import (
+    accounts,
+    audits,
+    claims,
+    logs,
+    meeting,
+    mixtures,
+    rounds,
+    signatures,
+)
 from cloister.privacy.evidence.checks.case import Case, Opening
 from cloister.privacy.evidence.checks.findings import WORST_FIRST, Finding, Findings, Result
 
@@ -23,6 +32,7 @@ ALONE: tuple[Check, ...] = (
     logs.heads,
     rounds.grammar,
     accounts.sites,
+    audits.attacks,
     claims.policies,
 )
 """Checks that hold what is there to itself."""
