@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cloister.client.attacks import CANARIES, MEMBERSHIP, NOT_BOUND, ModelAudit
+from cloister.client.attacks import CANARIES, MEMBERSHIP, NOT_BOUND, Attacked, ModelAudit
 from cloister.client.cli import app
 from cloister.client.jobs import Job
 from cloister.client.learn.learner import SiteLearner
@@ -22,6 +22,8 @@ from cloister.privacy import code, durable
 from cloister.privacy.dp.membership import guesses_of
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import EvidenceError, InputError, ModelError, StateError
+from cloister.privacy.evidence import derive
+from cloister.privacy.evidence.evidence import Attack
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.wire.envelope import Header
@@ -54,8 +56,10 @@ def opened(path: Path, rows: int = 180) -> Datasets:
     return datasets
 
 
-def finished(path: Path, base: BaseModel, terms: Terms, rows: int = 180) -> ModelAudit:
-    """A job that a site trained alone, as the agent does it, to its end."""
+def finished(
+    path: Path, base: BaseModel, terms: Terms, rows: int = 180, *, by_heart: bool = False
+) -> ModelAudit:
+    """A job that a site trained alone, as the agent does, to its end; or on its canaries alone."""
     datasets = opened(path, rows)
     site = datasets.site
     lead = PrivateIdentity.generate("lead", "lead")
@@ -66,11 +70,12 @@ def finished(path: Path, base: BaseModel, terms: Terms, rows: int = 180) -> Mode
     durable.write(folder / "plan.json", plan.to_bytes())
     planted = canaries_of(plan, folder, site.vault)
     train, held = datasets.open("notes", plan.digest)
+    assert planted is not None
     learner = SiteLearner(
         plan,
         site.name,
         base,
-        (planted.among(train) if planted else train, held),
+        (planted.among(train.take([]) if by_heart else train), held),
         entropy := FixedEntropy(b"a job"),
         folder,
     )
@@ -105,14 +110,19 @@ def told(audited: ModelAudit) -> dict[str, dict[str, Any]]:
     return {one.attack: one.body for one in audited.run()[0]}
 
 
+@pytest.mark.slow
 def test_a_model_that_learnt_its_canaries_by_heart_refutes_a_small_epsilon(
     tmp_path: Path, base: BaseModel
 ) -> None:
-    audited = finished(tmp_path / "north", base, LEAKY, rows=80)
+    audited = finished(tmp_path / "north", base, LEAKY, rows=80, by_heart=True)
     found = told(audited)[CANARIES]
     assert found["bound"] > 0.5
     assert found["auc"] > 0.8
     assert found["covered"] is False  # there is no epsilon that covers anything
+    audited.release(Attacked(found))
+    stated = {"site": "north", "epsilon": "0.100", "outside": None}  # as a false claim would have it
+    (one,) = derive.attacked(audited.job.plan, stated, list(audited.site.log.entries()))
+    assert Attack(**one).refuted
 
 
 @pytest.fixture(scope="module")
