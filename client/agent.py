@@ -17,6 +17,7 @@ from typing import Any
 
 from cloister.client.app import answer, client_app
 from cloister.client.consortium import Consortium
+from cloister.client.deposition import Deposing, Willing
 from cloister.client.exchange import Correspondence
 from cloister.client.fleet import FleetConnection, for_app
 from cloister.client.following import Following
@@ -35,7 +36,7 @@ from cloister.privacy import durable
 from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
-from cloister.privacy.errors import CloisterError, EnrolmentError, TransportError
+from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.layout import Layout, initial
 from cloister.privacy.plan import Plan
@@ -54,10 +55,19 @@ class Agent:
         model: where the base model is, if not where the plan's name leads.
         say: gets one line for the person at this machine whenever something happens.
         device: where models train, as torch names it.
+        willing: what it gives the lead for the evidence of finished jobs without asking anybody.
     """
 
-    def __init__(self, site: SiteFolder, model: str, say: Callable[[str], None], device: str = "cpu") -> None:
+    def __init__(
+        self,
+        site: SiteFolder,
+        model: str,
+        say: Callable[[str], None],
+        device: str = "cpu",
+        willing: Willing = "sign",
+    ) -> None:
         self._site, self._model, self._say, self._device = site, model, say, device
+        self._willing: Willing = willing
         self._jobs, self._datasets = Jobs(site), Datasets(site)
         self._participants: dict[str, Participant] = {}
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
@@ -81,6 +91,7 @@ class Agent:
             refuse_restored(self._site)
             self._heads = Heads(self._site, member)
             self._telling = Telling(self._heads, self._once)
+            self._deposing = Deposing(self._site, member, self._once, self._willing)
             watch = Watch(member, self._notices.put)
             letters = Correspondence(member, lambda data: answer(self._participants, data), self._largest)
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)
@@ -95,12 +106,14 @@ class Agent:
             fleet.start()
             self._telling.start()
             self._telling.mark(end=True)
+            self._deposing.start()
             try:
                 while not stop.is_set():
                     self._turn(member, watch)
                     if letters.trouble is not None and not watch.trouble:
                         self._once(f"The lead cannot ask this site: {letters.trouble.line()}")
-                    if failure := watch.failure or letters.failure or self._telling.failure:
+                    threads = (watch, letters, self._telling, self._deposing)
+                    if failure := next((one.failure for one in threads if one.failure), None):
                         self._failure = failure
                         stop.set()
             finally:
@@ -108,6 +121,7 @@ class Agent:
                 watch.stop()
                 letters.stop(_LAST_ROUND_S)
                 self._telling.stop(_LAST_ROUND_S)
+                self._deposing.stop(_LAST_ROUND_S)
                 for thread in (fleet, warm):
                     thread.join(timeout=_LAST_ROUND_S)
             if self._failure:
@@ -177,6 +191,7 @@ class Agent:
         else:
             self._bring(member)
             self._telling.mark()
+            self._deposing.mark()
         if watch.trouble is not None:
             self._once(f"The lead cannot be reached: {watch.trouble.line()}")
         for job in self._jobs:
@@ -192,9 +207,19 @@ class Agent:
                 member.offer(self._datasets.offer(dataset.name))
             for found in member.proposals():
                 job = self._jobs.keep(found.plan, found.signed)
+                self._fetch_policy(member, found.plan)
                 self._once(f"Plan {found.plan.digest[7:19]}: {found.plan.purpose} ({job.state})")
         except CloisterError as error:
             self._say(error.line())
+
+    def _fetch_policy(self, member: Consortium, plan: Plan) -> None:
+        """Asks for the consortium's policy that a plan names; a wrong one leaves that plan alone waiting."""
+        if not self._jobs.lacks_policy(plan):
+            return
+        try:
+            self._jobs.rulings.keep_shared(plan, member.policy(plan))
+        except PolicyError as error:
+            self._once(error.line())
 
     def _advance(self, member: Consortium, job: Job) -> None:
         """Loads an approved job and tells the lead the decision, each once."""
@@ -259,7 +284,7 @@ class Agent:
             ledger=self._datasets.ledger,
             entropy=entropy,
             log=self._site.log,
-            replies=Replies(job.folder / "replies"),
+            replies=Replies(job.folder / "replies", vault),
             done=lambda: self._close(job),
             complain=self._say,
             admit=lambda: self._admit(job, parties),

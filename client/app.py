@@ -31,7 +31,9 @@ def answer(participants: Mapping[str, Participant], data: bytes) -> bytes:
     """
     plan = peek(data, _LARGEST).plan
     if plan not in participants:
-        raise PlanError("plan_unknown", "A message names a plan that was not approved here.")
+        raise PlanError(
+            "plan_unknown", "A message names a plan that is not open here: not approved, or over."
+        )
     return participants[plan].handle(data)
 
 

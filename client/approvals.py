@@ -6,6 +6,7 @@ Roles are claimed by whoever runs the command, as long as nobody is registered. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from cloister.privacy import canonical, durable, folder
 from cloister.privacy.errors import PolicyError, StateError
 from cloister.privacy.plan import Part
 from cloister.privacy.policy.request import Approval, Role, instant
+from cloister.privacy.policy.terms import APPROVERS
 
 
 class Stored(Part):
@@ -96,6 +98,7 @@ class Approvals:
                 "approval_invalid", "That is no name of a person.", "Use a-z, 0-9 and hyphen."
             ) from error
         signature = sign(statement, voice.key) if voice.key else ""
+        _refuse_role(voice.role)
         _check(statement, signature, self.people.all())
         path = self._folder / f"{voice.name}.json"
         if path.exists() and self._same(path, statement, signature):
@@ -139,6 +142,20 @@ class Approvals:
             signed=bool(key),
             proposes=bool(person and person.proposes),
         )
+
+
+_OTHERWISE: Mapping[Role, str] = {
+    "lead": "A lead proposes plans and approves none",
+    "researcher": "A researcher proposes plans and approves none",
+    "auditor": "An auditor looks at what was done and approves nothing",
+}
+"""Roles that no policy lets approve, and what they do instead."""
+
+
+def _refuse_role(role: Role) -> None:
+    """Says at once what would otherwise be kept and never counted."""
+    if role not in APPROVERS:
+        raise _invalid(f"{_OTHERWISE[role]}; these do: {', '.join(APPROVERS)}.")
 
 
 def _check(statement: Statement, signature: str, known: dict[str, Person]) -> None:

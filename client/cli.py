@@ -10,9 +10,13 @@ import typer
 from cloister.client import cli_custody, cli_data, cli_doctor, cli_evidence, cli_policy, cli_work
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
+from cloister.client.site.policies import Policies
 from cloister.privacy import canonical
-from cloister.privacy.errors import EnrolmentError, TransportError
+from cloister.privacy.errors import EnrolmentError, IdentityError, PolicyError, TransportError
+from cloister.privacy.evidence.log import now
 from cloister.privacy.keysource import KeySource
+from cloister.privacy.wire import endorsement
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import INVITE_LIMIT, Invite
 
 app = typer.Typer(
@@ -91,6 +95,38 @@ def _invite(file: Path) -> Invite:
         raise EnrolmentError("invite_malformed", f"{file} cannot be read: {error.strerror}.") from error
 
 
+@app.command("endorse")
+def endorse_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="From `cloister authority sign`.")],
+    directory: Directory = HERE,
+) -> None:
+    """Take what an authority signed for a member's keys; about this site's own, the lead gets it for all.
+
+    It counts at a site whose policy names the authority, in place of words that were compared.
+
+    Example: cloister site endorse north.endorsement --dir north
+    """
+    folder, found = SiteFolder.open(directory), Endorsement.from_bytes(_statement(file))
+    said = found.said
+    if said.name == folder.name:
+        found.check(folder.membership.consortium, folder.identity.public)
+        with Consortium(folder) as member:
+            member.endorse(found)
+        typer.echo(f"The lead has it, and gives it to every site: valid until {said.ends}.")
+        return
+    folder.endorsements.keep(found, folder.roster)
+    typer.echo(f"{found.authority.name} has signed for {said.name}, until {said.ends}.")
+    typer.echo(f"It counts while the policy names {said.authority} under roster.authorities.")
+
+
+def _statement(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(endorsement.LARGEST + 1)
+    except OSError as error:
+        raise IdentityError("endorsement_malformed", f"{file} cannot be read: {error.strerror}.") from error
+
+
 @peers_app.callback()
 def peers(
     context: typer.Context,
@@ -109,12 +145,14 @@ def peers(
     folder = SiteFolder.open(directory)
     if not offline:
         _refresh(folder)
-    known = folder.peers()
+    known, authorities, today = folder.peers(), _authorities(folder), now().date().isoformat()
+    doubts = [peer.doubts(authorities, today) for peer in known]
     if json:
-        _print({"consortium": folder.membership.consortium, "members": [_entry(peer) for peer in known]})
+        members = [_entry(peer, why is None) for peer, why in zip(known, doubts, strict=True)]
+        _print({"consortium": folder.membership.consortium, "members": members})
         return
-    for peer in known:
-        typer.echo(f"{peer.identity.name} ({peer.identity.role}): {_standing(peer)}")
+    for peer, why in zip(known, doubts, strict=True):
+        typer.echo(f"{peer.identity.name} ({peer.identity.role}): {_standing(peer, why)}")
         typer.echo(f"  {' '.join(peer.identity.words())}")
 
 
@@ -141,15 +179,28 @@ def _refresh(folder: SiteFolder) -> None:
         typer.echo(f"{error.line()} Showing the roster that was kept.", err=True)
 
 
-def _standing(peer: Peer) -> str:
+def _standing(peer: Peer, doubts: tuple[str, ...] | None) -> str:
     if peer.own:
         return "this site"
     if peer.followed:
         return "confirmed: its new keys are signed by those that were confirmed here"
-    return "confirmed" if peer.confirmed else "not confirmed"
+    if peer.confirmed:
+        return "confirmed"
+    if doubts is None:
+        by = ", ".join(f"{one.authority.name} until {one.said.ends}" for one in peer.endorsements)
+        return f"not confirmed here, but signed for by {by}"
+    return " ".join(["not confirmed" + ("." if doubts else ""), *doubts])
 
 
-def _entry(peer: Peer) -> dict[str, Any]:
+def _authorities(folder: SiteFolder) -> tuple[str, ...]:
+    """Whom the policy in force names; nobody where there is none that can be read."""
+    try:
+        return Policies(folder).current().roster.authorities
+    except PolicyError:
+        return ()
+
+
+def _entry(peer: Peer, counts: bool) -> dict[str, Any]:
     member = peer.identity
     return {
         "name": member.name,
@@ -158,6 +209,8 @@ def _entry(peer: Peer) -> dict[str, Any]:
         "words": member.words(),
         "confirmed": peer.confirmed,
         "followed": peer.followed,
+        "counts": counts,
+        "endorsed": [one.said.model_dump(mode="json") for one in peer.endorsements],
         "own": peer.own,
     }
 

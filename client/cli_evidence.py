@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.client.deposition import Deposition
 from cloister.client.jobs import Jobs
-from cloister.client.rulings import Rulings
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
-from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.log import now
 from cloister.privacy.plan import Plan
 
 HERE = Path()
@@ -82,8 +83,7 @@ def evidence(
     folder = SiteFolder.open(directory)
     if out.exists():
         raise UsageError("folder_in_use", f"{out} is there already.", "Name another file with --out.")
-    plan = Jobs(folder).find(job).plan
-    part = Part.make(folder.log, folder.identity, plan, Rulings(folder).evidence(plan))
+    part = Deposition(folder).part(Jobs(folder).find(job))
     durable.write(out, part.to_bytes(), mode=0o644)
     typer.echo(f"{out} holds {len(part.events)} events. Hand it to the lead, for `cloister report`.")
 
@@ -92,13 +92,17 @@ def sign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of a bundle.")],
     directory: Directory = HERE,
 ) -> None:
-    """Check a bundle against the keys that were confirmed here, and sign its manifest.
+    """Check a bundle against the keys that count here, and sign its manifest.
+
+    They were confirmed, or an authority that the policy names has signed for them.
 
     Example: cloister site sign bundle --dir north
     """
     folder = SiteFolder.open(directory)
     found = Bundle.read(bundle)
-    known = {p.identity.name: p.identity.digest() for p in folder.peers() if p.confirmed or p.own}
+    authorities, today = Policies(folder).current().roster.authorities, now().date().isoformat()
+    counting = (peer.identity for peer in folder.peers() if peer.doubts(authorities, today) is None)
+    known = {member.name: member.digest() for member in counting}
     verdict = verify(found, known)
     if verdict.result is not Result.VERIFIED:
         first = verdict.findings[0]

@@ -29,7 +29,7 @@ people_app = typer.Typer(no_args_is_help=True, help="Who may approve at this sit
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A policy in YAML.")]
-Shared = Annotated[bool, typer.Option("--consortium", help="It is the consortium's, not the site's own.")]
+Shared = Annotated[bool, typer.Option("--consortium", help="One agreed in the consortium, for every plan.")]
 HERE = Path()
 
 
@@ -108,18 +108,47 @@ def _in_force(policies: Policies) -> Policy | None:
 @policy_app.command("explain")
 def explain_(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A policy in YAML.")] = None,
+    job: Annotated[str, typer.Option(metavar="JOB", help="What decides about this job, and how.")] = "",
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
     """Read a policy out in plain sentences; without a file, the one in force.
 
-    Example: cloister site policy explain --dir north
+    With --job, it is the strictest of the site's policy and the consortium's that the plan names, and each
+    rule that does not allow the plan is printed with whose it is.
+
+    Example: cloister site policy explain --job 3f9a --dir north
     """
+    if file and job:
+        raise UsageError("option_invalid", "A file and --job do not go together.", "Leave one of them out.")
+    if job:
+        _explain_job(Jobs(SiteFolder.open(directory)), job, json)
+        return
     policy = read(_bytes(file)) if file else Policies(SiteFolder.open(directory)).current()
     lines = list(explain(policy))
     if json:
         _print({"digest": policy.digest, "lines": lines})
         return
+    _sentences(lines)
+
+
+def _explain_job(jobs: Jobs, name: str, json: bool) -> None:
+    found = jobs.find(name)
+    decision, lines = jobs.rulings.decide(found.plan), list(explain(jobs.rulings.in_force(found.plan)))
+    if json:
+        told = decision.to_json()
+        deciding = [one.model_dump(mode="json") for one in decision.deciding]
+        _print({**{key: told[key] for key in ("policy", "shared", "outcome")}, "deciding": deciding})
+        return
+    both = f"The strictest of this site's policy and the consortium's {decision.shared}"
+    who = both if decision.shared else "This site's policy"
+    typer.echo(f"{who} says to {found.plan.digest[7:19]}: {decision.outcome}.")
+    for one in decision.deciding:
+        typer.echo(f"  {one.line()}")
+    _sentences(lines)
+
+
+def _sentences(lines: list[str]) -> None:
     for line in lines:
         typer.echo(line)
     typer.echo("Whatever one of these sentences does not allow is refused.")

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,13 @@ def up(
     gpu_memory: Annotated[
         float, typer.Option(help="Share of the GPU's memory that it may take, up to 1.")
     ] = 1.0,
+    evidence: Annotated[
+        Literal["sign", "part", "none"],
+        typer.Option(
+            help="Of a finished job: hand over this site's part and sign the checked bundle, the part only, "
+            "or nothing."
+        ),
+    ] = "sign",
 ) -> None:
     """Run the site's agent until it is stopped. It connects outbound only.
 
@@ -61,7 +68,7 @@ def up(
         signal.signal(number, lambda *_: stop.set())
     site = SiteFolder.open(directory)
     typer.echo(f"{site.name} is up; the lead is {site.membership.service}.")
-    if not Agent(site, model, _say, device).run(stop):
+    if not Agent(site, model, _say, device, evidence).run(stop):
         _say("Stopped in the middle of a round; it will be computed again at the next start.")
         sys.stdout.flush()
         os._exit(0)  # the interpreter must not be taken down under a thread that computes in torch
@@ -237,6 +244,8 @@ def _terms(plan: Plan) -> str:
     if privacy.unit == "person":
         cost += f" (rows of one person: at most {plan.most_rows} count)"
     parts = [f"{training.rounds} rounds of {steps}, {cost}, with {len(plan.sites)} sites"]
+    if plan.method != training.algorithm:
+        parts.append(f"the method is {plan.method}")
     if plan.joint:
         parts.append(
             "the noise is shared: it protects while secure aggregation holds and at most "
@@ -244,7 +253,8 @@ def _terms(plan: Plan) -> str:
         )
     if plan.canaries:
         parts.append(f"{plan.canaries} canaries: false records that each site makes up, half are trained on")
-    return "; ".join([*parts, _inside(how.visibility), *([_inside(how.rounding)] if how.rounding else [])])
+    said = (how.visibility, how.rounding, how.taking_back)
+    return "; ".join([*parts, *(_inside(sentence) for sentence in said if sentence)])
 
 
 def _inside(sentence: str) -> str:

@@ -8,9 +8,10 @@ an id that this release does not know becomes ``TransportError`` ``refused``.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
@@ -44,11 +45,14 @@ from cloister.privacy.identity import Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import ROSTER_CONTEXT, Invite, Membership, Request
+from cloister.privacy.wire.portions import BUNDLE_LIMIT, Wish, Word, cut, joined
 from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import Handover, heir
 
 TIMEOUT_S = 20.0
+_EVIDENCE_S = 300.0
 _NONCE = 32
 _OPTIONS = [
     ("grpc.max_receive_message_length", 32 << 20),
@@ -88,24 +92,36 @@ class Line:
         self._channel = grpc.secure_channel(address, credentials, [*_OPTIONS, *grpc_options(address)])
         self._stub = rpc.ConsortiumStub(self._channel)
 
-    def ask(self, method: str, request: Any) -> Any:
+    def ask(self, method: str, request: Any, timeout: float | None = None) -> Any:
         """The answer to a call.
+
+        Args:
+            method: its name.
+            request: the request, or an iterator of requests where the method takes several.
+            timeout: seconds that the call may take, if not those of the line.
 
         Raises:
             TransportError: the lead cannot be reached, or what was asked is not of the protocol.
             CloisterError: the lead refuses, with the id that it gives.
         """
         try:
-            return getattr(self._stub, method)(request, timeout=self._timeout)
+            return getattr(self._stub, method)(request, timeout=timeout or self._timeout)
         except grpc.RpcError as error:
             raise refusal(error, self._address) from error
 
     def ask_all(self, method: str, request: Any) -> tuple[Any, ...]:
         """All answers to a call that gives several; raises as ``ask``."""
+        return tuple(self.each(method, request, self._timeout))
+
+    def each(self, method: str, request: Any, timeout: float) -> Iterator[Any]:
+        """The answers to a call that gives several, one after another; raises as ``ask``."""
+        call = getattr(self._stub, method)(request, timeout=timeout)
         try:
-            return tuple(getattr(self._stub, method)(request, timeout=self._timeout))
+            yield from call
         except grpc.RpcError as error:
             raise refusal(error, self._address) from error
+        finally:
+            call.cancel()  # where whoever reads has had enough
 
     def stream(self, method: str, request: Any) -> Any:
         """A call that goes on until it is cancelled: an iterator that raises ``grpc.RpcError``.
@@ -170,7 +186,14 @@ class Consortium(AbstractContextManager["Consortium"]):
         """The lead's roster of now, verified and kept in the folder."""
         signed = Signed.of(self.line.ask("Roster", pb.Empty()))
         self._follow(signed, ROSTER_CONTEXT)
-        return self._folder.keep_roster(signed, handovers=self.handovers)
+        roster = self._folder.keep_roster(signed, handovers=self.handovers)
+        told = self.line.ask_all("Endorsements", pb.Empty())
+        self._folder.keep_endorsements(bytes(notice.content) for notice in told)
+        return roster
+
+    def endorse(self, found: Endorsement) -> None:
+        """Hands in what an authority has signed for this site's own keys; the lead gives it to everybody."""
+        self.line.ask("Endorse", pb.Notice(content=found.to_bytes()))
 
     def _follow(self, answer: Signed, context: str) -> None:
         """Takes on new keys of the lead if an answer needs them and the known ones have signed for them.
@@ -230,6 +253,11 @@ class Consortium(AbstractContextManager["Consortium"]):
         plan.site(self._folder.name)
         return Proposal(plan, signed)
 
+    def policy(self, plan: Plan) -> bytes:
+        """The consortium's policy that a plan names; not compared with the plan."""
+        asked = canonical.encode({"policy": plan.policy})
+        return bytes(self.line.ask("Policy", pb.Notice(content=asked)).content)
+
     def decide(self, decision: Decision) -> None:
         """Signs and sends this site's decision on a plan."""
         signed = Signed.make(decision.to_bytes(), self._folder.identity, DECISION_CONTEXT)
@@ -242,6 +270,33 @@ class Consortium(AbstractContextManager["Consortium"]):
     def heads(self, said: bytes) -> bytes:
         """What the lead answers to what this site says of heads (``client.witnessing``)."""
         return bytes(self.line.ask("Heads", pb.Notice(content=said)).content)
+
+    def wanted(self) -> tuple[Wish, ...]:
+        """What the lead wants of this site for the evidence of finished jobs."""
+        return tuple(Wish.from_bytes(told.content) for told in self.line.ask_all("Wanted", pb.Empty()))
+
+    def hand_over(self, wish: Wish, files: Mapping[str, bytes]) -> None:
+        """Hands over this site's part of the evidence of a job.
+
+        Raises:
+            CloisterError: the lead refuses, with the id that it gives.
+        """
+        first = pb.Portion(data=wish.to_bytes())
+        self.line.ask("HandOver", chain([first], cut(files)), timeout=_EVIDENCE_S)
+
+    def bundle(self, wish: Wish) -> dict[str, bytes]:
+        """The files of the bundle that a wish names; nothing of it is checked.
+
+        Raises:
+            TransportError: ``too_large``, ``protocol``.
+            EvidenceError: ``bundle_unknown``.
+        """
+        told = pb.Notice(content=wish.to_bytes())
+        return joined(self.line.each("Bundle", told, _EVIDENCE_S), BUNDLE_LIMIT)
+
+    def say(self, word: Word) -> None:
+        """Tells the lead this site's word on a bundle."""
+        self.line.ask("Sign", pb.Notice(content=word.to_bytes()))
 
     def close(self) -> None:
         """Ends the connection."""

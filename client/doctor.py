@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 
 from cloister.client.consortium import Line
+from cloister.client.policy_review import policies
 from cloister.client.proxy import Proxy, proxy_for
-from cloister.client.site.folder import SiteFolder, Stored
+from cloister.client.site.folder import SECRETS, SiteFolder, Stored
 from cloister.privacy import checkup, code, durable
 from cloister.privacy.channel import certificates, tls
 from cloister.privacy.channel.facts import FACTS_CONTEXT, Facts
@@ -49,13 +50,14 @@ def findings(site: SiteFolder, plans: tuple[Plan, ...] = ()) -> Iterator[Finding
         site: its folder.
         plans: those that wait or run here: the installed code must be theirs.
     """
-    yield checkup.permissions(site.path, os.geteuid())
+    yield checkup.permissions(site.path, os.geteuid(), SECRETS)
     yield checkup.disk(site.path)
     yield examine("writing", lambda: checkup.writing(site.path))
     yield checkup.memory(psutil.virtual_memory().available)
     yield gpu()
     yield ntp()
     yield examine("keys", lambda: keys(site))
+    yield from policies(site)
     yield from versions(plans)
     yield databases(site.path)
     yield examine("event log", lambda: checkup.log(site.path / "log", site.identity.public))

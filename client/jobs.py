@@ -1,7 +1,8 @@
 """Plans that were proposed to this site, and its decisions on them.
 
 A plan is checked in full before a person may approve it: the lead's signature, the roster and whether every
-key in it was confirmed here, the site's policy, its own terms, the code, the base model, the dataset, and
+key in it was confirmed here or signed for by an authority that the policy names, the policies of site and
+consortium, its own terms, the code, the base model, the dataset, and
 whether the budget bears the whole plan. What fails is refused with its reason; nothing is run half.
 """
 
@@ -21,10 +22,18 @@ from cloister.client.site.folder import SiteFolder, refuse_restored
 from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Decision
 from cloister.privacy.dp import accounting
-from cloister.privacy.errors import BudgetError, EnrolmentError, IdentityError, PlanError, UsageError
+from cloister.privacy.errors import (
+    BudgetError,
+    EnrolmentError,
+    IdentityError,
+    PlanError,
+    PolicyError,
+    UsageError,
+)
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import Decision as Ruling
+from cloister.privacy.policy.request import instant
 from cloister.privacy.policy.terms import HeldOutTerms
 from cloister.privacy.wire.signed import Signed
 
@@ -69,8 +78,13 @@ class Job:
         """
         if self.state != LEFT:
             durable.write(self.folder / "left", reason.encode())
-        for secret in (*(self.folder / name for name in _KEYS), *self.folder.glob("replies/*.sealed")):
+        for secret in (*(self.folder / name for name in _KEYS), *self._traces()):
             secret.unlink(missing_ok=True)
+
+    def _traces(self) -> Iterator[Path]:
+        """Sealed replies, and what coded updates left out."""
+        for pattern in ("replies/*.sealed", "rests/*.rest"):
+            yield from self.folder.glob(pattern)
 
     @property
     def leaving(self) -> str:
@@ -106,6 +120,14 @@ class Jobs:
             durable.write(place / "plan.json", plan.to_bytes())
             self._note("approval.requested", plan)
         return Job(place, plan)
+
+    def lacks_policy(self, plan: Plan) -> bool:
+        """Whether a plan names a policy of the consortium that is not here yet."""
+        try:
+            self.rulings.shared(plan)
+        except PolicyError as error:
+            return error.id == "policy_missing"
+        return False
 
     def __iter__(self) -> Iterator[Job]:
         for path in sorted((self.site.path / "jobs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
@@ -219,6 +241,7 @@ class Jobs:
         refuse_restored(self.site)
         self._check_roster(plan)
         self._judge(plan)
+        self._note_vouched(plan)
         if plan.site(self.site.name).identity != self.site.identity.public.digest():
             raise IdentityError("roster_mismatch", "The plan names another key for this site.")
         self.check_again(plan)
@@ -262,13 +285,35 @@ class Jobs:
             if roster.member(party.name).digest() != party.identity:
                 raise IdentityError("roster_mismatch", f"The plan names another key for {party.name}.")
         Witness(self.site.path).refuse_conflicts(roster.members)
-        strangers = [peer.identity.name for peer in self.site.peers() if not peer.confirmed]
+        self._check_peers(self.rulings.in_force(plan).roster.authorities)
+
+    def _check_peers(self, authorities: tuple[str, ...]) -> None:
+        """Every key of the roster was confirmed here, or signed for by an authority that the policy names."""
+        today = instant(self.clock())[:10]
+        doubts = {peer.identity.name: peer.doubts(authorities, today) for peer in self.site.peers()}
+        strangers = [name for name, why in doubts.items() if why is not None]
         if strangers:
+            reasons = " ".join(reason for why in doubts.values() for reason in why or ())
             raise IdentityError(
                 "peer_unconfirmed",
-                f"The keys of {', '.join(strangers)} were never confirmed here.",
+                f"The keys of {', '.join(strangers)} were never confirmed here. {reasons}".rstrip(),
                 "Compare their words by telephone, then `cloister site peers confirm NAME --words …`.",
             )
+
+    def _note_vouched(self, plan: Plan) -> None:
+        """Writes down, once, whose keys are taken for theirs because an authority signed for them."""
+        strangers = [peer for peer in self.rulings.request(plan).known.peers if not peer.confirmed]
+        if not strangers:
+            return
+        noted = {
+            event.body["identity"]
+            for event in self.site.log.entries()
+            if event.type == "key.confirmed" and event.body["method"] == "authority"
+        }
+        for peer in strangers:
+            if peer.identity not in noted:
+                fields: dict[str, Any] = {"party": peer.name, "identity": peer.identity}
+                self.site.log.append("key.confirmed", **fields, method="authority")
 
     def _check_budget(self, plan: Plan, datasets: Datasets) -> None:
         """Refuses a plan that the ledger would refuse half way."""

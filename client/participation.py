@@ -12,6 +12,11 @@ The order of a round at the site, each step durable before the next:
    (in joint mode what was spent is noted when the sum is opened, and so the number of shares is known);
 7. store the sealed reply and note its digest as released: from here on only these bytes are ever sent.
 
+Where the plan takes surplus noise back (``privacy.secagg.surplus``), a site that opened a step may be asked
+for the noise that its sum does not need. Its parts are made again from the ratchet, which still stands at the
+round; the masked reply is stored before it leaves, beside the others, and only it is ever sent. What a step
+costs with the noise that is left was charged when it was opened.
+
 A crash between 5 and 7 leaves a reserve and no reply: nothing has left, so the same update is computed
 again from the same ratchet state under the same reserve.
 """
@@ -21,17 +26,20 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from cloister.client.following import Following
 from cloister.client.guard import Guard, Score
+from cloister.client.held import HeldModels
+from cloister.client.rests import Rests
 from cloister.client.site.canaries import Canaries
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, durable
+from cloister.privacy.codecs import feedback
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.events import GaussianSteps
@@ -47,13 +55,15 @@ from cloister.privacy.errors import (
 )
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.methods import Codec
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg import quantisation
 from cloister.privacy.secagg.encoding import encode, residues
 from cloister.privacy.secagg.rounds import SEED
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Delta, Encoded, Sealed, Share, Vector
-from cloister.privacy.wire import messages, sums
+from cloister.privacy.update import Coded, Delta, Encoded, Sealed, Share, Surplus, Vector
+from cloister.privacy.vault import CLEAR, Vault
+from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 
 _COMMITTED, _PLANTED = "audit.committed", "audit.planted"
@@ -75,6 +85,10 @@ class Learner(Protocol):
         """This site's part of one joint step from ``model``."""
         ...
 
+    def surplus(self, header: Header, survivors: int) -> Surplus:
+        """What of this site's noise in the round's step a sum over so many survivors does not need."""
+        ...
+
     def keep(self, model: Vector, round: int) -> Score | None:
         """Takes note of the global model that stands after a round: evaluation at the site only."""
         ...
@@ -91,9 +105,22 @@ def _place(header: Header) -> At:
 
 @dataclass(frozen=True)
 class Replies:
-    """The sealed replies of one job on disk; only the newest is kept once its arrival is confirmed."""
+    """The sealed replies of one job on disk, and what goes with them; only the newest reply is kept.
+
+    Attributes:
+        folder: theirs alone.
+        rests: what coded replies left out.
+        held: the models that replies started from.
+    """
 
     folder: Path
+    vault: InitVar[Vault] = CLEAR
+    rests: Rests = field(init=False)
+    held: HeldModels = field(init=False)
+
+    def __post_init__(self, vault: Vault) -> None:
+        object.__setattr__(self, "rests", Rests(self.folder.with_name("rests"), vault))
+        object.__setattr__(self, "held", HeldModels(self.folder.with_name("models")))
 
     def _path(self, number: int, attempt: int) -> Path:
         return self.folder / f"round-{number:05d}-{attempt:05d}.sealed"
@@ -226,14 +253,17 @@ class Participant:
     def _open(self, data: bytes) -> Opened:
         limit = messages.largest_of(self.plan)
         seen = peek(data, limit)
+        surplus = bool(self.plan.aggregation.surplus)
         asked = {messages.FINISH} | (sums.ASKED if self.secure else set())
+        if not surplus:
+            asked.discard(sums.SURPLUS)
         kind = seen.kind if seen.kind in asked else messages.TASK
         expected = Header(
             kind=kind,
             consortium=self.plan.consortium,
             plan=self.plan.digest,
             round=seen.round,
-            step=0,
+            step=sums.step_of(kind, seen.step, surplus=surplus),
             attempt=seen.attempt,
             sender=self.plan.lead.name,
             recipient=self.name,
@@ -244,7 +274,11 @@ class Participant:
     def _task(self, opened: Opened) -> messages.Task:
         """The task of an opened envelope, whose model must be the one that the signed header names."""
         sites = [site.name for site in self.plan.sites] if self.plan.joint else []
-        task = messages.Task.from_bytes(opened.content, self.plan.adapter.parameters, sites)
+        d, down = self.plan.adapter.parameters, self.plan.aggregation.down
+        if down is None:
+            task = messages.Task.from_bytes(opened.content, d, sites)
+        else:
+            task = broadcast.opened(opened.content, down, d, self.replies.held.find)
         if messages.model_digest(task.model) != opened.header.model:
             raise UpdateError(
                 "update_model_mismatch", "The global model is not the one that the lead signed."
@@ -273,6 +307,8 @@ class Participant:
         self._follow(header.round, task)
         if fault := self._fault(task.model, header.round - 1):
             raise fault
+        if self.plan.aggregation.down is not None:
+            self.replies.held.keep(header.round, task.model)
         self._commit()
         reservation = self._reserve(header)
         self.entropy.advance(header.round)
@@ -316,8 +352,8 @@ class Participant:
             return None
         return fault
 
-    def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded:
-        """What this round's training gives, as integers; what it did is what was reserved for it."""
+    def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded | Coded:
+        """What this round's training gives, as it travels; what it did is what was reserved for it."""
         if self.plan.joint:
             share = self.learner.share(model, header)
             if reservation is None or share.mechanisms != (reservation.mechanism,):
@@ -328,11 +364,23 @@ class Participant:
         if reservation:
             self._tell(header, delta.mechanisms)
             self.ledger.spend(reservation, delta.mechanisms)
+        if codec := self.plan.aggregation.codec:
+            return self._coded(codec, delta, header)
         weight, few = self.plan.weight(self.name), self.plan.quantisation
         if few is None:
             return encode(delta, weight, self.plan.ring)
         rotated = quantisation.rotate(delta, weight, few, _place(header))
         return quantisation.quantise(rotated, few, self._stream("rounding", header))
+
+    def _coded(self, codec: Codec, delta: Delta, header: Header) -> Coded:
+        """The delta with what was left out before, coded; what is left out now is on disk."""
+        rest = self.replies.rests.before(header.round, delta.values.size)
+        fed = feedback.encode(codec, delta.values, rest)
+        encode(
+            Delta(fed.values, ()), self.plan.weight(self.name), self.plan.ring
+        )  # as the lead will: in range
+        self.replies.rests.keep(header.round, fed.rest)
+        return Coded(fed.content, delta.mechanisms)
 
     def _tell(self, header: Header, mechanisms: tuple[GaussianSteps, ...]) -> None:
         """Writes down what the steps of a round did to the data, as the update says it."""
@@ -353,9 +401,44 @@ class Participant:
                 steps=block.steps,
             )
 
-    def _hide(self, header: Header, encoded: Encoded) -> Sealed:
+    def _give_surplus(self, opened: Opened, secure: SecureSums) -> Sealed:
+        """This site's surplus noise in a step that it opened, masked for the sum that takes it back.
+
+        Raises:
+            AggregationError: ``surplus_refused``, ``sum_over``.
+            ChannelError: ``replay``.
+        """
+        header, replies = opened.header, Replies(self.replies.folder / "surplus")
+        if stored := replies.load(header):
+            self._tell_surplus(header, stored, secure.survivors)
+            return stored
+        over = secure.surplus(_place(header), opened.content)
+        self.entropy.advance(header.round)  # the start of this round once more; a later one refuses
+        encoded = residues(self.learner.surplus(header, len(over)))
+        seed = self._stream("self-mask", header).bytes(SEED)
+        masked = secure.mask(_place(header), encoded, seed, over)
+        sealed = self._seal(header, sums.MASKED, sums.masked_to_bytes(masked, encoded.bits))
+        replies.store(header, sealed)
+        self._tell_surplus(header, sealed, over)
+        return sealed
+
+    def _tell_surplus(self, header: Header, sealed: Sealed, survivors: tuple[str, ...]) -> None:
+        """Writes down, once, that surplus noise leaves, and how much noise stays in the sum."""
+        if any(e.type == "surplus.given" and e.body["sealed"] == sealed.digest for e in self.log.entries()):
+            return
+        self.log.append(
+            "surplus.given",
+            job=self.plan.digest,
+            round=header.round,
+            survivors=sorted(survivors),
+            sealed=sealed.digest,
+            bytes=len(sealed.data),
+            noise_left=self.plan.grid.left(len(survivors)),
+        )
+
+    def _hide(self, header: Header, encoded: Encoded | Coded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
-        if self.secure is None:
+        if self.secure is None or isinstance(encoded, Coded):  # the plan allows no codec with secure sums
             return self._seal(header, messages.UPDATE, encoded.content)
         seed = self._stream("self-mask", header).bytes(SEED)
         masked = self.secure.mask(_place(header), encoded, seed)
@@ -368,23 +451,32 @@ class Participant:
         )
 
     def _add_up(self, opened: Opened) -> Sealed:
-        """A step of secure aggregation: agreeing on keys, signing survivors, opening what cancels."""
+        """A step of secure aggregation: agreeing on keys, or on the way of a sum."""
         header, content, secure = opened.header, opened.content, self.secure
         if secure is None:
             raise ChannelError("wrong_context", "The plan has no secure aggregation.")
-        place, job = _place(header), self.plan.digest
         match header.kind:
+            case sums.SURPLUS:
+                return self._give_surplus(opened, secure)
+            case sums.SURVIVE | sums.OPEN | sums.RECOVER:
+                return self._open_sum(opened, secure)
             case sums.INTRODUCE:
                 return self._seal(header, sums.INTRODUCTION, secure.introduce())
             case sums.AGREE:
                 return self._seal(header, sums.AGREEMENTS, secure.agree(content))
-            case sums.ADOPT:
+            case _:
                 before, answer = secure.agreed, secure.adopt(content)
                 if not before:
-                    self.log.append("sum.agreed", job=job, sites=sorted(secure.terms.sites))
+                    self.log.append("sum.agreed", job=self.plan.digest, sites=sorted(secure.terms.sites))
                 return self._seal(header, sums.ADOPTED, answer)
+
+    def _open_sum(self, opened: Opened, secure: SecureSums) -> Sealed:
+        """What the survivors of a sum are asked: to sign who they are, and to open what cancels."""
+        header, content = opened.header, opened.content
+        place, job = _place(header), self.plan.digest
+        match header.kind:
             case sums.SURVIVE:
-                signed, answer = secure.survivors, secure.sign(place, content)
+                signed, answer = secure.signed, secure.sign(place, content)
                 if not signed:
                     survivors = sorted(secure.survivors)
                     self.log.append(
@@ -393,7 +485,8 @@ class Participant:
                 return self._seal(header, sums.SIGNED, answer)
             case sums.OPEN:
                 before, answer = secure.opened, secure.open(place, content)
-                self._settle(header, len(secure.survivors))
+                if not header.step:
+                    self._settle(header, len(secure.survivors))
                 if not before:
                     missing = sorted(set(secure.terms.sites) - set(secure.survivors))
                     self.log.append(
@@ -481,8 +574,7 @@ class Participant:
     def _settle(self, header: Header, survivors: int) -> None:
         """Notes what a joint step came to, before this site opens its part of the sum."""
         if self.plan.joint and (reservation := self._reservation(header)):
-            grid = self.plan.grid
-            self.ledger.settle(reservation, grid.event(self.plan.training.rate, 1, survivors - grid.t))
+            self.ledger.settle(reservation, self.plan.grid.settled(self.plan.training.rate, survivors))
 
     def _finish(self, opened: Opened) -> Sealed:
         if opened.header.round != self.plan.training.rounds + 1:
@@ -509,6 +601,8 @@ class Participant:
         self.entropy.advance(self.plan.training.rounds + 1)
         if self.secure is not None:
             self.secure.finish()
+        self.replies.rests.forget()
+        self.replies.held.forget()
 
     def _seal(self, asked: Header, kind: str, content: bytes) -> Sealed:
         header = Header(

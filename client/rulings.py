@@ -3,6 +3,9 @@
 A record holds the request, so that ``cloister site policy replay`` can make the decision again from the
 policy that was in force. One is written, with its event, whenever outcome, policy or deciding rules differ
 from the last: a job that waits for days does not fill the log.
+
+A plan may be under a policy of the consortium, which it names by digest: the strictest of that and the
+site's own decides. It is in the job's folder as ``policy.json``; while it is not, nothing is approved.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cloister.client.approvals import Approvals
 from cloister.client.site.datasets import Datasets
@@ -22,10 +26,11 @@ from cloister.privacy import canonical, durable, folder
 from cloister.privacy.errors import InputError, PolicyError
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import Decision, decide, replay
-from cloister.privacy.policy.request import Identifiers, Known, Request, instant, moment
-from cloister.privacy.policy.terms import HeldOutTerms
+from cloister.privacy.policy.request import Identifiers, Known, Peer, Request, instant, moment
+from cloister.privacy.policy.strictest import strictest
+from cloister.privacy.policy.terms import HeldOutTerms, Policy
 
-_ASKED, _GRANTED = "asked.json", "granted.json"
+_ASKED, _GRANTED, _SHARED = "asked.json", "granted.json", "policy.json"
 _SCANNED: Mapping[Action, Identifiers] = {
     "off": "unscanned",
     "warn": "found",
@@ -81,6 +86,48 @@ class Rulings:
         """Notes that a plan was approved, before the approval itself is there."""
         self._note(job / _GRANTED)
 
+    def keep_shared(self, plan: Plan, data: bytes) -> None:
+        """Keeps the consortium's policy that a plan names.
+
+        Raises:
+            PolicyError: ``policy_mismatch``, these are not the bytes of that policy; ``policy_malformed``.
+        """
+        if canonical.digest(data) != plan.policy:
+            raise PolicyError(
+                "policy_mismatch",
+                f"The lead gave another policy than plan {plan.digest[7:19]} names for all sites.",
+                "Ask the lead and the other sites; do not approve anything.",
+            )
+        Policy.from_bytes(data)
+        durable.write(self._job(plan) / _SHARED, data)
+
+    def shared(self, plan: Plan) -> Policy | None:
+        """The consortium's policy that a plan is under; None where it names none.
+
+        Raises:
+            PolicyError: ``policy_missing``, the lead has not handed it over; ``policy_mismatch``.
+        """
+        if plan.policy is None:
+            return None
+        path = self._job(plan) / _SHARED
+        if not path.is_file():
+            raise PolicyError(
+                "policy_missing",
+                f"The consortium's policy {plan.policy[7:19]} that the plan names is not here.",
+                "`cloister site up` asks the lead for it; without it the plan cannot be approved.",
+            )
+        policy = Policy.from_bytes(path.read_bytes())
+        if policy.digest != plan.policy:
+            raise PolicyError(
+                "policy_mismatch", f"{path} is not the policy that the plan names.", "Delete it."
+            )
+        return policy
+
+    def in_force(self, plan: Plan) -> Policy:
+        """What decides about a plan: the strictest of the site's policy and the consortium's."""
+        own, shared = Policies(self.site).current(), self.shared(plan)
+        return own if shared is None else strictest(own, shared)
+
     def _note(self, path: Path) -> None:
         if not path.exists():
             durable.write(path, canonical.encode({"at": instant(self.clock())}))
@@ -110,8 +157,31 @@ class Rulings:
             jobs=self._jobs(plan, granted or at),
             identifiers=self._identifiers(plan),
             approvals=self.approvals(plan).given(),
+            peers=self._peers(plan),
         )
         return Request.of(plan, self.site.name, known)
+
+    def _peers(self, plan: Plan) -> tuple[Peer, ...]:
+        """What is known of the keys that a plan names for the others.
+
+        A job goes on under these keys although a member has newer ones by now: of those that are in no
+        roster any longer, what the last decision on the job knew counts.
+        """
+        consortium = self.site.roster.consortium
+        current = tuple(
+            Peer(
+                name=peer.identity.name,
+                identity=peer.identity.digest(),
+                confirmed=peer.confirmed,
+                endorsed=tuple(one.check(consortium, peer.identity) for one in peer.endorsements),
+            )
+            for peer in self.site.peers()
+        )
+        places = sorted((self._job(plan) / "decisions").glob("*.json"))
+        before = Record.load(places[-1]).request.known.peers if places else ()
+        wanted = {(party.name, party.identity) for party in (plan.lead, *plan.sites)}
+        found = {(peer.name, peer.identity): peer for peer in (*before, *current)}
+        return tuple(peer for key, peer in sorted(found.items()) if key in wanted)
 
     def _identifiers(self, plan: Plan) -> Identifiers:
         """What is known of identifiers in the records: what the dataset's own setting makes sure of."""
@@ -126,16 +196,16 @@ class Rulings:
         The check raises ``PolicyError`` ``policy_refused`` or ``policy_waits``, or as ``decide``; it gives
         what the policy says of global models.
         """
-        policies, start, last = Policies(self.site), self.request(plan), ""
+        policies, shared, start, last = Policies(self.site), self.shared(plan), self.request(plan), ""
 
         def permitted() -> HeldOutTerms:
             nonlocal last
             policy, at = policies.current(), self.clock()
             this = f"{policy.digest} {instant(at)[:16]}"  # rules tell no times apart within a minute
             if this != last:
-                require(self._record(plan, start.later(at)))
+                require(self._record(plan, start.later(at, self._peers(plan))))
                 last = this
-            return policy.held_out
+            return (policy if shared is None else strictest(policy, shared)).held_out
 
         return permitted
 
@@ -145,12 +215,16 @@ class Rulings:
             yield Record.load(path)
 
     def evidence(self, plan: Plan) -> dict[str, bytes]:
-        """Digest -> canonical bytes of every policy that was in force, and of the requests decided on a job.
+        """Digest -> canonical bytes of every policy that was in force, the consortium's that the plan is
+        under, and of the requests decided on a job.
 
-        With both, whoever reads the event log can make the decisions again.
+        With these, whoever reads the event log can make the decisions again.
         """
         requests = (record.request for record in self.records(self._job(plan)))
         shown = {request.digest: canonical.encode(request.to_json()) for request in requests}
+        shared = self._job(plan) / _SHARED
+        if plan.policy is not None and shared.is_file():
+            shown[plan.policy] = shared.read_bytes()
         return Policies(self.site).all() | shown
 
     def replay(self, job: Path) -> int:
@@ -162,9 +236,10 @@ class Rulings:
         Raises:
             PolicyError: ``decision_altered``, one comes out otherwise, or is not the one in the event log.
         """
-        records = list(self.records(job))
+        records, plan = list(self.records(job)), Plan.from_bytes((job / "plan.json").read_bytes())
         for record in records:
-            replay(Policies(self.site).kept(record.decision.policy), record.request, record.decision)
+            own = Policies(self.site).kept(record.decision.policy)
+            replay(own, record.request, record.decision, self.shared(plan))
         logged = {
             (event.body["request"], event.body["policy"], event.body["outcome"])
             for event in self.site.log.entries()
@@ -178,12 +253,13 @@ class Rulings:
 
     def _record(self, plan: Plan, request: Request) -> Decision:
         policy = Policies(self.site).current()
-        decision, job = decide(policy, request), self._job(plan)
+        decision, job = decide(policy, request, self.shared(plan)), self._job(plan)
         if not (job / "plan.json").exists():
             return decision
         places = sorted((job / "decisions").glob("*.json"))
         if places and _same(Record.load(places[-1]).decision, decision):
             return decision
+        shared: dict[str, Any] = {"shared": decision.shared} if decision.shared else {}
         self.site.log.append(
             "policy.decision",
             job=plan.digest,
@@ -191,6 +267,7 @@ class Rulings:
             request=decision.request,
             rules=sorted(one.rule for one in decision.deciding),
             outcome=decision.outcome,
+            **shared,
         )
         durable.private_folder(job / "decisions")
         durable.write(job / "decisions" / f"{len(places):05d}.json", Record(request, decision).to_bytes())
@@ -222,7 +299,7 @@ def require(decision: Decision) -> None:
         raise PolicyError(
             "policy_refused",
             f"The policy refuses: {said}.",
-            "`cloister site policy explain` reads it to you; ask for another plan, or change the policy.",
+            "`cloister site policy explain` reads it to you; ask for another plan, or change what refuses.",
         )
     if decision.outcome == "ask":
         raise PolicyError(

@@ -152,10 +152,16 @@ class SecureSums:
 
     # Sums
 
-    def mask(self, at: At, encoded: Encoded, seed: bytes) -> Masked:
+    def mask(self, at: At, encoded: Encoded, seed: bytes, over: tuple[str, ...] = ()) -> Masked:
         """An encoded update under all masks; see ``SiteSums.mask``."""
         words = np.frombuffer(encoded.content, dtype=_WORD).astype(np.uint32)
-        return self._step(lambda sums: sums.mask(at, words, seed))
+        return self._step(lambda sums: sums.mask(at, words, seed, over))
+
+    def surplus(self, at: At, content: bytes | bytearray) -> tuple[str, ...]:
+        """The survivor set for which this site may give its surplus noise; see ``SiteSums.surplus``."""
+        survivors = wire.survivors_from_bytes(content)
+        self._agreed_sums().surplus(at, survivors)
+        return survivors
 
     def sign(self, at: At, content: bytes | bytearray) -> bytes:
         """The signature of a survivor set; see ``SiteSums.sign``."""
@@ -178,9 +184,7 @@ class SecureSums:
         Raises:
             AggregationError: ``keys_missing``, or as ``SiteSums.admit``.
         """
-        if self._sums is None:
-            raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
-        self._sums.admit(at)
+        self._agreed_sums().admit(at)
 
     def finish(self) -> None:
         """Forgets all keys: the job is over."""
@@ -194,8 +198,13 @@ class SecureSums:
 
     @property
     def survivors(self) -> tuple[str, ...]:
-        """The survivor set that was signed in the newest sum; empty before."""
-        return self._sums.survivors if self._sums else ()
+        """The survivor set that was signed in the newest round; empty before."""
+        return (self._sums.survivors or self._sums.over) if self._sums else ()
+
+    @property
+    def signed(self) -> bool:
+        """Whether this site has signed a survivor set for the newest sum."""
+        return self._sums is not None and bool(self._sums.survivors)
 
     @property
     def opened(self) -> bool:
@@ -208,12 +217,16 @@ class SecureSums:
         With the first sum the lead is past the agreement: what was said in it is not kept any longer, for
         the file is written three times a sum.
         """
-        if self._sums is None:
-            raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
-        sums = replace(self._sums, keys=replace(self._sums.keys))
+        standing = self._agreed_sums()
+        sums = replace(standing, keys=replace(standing.keys))
         answer = action(sums)
         self._keep(replace(self._agreeing, introductions=(), carried={}), sums)
         return answer
+
+    def _agreed_sums(self) -> SiteSums:
+        if self._sums is None:
+            raise AggregationError("keys_missing", "This site has not agreed on keys with every other.")
+        return self._sums
 
     # The file
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +24,9 @@ from cloister.privacy.errors import CloisterError, PlanError
 Json: TypeAlias = "bool | int | float | str | list[Json] | tuple[Json, ...] | Mapping[str, Json] | None"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_LONG = re.compile(rb"\d{16}")
+_LONG = re.compile(r"\d{16}")
+_FLOAT, _ESCAPED_NUL = "\0", b"\\u0000"
+_MARKED = re.compile(r'"\\u0000([^"]*)"')
 _CHUNK = 1 << 20
 
 
@@ -57,22 +60,36 @@ def decode(data: bytes, *, otherwise: CloisterError | None = None) -> Any:
 
     try:
         value = json.loads(data, parse_constant=_refuse_constant, parse_float=noted)
-        if not (not floats and _is_plain(data, value)) and encode(value) != data:
+        if not (_is_plain(data, value, floats) or encode(value) == data):
             raise refusal
     except (ValueError, RecursionError) as error:
         raise refusal from error
     return value
 
 
-def _is_plain(data: bytes, value: Any) -> bool:
-    """A quick yes for ASCII without long numbers, where the standard library writes what RFC 8785 asks.
+def _is_plain(data: bytes, value: Any, floats: Collection[str]) -> bool:
+    """A quick yes for ASCII without long integers, where the standard library writes what RFC 8785 asks.
 
-    The two differ in floats, in large integers and in the order of keys beyond ASCII. False says nothing.
+    The two differ in floats, in large integers and in the order of keys beyond ASCII. Each float's text is
+    compared by itself, and stands for itself in the text that is compared. False says nothing.
     """
-    if not data.isascii() or _LONG.search(data):
+    if not data.isascii() or (floats and not _floats_are_plain(data, floats)):
         return False
-    plain = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return plain.encode() == data
+    shown = json.loads(data, parse_float=_FLOAT.__add__) if floats else value
+    plain = json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if _LONG.search(_MARKED.sub("", plain) if floats else plain):
+        return False
+    return (_MARKED.sub(r"\1", plain) if floats else plain).encode() == data
+
+
+def _floats_are_plain(data: bytes, floats: Collection[str]) -> bool:
+    """Whether every float has its canonical text, and no string could be taken for one."""
+    return _ESCAPED_NUL not in data and all(map(_is_canonical_float, floats))
+
+
+@lru_cache(maxsize=4096)
+def _is_canonical_float(text: str) -> bool:
+    return encode(float(text)) == text.encode()
 
 
 def _refuse_constant(name: str) -> None:

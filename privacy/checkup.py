@@ -58,17 +58,25 @@ def examine(check: str, look: Callable[[], Finding]) -> Finding:
         return Finding(check, "failed", f"{error.what} [{error.id}]", error.do)
 
 
-def permissions(folder: Path, owner: int) -> Finding:
-    """Whether everything in a folder belongs to ``owner`` (a user id) and nobody else can read it."""
+def permissions(folder: Path, owner: int, secrets: Iterable[str] = ()) -> Finding:
+    """Whether everything in a folder belongs to ``owner`` (a user id) and nobody else can read it.
+
+    Args:
+        folder: the folder.
+        owner: whose it should be.
+        secrets: patterns of secret files, beside those that end in ``.key``.
+    """
     foreign, readable = 0, 0
+    secret = {path for pattern in secrets for path in folder.glob(pattern)}
     for path in (folder, *folder.rglob("*")):
         try:
             found = path.lstat()
         except FileNotFoundError:  # replaced at this moment by whoever works in the folder
             continue
         foreign += found.st_uid != owner
-        # A private folder closes what is in it; its own mode and that of key files are what matters.
-        readable += (path == folder or path.suffix == ".key") and bool(found.st_mode & 0o077)
+        # A private folder closes what is in it; its own mode and that of secret files are what matters.
+        close = path == folder or path.suffix == ".key" or path in secret
+        readable += close and bool(found.st_mode & 0o077)
     if readable:
         what = f"others can read {folder} or {readable} of its secret files."
         return Finding("permissions", "failed", what, f"chmod -R go= {folder}")

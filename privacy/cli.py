@@ -47,6 +47,9 @@ COMMANDS = {
     ),
     "lead": Command("cloister.server.cli:app", "For the lead of a consortium."),
     "site": Command("cloister.client.cli:app", "For a site that takes part."),
+    "authority": Command(
+        "cloister.privacy.cli_authority:app", "For somebody who vouches for the keys of members."
+    ),
     "simulate": Command(
         "cloister.simulations.scenarios.cli:app", "Research in one process, before asking anybody."
     ),

@@ -108,7 +108,7 @@ class PlanError(CloisterError):
     REASONS: ClassVar[dict[str, str]] = {
         "plan_malformed": "a plan is not canonical, or a field is missing, unknown or out of range",
         "plan_unsigned": "a plan is not signed by the lead of this consortium",
-        "plan_unknown": "a message names a plan that was not approved here",
+        "plan_unknown": "a message names a plan that is not open here: not approved, or over",
         "plan_not_approved": "a plan waits for an approval",
         "plan_conflict": "two parts of a plan cannot live together",
         "code_mismatch": "the installed code is not the one the plan names",
@@ -123,6 +123,7 @@ class PolicyError(CloisterError):
         "policy_missing": "the site has no policy, so it refuses everything",
         "policy_malformed": "a policy has a key that is unknown, missing, written twice or out of range",
         "policy_refused": "the policy of the site does not allow the plan, or not now",
+        "policy_mismatch": "the consortium's policy that came with a plan is not the one that the plan names",
         "policy_waits": "a plan waits for approvals that the policy of the site asks for",
         "decision_altered": "a decision is not what its policy and its request give",
         "approval_invalid": "an approval is by nobody who may give it, or its signature is wrong",
@@ -142,6 +143,10 @@ class IdentityError(CloisterError):
         "key_duplicate": "two parties use the same key or the same name",
         "party_unknown": "no party of that name is in the roster",
         "key_revoked": "a key was revoked by the lead",
+        "endorsement_malformed": "an authority's statement about a member cannot be read, or cannot be made",
+        "endorsement_other": "a statement of an authority is about another member, consortium or keys",
+        "endorsement_expired": "an authority's statement is not valid on this day",
+        "authority_unknown": "the policy does not name the authority that signed a statement",
     }
 
 
@@ -214,6 +219,7 @@ class AggregationError(CloisterError):
         "too_few_shares": "too few shares are left to open the mask of a site that was lost",
         "sum_lost": "a site went away after signing while another was missing, so the sum cannot be opened",
         "commitment_mismatch": "a revealed secret is not the one that was committed to",
+        "surplus_refused": "surplus noise was asked for too early, too late, or for another survivor set",
         "step_differs": "a global model is not what the step from the opened sum leads to",
     }
 
@@ -282,6 +288,8 @@ class EvidenceError(CloisterError):
         "claim_not_reproducible": "a claim of a bundle does not follow from the records in it",
         "key_untrusted": "a bundle is signed with a key that is not among those that are trusted",
         "job_unfinished": "a job has not ended with a model, so there is no evidence of one",
+        "bundle_unknown": "a message is about a bundle that is not offered for signing, or not any longer",
+        "part_replaced": "a bundle shows another part of this party than the one that it handed over",
     }
 
 
@@ -296,6 +304,7 @@ class ModelError(CloisterError):
         "unit_split": "rows of one unit of privacy lie in two micro-batches of a step",
         "adapter_invalid": "an adapter cannot be placed on the model",
         "model_fell": "a global model does worse on a site's held-out rows than one before",
+        "model_unknown": "a change came of a global model that a site does not have",
         "norm_jumped": "a round changed the global model far more than the rounds before",
         "version_missing": "an earlier global model that was asked for is not kept",
     }

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hpke, serialization
@@ -47,6 +47,25 @@ class Signature:
 
     ed25519: bytes
     mldsa65: bytes
+
+
+class Signer(Protocol):
+    """The public side of whoever signs twice."""
+
+    @property
+    def name(self) -> str:
+        """Who it is."""
+        ...
+
+    @property
+    def ed25519(self) -> bytes:
+        """First raw public key."""
+        ...
+
+    @property
+    def mldsa65(self) -> bytes:
+        """Second raw public key."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,8 +136,7 @@ class PublicIdentity:
         Two people who compare them need not compare hexadecimal. To make another identity with the
         same words takes about 2^128 tries.
         """
-        words: str = Mnemonic("english").to_mnemonic(canonical.raw(self.digest())[:16])
-        return tuple(words.split())
+        return words_of(self.digest())
 
     def verify(self, message: bytes, signature: Signature, context: str) -> None:
         """Checks both signatures.
@@ -126,15 +144,7 @@ class PublicIdentity:
         Raises:
             ChannelError: ``signature_invalid`` unless both hold.
         """
-        try:
-            ed25519.Ed25519PublicKey.from_public_bytes(self.ed25519).verify(
-                signature.ed25519, _framed(message, context)
-            )
-            mldsa.MLDSA65PublicKey.from_public_bytes(self.mldsa65).verify(
-                signature.mldsa65, message, context.encode()
-            )
-        except (InvalidSignature, ValueError) as error:
-            raise ChannelError("signature_invalid", f"A signature of {self.name} does not verify.") from error
+        verify_both(self, message, signature, context)
 
     def verify_bare(self, message: bytes, signature: Signature) -> None:
         """Checks both signatures of ``PrivateIdentity.sign_bare``.
@@ -191,6 +201,36 @@ def _framed(message: bytes, context: str) -> bytes:
     return len(name).to_bytes(1) + name + message
 
 
+def sign_both(
+    first: ed25519.Ed25519PrivateKey, second: mldsa.MLDSA65PrivateKey, message: bytes, context: str
+) -> Signature:
+    """Both signatures over a message, for one context."""
+    return Signature(first.sign(_framed(message, context)), second.sign(message, context.encode()))
+
+
+def verify_both(signer: Signer, message: bytes, signature: Signature, context: str) -> None:
+    """Checks both signatures of ``sign_both``.
+
+    Raises:
+        ChannelError: ``signature_invalid`` unless both hold.
+    """
+    try:
+        ed25519.Ed25519PublicKey.from_public_bytes(signer.ed25519).verify(
+            signature.ed25519, _framed(message, context)
+        )
+        mldsa.MLDSA65PublicKey.from_public_bytes(signer.mldsa65).verify(
+            signature.mldsa65, message, context.encode()
+        )
+    except (InvalidSignature, ValueError) as error:
+        raise ChannelError("signature_invalid", f"A signature of {signer.name} does not verify.") from error
+
+
+def words_of(digest: str) -> tuple[str, ...]:
+    """The first 128 bits of a fingerprint as 12 words."""
+    words: str = Mnemonic("english").to_mnemonic(canonical.raw(digest)[:16])
+    return tuple(words.split())
+
+
 class PrivateIdentity:
     """A party's secret keys, and what is done with them."""
 
@@ -226,9 +266,7 @@ class PrivateIdentity:
 
     def sign(self, message: bytes, context: str) -> Signature:
         """Signs a message for one context, such as ``cloister/plan/1``; contexts do not mix."""
-        return Signature(
-            self._ed25519.sign(_framed(message, context)), self._mldsa65.sign(message, context.encode())
-        )
+        return sign_both(self._ed25519, self._mldsa65, message, context)
 
     def sign_bare(self, message: bytes) -> Signature:
         """Signs a message of a public format that brings its own context, so that others can check it.

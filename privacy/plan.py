@@ -13,12 +13,15 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
+from cloister.privacy.frozen import Part as Part
+from cloister.privacy.frozen import Positive as Positive
+from cloister.privacy.methods import FACTORS, Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -27,15 +30,8 @@ from cloister.privacy.secagg.terms import SumTerms
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unit = Literal["person", "record"]
 """What one unit of privacy is: a person with all rows that count, or one record."""
-
-
-class Part(BaseModel):
-    """A frozen part of a plan: unknown fields and values of another type are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Party(Part):
@@ -125,7 +121,13 @@ class Adapter(Part):
 
 
 class Training(Part):
-    """How a site trains in a round and how the rounds go together."""
+    """How a site trains in a round and how the rounds go together.
+
+    Attributes:
+        server: what the server makes of the mean change; absent from the bytes where it adds it as it is.
+        proximal: mu of FedProx, which holds a site near the model that it starts a round from.
+        factors: which factors of LoRA are trained; both where this is absent.
+    """
 
     algorithm: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)]
@@ -135,6 +137,22 @@ class Training(Part):
     head_rate: Positive
     adapter_rate: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    server: ServerOptimizer | None = None
+    proximal: Positive | None = None
+    factors: Factors | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """What sites do besides averaging, as a report names it."""
+        proximal = [f"FedProx of {self.proximal:g}"] if self.proximal else []
+        return [*proximal, *([FACTORS[self.factors]] if self.factors else [])]
+
+    @model_validator(mode="after")
+    def _proximal_is_stable(self) -> Self:
+        # The bound also keeps the reach of an update (server.reach) that of one without FedProx.
+        if self.proximal and self.proximal * max(self.head_rate, self.adapter_rate) > 1:
+            raise ValueError("proximal times a learning rate is above 1: local steps would swing about")
+        return self
 
 
 class Privacy(Part):
@@ -171,7 +189,8 @@ class Aggregation(Part):
     """How updates become one.
 
     ``threshold`` and ``colluding`` are absent from the bytes of a plan without secure aggregation, ``bits``
-    and ``norm`` from those of one whose words have 32 bits.
+    and ``norm`` from those of one whose words have 32 bits, ``surplus`` from those of one that leaves all
+    noise in; it is never false.
 
     Attributes:
         secure: whether the server sees masked updates and opens their sum only; else it sees each.
@@ -181,6 +200,11 @@ class Aggregation(Part):
         colluding: t: so many sites may put together what they know, and the server with them.
         bits: b: sums are taken modulo 2^b, and a parameter travels as so many bits (``secagg.quantisation``).
         norm: with ``bits``, the greatest Euclidean length of one site's weighted update.
+        robust: what stands in the place of the weighted mean; absent from the bytes of other plans. Every
+            site then counts alike: a large one that lies weighs no more than a small one.
+        codec: how a site writes its update, what was left out added to the next; without secure aggregation.
+        down: how the lead writes what a round changed of the model. Both are absent from other plans' bytes.
+        surplus: in joint mode, that noise for losses that did not happen is taken back (``secagg.surplus``).
     """
 
     secure: bool = False
@@ -190,6 +214,10 @@ class Aggregation(Part):
     colluding: Annotated[int, Field(ge=1)] | None = None
     bits: Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS)] | None = None
     norm: Positive | None = None
+    robust: Robust | None = None
+    codec: Codec | None = None
+    down: Codec | None = None
+    surplus: Literal[True] | None = None
 
     @property
     def visibility(self) -> str:
@@ -206,7 +234,15 @@ class Aggregation(Part):
     @property
     def rounding(self) -> str:
         """What few bits mean, in words; "" where a word has 32."""
-        return f"Updates are rounded to {self.bits} bits a parameter" if self.bits else ""
+        parts = [f"updates are rounded to {self.bits} bits a parameter"] if self.bits else []
+        parts += [f"updates are coded as {self.codec} with error feedback"] if self.codec else []
+        parts += [f"changes of the model are coded as {self.down}"] if self.down else []
+        return " and ".join(parts).capitalize()
+
+    @property
+    def taking_back(self) -> str:
+        """What becomes of surplus noise, in words; "" where all of it stays."""
+        return "Noise for sites that were not lost is taken back" if self.surplus else ""
 
     @model_validator(mode="after")
     def _terms_where_secure(self) -> Self:
@@ -216,7 +252,23 @@ class Aggregation(Part):
             raise ValueError("bits and norm belong together")
         if self.bits and not self.secure:
             raise ValueError("few bits belong to secure aggregation")
+        if self.codec and self.secure:
+            raise ValueError(
+                "a codec gives each block a scale of its own, which secure aggregation cannot add: use bits"
+            )
+        if self.robust:
+            self._check_robust(self.robust)
         return self
+
+    def _check_robust(self, rule: Robust) -> None:
+        if self.secure:
+            raise ValueError(
+                f"{rule.kind} compares single updates, and secure aggregation opens nothing but their sum"
+            )
+        if self.minimum_sites < rule.fewest:
+            raise ValueError(
+                f"{rule.words} needs {rule.fewest} updates, and a round may have {self.minimum_sites}"
+            )
 
 
 FEWEST_CANARIES, MOST_CANARIES = 20, 1000
@@ -228,6 +280,8 @@ class Plan(Part):
     Attributes:
         canaries: false records that each site makes up and may train on, to measure what the model keeps
             (``client.site.canaries``); absent from the bytes of a plan that has none.
+        policy: the digest of the consortium's policy, which every site applies beside its own; absent from
+            the bytes of a plan that is under none.
     """
 
     version: Literal[1] = 1
@@ -244,6 +298,7 @@ class Plan(Part):
     privacy: Privacy
     aggregation: Aggregation
     canaries: Annotated[int, Field(ge=FEWEST_CANARIES, le=MOST_CANARIES)] | None = None
+    policy: Digest | None = None
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -260,6 +315,12 @@ class Plan(Part):
             self._check_sums()
         if self.joint:
             self._check_joint()
+        if self.training.factors and not self.adapter.top_layers:
+            raise ValueError("factors belong to LoRA, and no layer carries it")
+        if not self.joint and self.aggregation.surplus:
+            raise ValueError(
+                "surplus noise belongs to joint privacy: elsewhere every site needs all of its own"
+            )
         others = [site.name for site in self.sites if site.unit != self.privacy.unit]
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
@@ -277,6 +338,18 @@ class Plan(Part):
             raise ValueError("joint privacy needs secure aggregation: a share protects nobody by itself")
         if self.training.steps != 1 or self.training.optimizer != "sgd":
             raise ValueError("in joint mode a round is one step, taken by sgd")
+        if self.training.server:
+            raise ValueError(
+                "joint privacy and a server optimizer do not go together: every site takes each step again"
+            )
+        if self.aggregation.down:
+            raise ValueError("every site takes each joint step again from its exact sum: no change is coded")
+        if self.training.proximal:
+            raise ValueError("FedProx has nothing to hold in joint mode: a site takes no steps of its own")
+        if self.training.factors:
+            raise ValueError(
+                "in joint mode both factors of LoRA are trained: each share covers the whole grid"
+            )
         if self.aggregation.bits:
             raise ValueError("joint privacy has a grid of its own, in words of 32 bits")
         try:
@@ -311,20 +384,36 @@ class Plan(Part):
         """The digest of the plan: the name of the job."""
         return canonical.digest(self.to_bytes())
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each site stands in ``sites``."""
+        return {site.name: place for place, site in enumerate(self.sites)}
+
     def site(self, name: str) -> Site:
         """The terms of one site.
 
         Raises:
             PlanError: ``plan_unknown``, the site is not in the plan.
         """
-        for site in self.sites:
-            if site.name == name:
-                return site
-        raise PlanError("plan_unknown", f"The plan does not name {name}.")
+        if name not in self.places:
+            raise PlanError("plan_unknown", f"The plan does not name {name}.")
+        return self.sites[self.places[name]]
 
     def weight(self, name: str) -> float:
         """The public weight of a site: the low end of its band over the sum of all; they add up to 1."""
-        return self.site(name).units.low / sum(site.units.low for site in self.sites)
+        return self.site(name).units.low / self.least_units
+
+    @cached_property
+    def least_units(self) -> int:
+        """How many units there are at least, at all sites together."""
+        return sum(site.units.low for site in self.sites)
+
+    @property
+    def method(self) -> str:
+        """How the parties train, as a report names it."""
+        parts = (self.aggregation.robust, self.training.server)
+        others = [part.words for part in parts if part]
+        return ", ".join([self.training.algorithm, *self.training.words, *others])
 
     @property
     def most_rows(self) -> int:
@@ -384,6 +473,7 @@ class Plan(Part):
             n_min=self.aggregation.minimum_sites,
             t=self.aggregation.colluding or 0,
             sampled=most,
+            surplus=bool(self.aggregation.surplus),
         )
 
     @property

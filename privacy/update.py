@@ -4,7 +4,9 @@
 
     gradients per unit -> Clipped -> Noised -> … steps … -> Delta -> Encoded -> Masked -> Sealed
     gradients per unit -> Clipped -> Share  -------- joint mode --------> Encoded -> Masked -> Sealed
+    parts of the noise of a share that was sent -> Surplus -------------> Encoded -> Masked -> Sealed
     Delta -> Rotated  ------------ few bits a parameter ----------------> Encoded -> Masked -> Sealed
+    Delta -> Coded    ------------ a codec, without secure aggregation --> Sealed
 
 The values carry their own guarantee: noise reads its scale from the ``Clipped`` value it protects,
 the ledger charges the mechanisms that a ``Delta`` really underwent, and a participant seals an update
@@ -74,6 +76,20 @@ class Share:
 
 
 @dataclass(frozen=True, eq=False)
+class Surplus:
+    """The parts of a share's noise that a sum does not need: noise alone, nothing of any record.
+
+    Formal guarantees:
+        Independent of the data; it must leave the site only for the survivor set whose sum it is surplus in.
+
+    Attributes:
+        values: int64, shape (d,), in grid units.
+    """
+
+    values: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class Delta:
     """What a site's local steps changed in the trained parameters.
 
@@ -112,6 +128,19 @@ class Encoded:
     content: bytes
     mechanisms: tuple[GaussianSteps, ...]
     bits: int = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A delta in the codec of a plan without secure aggregation (``privacy.codecs``), not weighted.
+
+    Attributes:
+        content: of a size that the plan decides.
+        mechanisms: those of this delta; what else is in it was charged in the rounds before.
+    """
+
+    content: bytes
+    mechanisms: tuple[GaussianSteps, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,23 +18,33 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
+from cloister.privacy.codecs import feedback
 from cloister.privacy.descent import Descent
 from cloister.privacy.errors import AggregationError, CloisterError, RoundError, UpdateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
+from cloister.privacy.secagg import surplus
 from cloister.privacy.secagg.rounds import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
-from cloister.privacy.wire import messages, sums
+from cloister.privacy.update import Vector
+from cloister.privacy.wire import broadcast, messages, sums
+from cloister.privacy.wire.broadcast import Change
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
-from cloister.server.checkpoint import Checkpoint
+from cloister.server.checkpoint import Checkpoint, Pending
 from cloister.server.exchange import Answer, Exchange
+from cloister.server.optimizers import stepping
 from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
 
-_PASSING = frozenset({"sum_over", "survivor_set_fixed", "model_fell", "policy_refused", "policy_waits"})
-"""Reasons that cost a site a round and not the job: it crashed between two writes, the round is over, it
-refuses the model that the round starts from, or its policy allows no round now (its hours are over)."""
+_PASSING = frozenset(
+    {
+        *("sum_over", "survivor_set_fixed"),  # it crashed between two writes, and the round is over
+        *("model_fell", "model_unknown"),  # it refuses the model, or lacks the one that a change is of
+        *("policy_refused", "policy_waits"),  # its policy allows no round now (its hours are over)
+    }
+)
+"""Reasons that cost a site a round and not the job."""
 
 
 class Log(Protocol):
@@ -55,6 +65,11 @@ class Progress:
     standings: Mapping[str, Standing]
     up: Mapping[str, int]
     down: Mapping[str, int]
+
+
+BULKY = 16 << 20
+"""Bytes. Where envelopes may be larger, all go in pieces over the consortium service: Flower holds several
+copies of a message on its way, and takes none above 64 MiB."""
 
 
 @dataclass
@@ -120,7 +135,8 @@ class Federation:
     def _run(self, grid: Grid) -> Checkpoint:
         state = self.resume
         if self.give_up and state.survivors:
-            after = replace(state, round=state.round + 1, survivors=(), taken=None)
+            over = replace(state, survivors=(), taken=None, pending=None, sent=None, holders=())
+            after = replace(over, round=state.round + 1)
             state = self._give_up(after, "below_minimum", accepted=[], refused=[], lost=list(state.survivors))
         self._await_sites(state)
         if self.plan.sum_terms and not state.agreed:
@@ -182,10 +198,17 @@ class Federation:
             if standing.state == REFUSED and standing.reason not in _PASSING
         }
         after = replace(
-            state, round=number, acknowledged=acknowledged, excluded=excluded, survivors=(), taken=None
+            state,
+            round=number,
+            acknowledged=acknowledged,
+            excluded=excluded,
+            survivors=(),
+            taken=None,
+            pending=None,
         )
+        after = replace(after, sent=None, holders=())  # what a round that moves nothing leaves unsaid
         if summing is None:
-            after = replace(after, model=current.close(state.model))
+            after = self._moved(current, after, current.close())
         else:
             after = self._add_up(grid, current, summing, state, after)
         self.log.append(
@@ -215,34 +238,84 @@ class Federation:
                 f"Round {current.number} had begun with {', '.join(state.survivors)}, and not all answer.",
                 "Bring them back and resume, or resume with --give-up: the round then stays charged.",
             )
-        self.save(replace(state, survivors=survivors))
-        job, number = self.plan.digest, current.number
+        adding = self._adding(grid, summing.terms)
+        pending = state.pending
+        if pending is None:
+            self.save(replace(state, survivors=survivors))
+            try:
+                pending = Pending(*adding.open(current, summing))
+            except AggregationError as error:
+                self._give_up(after, error.id, **_outcome(current))
+                raise
+        words = pending.words
+        self._sum_closed(current, survivors, pending.signed, pending.opened)
+        if self.descent is None:
+            return self._closed(current, after, words)
+        if self.plan.grid.unneeded(len(survivors)):
+            self.save(replace(state, survivors=survivors, pending=pending))
+            words = self._without_surplus(adding, current, survivors, words)
+        taken = messages.Taken(words, survivors)
+        return after.stepped(self.descent.change(state.change_before(), words, survivors), taken)
+
+    def _without_surplus(
+        self, adding: Adding, current: Round, survivors: tuple[str, ...], words: NDArray[np.uint32]
+    ) -> NDArray[np.uint32]:
+        """The opened sum of a joint step without its surplus noise; as it is if that cannot be had."""
         try:
-            words, signed, opened = self._adding(grid, summing.terms).open(current, summing)
+            noise, signed, opened = adding.surplus(current, survivors)
         except AggregationError as error:
-            self._give_up(after, error.id, **_outcome(current))
-            raise
+            self.log.append(
+                "surplus.kept",
+                job=self.plan.digest,
+                round=current.number,
+                reason=error.id,
+                survivors=sorted(survivors),
+            )
+            return words
+        self._sum_closed(current, survivors, signed, opened, surplus.STEP)
+        return surplus.without(words, noise)
+
+    def _sum_closed(
+        self,
+        current: Round,
+        survivors: tuple[str, ...],
+        signed: tuple[str, ...],
+        opened: tuple[str, ...],
+        step: int = 0,
+    ) -> None:
         self.log.append(
             "sum.closed",
-            job=job,
-            round=number,
-            step=0,
-            survivors=sorted(summing.survivors()),
+            job=self.plan.digest,
+            round=current.number,
+            step=step,
+            survivors=sorted(survivors),
             signed=sorted(signed),
             opened=sorted(opened),
         )
-        if self.descent is None:
-            return self._closed(current, after, words)
-        taken = messages.Taken(words, summing.survivors())
-        return after.stepped(self.descent.change(state.change_before(), words, taken.survivors), taken)
 
     def _closed(self, current: Round, after: Checkpoint, words: NDArray[np.uint32]) -> Checkpoint:
         """The state after an opened sum of updates."""
         try:
-            return replace(after, model=current.close_with(after.model, words))
+            return self._moved(current, after, current.close_with(words))
         except UpdateError as error:
             self._give_up(after, error.id, **_outcome(current))
             raise
+
+    def _moved(self, current: Round, after: Checkpoint, mean: Vector) -> Checkpoint:
+        """The state after the server's step by a mean change."""
+        change, moments = stepping.step(self.plan.training.server, after.moments, mean)
+        down = self.plan.aggregation.down
+        if down is None:
+            return replace(after, model=after.model + change, moments=moments)
+        fed = feedback.encode(down, change, after.rest)
+        return replace(
+            after,
+            model=after.model + fed.values,
+            moments=moments,
+            rest=fed.rest,
+            sent=Change(current.model, fed.content),
+            holders=current.of(ACCEPTED),
+        )
 
     def _give_up(self, after: Checkpoint, reason: str, **outcome: list[str]) -> Checkpoint:
         """Ends a round whose sum is lost: it stays charged, and no step is taken."""
@@ -262,6 +335,8 @@ class Federation:
         return {site.name: self.roster.member(site.name) for site in self.plan.sites}
 
     def _refused(self, current: Round, site: str, reason: str) -> None:
+        if current.step:  # the update itself stands; why surplus noise was kept is written down once
+            return
         self.log.append(
             "update.refused", job=self.plan.digest, round=current.number, site=site, reason=reason
         )
@@ -272,12 +347,15 @@ class Federation:
             self.plan, number, 1, messages.model_digest(state.model), state.survivors or self._invited(state)
         )
 
-    @staticmethod
-    def _task(kind: str, answer: str, state: Checkpoint) -> Ask:
-        """The global model, with what of each site arrived last."""
+    def _task(self, kind: str, answer: str, state: Checkpoint) -> Ask:
+        """The global model, or what changed of it, with what of each site arrived last."""
 
         def content(site: str) -> bytes:
-            return messages.Task(state.model, state.acknowledged.get(site, ""), state.taken).to_bytes()
+            known = state.acknowledged.get(site, "")
+            if state.sent is not None and site in state.holders:
+                return broadcast.changed(known, state.sent)
+            task = messages.Task(state.model, known, state.taken)
+            return task.to_bytes() if self.plan.aggregation.down is None else broadcast.full(task)
 
         return Ask(kind, answer, content, patience=None)
 
@@ -357,14 +435,16 @@ class Federation:
             post.drop_absent()
 
     def _carrier(self, grid: Grid, kind: str) -> Carrier:
-        """Updates and the end go by Flower; steps of secure sums, and joint steps, by the service."""
-        if self.exchange is not None and (kind in sums.ASKED or (self.plan.joint and kind == messages.TASK)):
+        """Models and updates go by Flower; steps of secure sums, joint steps and bulk go by the service."""
+        quick = kind in sums.ASKED or (self.plan.joint and kind == messages.TASK)
+        if self.exchange is not None and (quick or messages.largest_of(self.plan) > BULKY):
             return self.exchange
         return FlowerCarrier(grid, self.pace.answer + self.pace.resend)
 
     def _lose(self, current: Round, site: str, reason: str) -> None:
         current.lose(site, reason)
-        self.log.append("site.lost", job=self.plan.digest, round=current.number, site=site, reason=reason)
+        if not current.step:
+            self.log.append("site.lost", job=self.plan.digest, round=current.number, site=site, reason=reason)
         self.progress(current)
 
     def _opened(self, current: Round, answer: Answer, kinds: tuple[str, ...]) -> Opened:
@@ -406,7 +486,7 @@ class Federation:
             consortium=self.plan.consortium,
             plan=self.plan.digest,
             round=current.number,
-            step=0,
+            step=current.step,
             attempt=current.attempt,
             sender=site if up else lead,
             recipient=lead if up else site,

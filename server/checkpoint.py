@@ -9,16 +9,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import StateError
 from cloister.privacy.update import Vector
 from cloister.privacy.vault import CLEAR, Vault
+from cloister.privacy.wire.broadcast import Change
 from cloister.privacy.wire.messages import Taken
 
 _WIRE = np.dtype("<f4")
+_WORD = np.dtype("<u4")
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """An opened sum of a joint step that is not taken yet: its surplus noise is being taken back.
+
+    Attributes:
+        words: the sum over the checkpoint's survivors modulo 2^32, uint32, shape (d,).
+        signed, opened: who signed the survivor set, and who opened its mask.
+    """
+
+    words: NDArray[np.uint32]
+    signed: tuple[str, ...]
+    opened: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +53,12 @@ class Checkpoint:
         agreed: whether all sites have agreed on keys for secure aggregation.
         change: in joint mode, what the last step changed; None before the first.
         taken: the step that the last round took; None if it took none, or there are no joint steps.
+        moments: what the server's optimizer remembers (``server.optimizers``); none before its first step.
+        sent: what the last round changed, coded, where the plan codes it and the round moved the model.
+        holders: the sites that have the model before that change.
+        rest: what the codings of changes left out so far; None before the first.
+        pending: the opened sum of the next round, while its surplus noise is being taken back: sites that
+            gave some do not open the sum itself again.
     """
 
     plan: str
@@ -46,6 +70,11 @@ class Checkpoint:
     agreed: bool = False
     change: Vector | None = None
     taken: Taken | None = None
+    moments: tuple[Vector, ...] = ()
+    sent: Change | None = None
+    holders: tuple[str, ...] = ()
+    rest: Vector | None = None
+    pending: Pending | None = None
 
     def change_before(self) -> Vector:
         """The change of the step before, zeros at the start."""
@@ -56,24 +85,33 @@ class Checkpoint:
         return replace(self, model=self.model + change, change=change, taken=taken)
 
     def save(self, path: Path, vault: Vault = CLEAR) -> None:
-        """Writes the checkpoint: one line of canonical JSON, then the bytes of its vectors."""
-        vectors = [self.model.astype(_WIRE)]
-        if self.change is not None:
-            vectors.append(self.change.astype(_WIRE))
+        """Writes the checkpoint: a line of canonical JSON, the bytes of its vectors, and the coded change."""
+        vectors = [self.model, *([] if self.change is None else [self.change]), *self.moments]
+        vectors += [] if self.rest is None else [self.rest]
+        parts = [vector.astype(_WIRE).tobytes() for vector in vectors]
         if self.taken is not None:
-            vectors.append(self.taken.words.view(_WIRE))
-        body = b"".join(vector.tobytes() for vector in vectors)
+            parts.append(self.taken.words.astype(_WORD).tobytes())
+        if self.pending is not None:
+            parts.append(self.pending.words.astype(_WORD).tobytes())
+        body = b"".join([*parts, self.sent.content if self.sent else b""])
         head: dict[str, canonical.Json] = {
             "plan": self.plan,
             "round": self.round,
             "body": canonical.digest(body),
+            "parameters": self.model.size,
             "change": self.change is not None,
+            "moments": len(self.moments),
+            "rest": self.rest is not None,
             "taken": None if self.taken is None else list(self.taken.survivors),
+            "sent": self.sent.base if self.sent else None,
+            "holders": list(self.holders),
             "acknowledged": self.acknowledged,
             "excluded": self.excluded,
             "survivors": list(self.survivors),
             "agreed": self.agreed,
         }
+        if self.pending is not None:
+            head["pending"] = {"signed": list(self.pending.signed), "opened": list(self.pending.opened)}
         vault.write(path, canonical.encode(head) + b"\n" + body)
 
     @classmethod
@@ -97,12 +135,34 @@ class Checkpoint:
             or head.get("body") != canonical.digest(body)
         ):
             raise damaged
-        parts = 1 + bool(head["change"]) + (head["taken"] is not None)
-        model, *rest = np.split(np.frombuffer(body, dtype=_WIRE), parts)
-        change = rest[0].astype(np.float32) if head["change"] else None
-        taken = None
-        if head["taken"] is not None:
-            taken = Taken(rest[-1].view(np.uint32).copy(), tuple(head["taken"]))
-        told = (dict(head["acknowledged"]), dict(head["excluded"]), tuple(head["survivors"]))
-        agreed = bool(head["agreed"])
-        return cls(plan, int(head["round"]), model.astype(np.float32), *told, agreed, change, taken)
+        return cls._of(head, body)
+
+    @classmethod
+    def _of(cls, head: dict[str, Any], body: bytes) -> Checkpoint:
+        """The checkpoint of a whole file. One of an earlier release lacks what there was not then."""
+        moments, rest = head.get("moments", 0), bool(head.get("rest", False))
+        held, floats = head.get("pending"), 1 + bool(head["change"]) + moments + rest
+        counted = floats + (head["taken"] is not None) + (held is not None)
+        d = head.get("parameters", len(body) // (counted * _WIRE.itemsize))
+        vectors = iter(np.frombuffer(body, _WIRE, floats * d).reshape(floats, d).astype(np.float32))
+        whole = np.frombuffer(body, _WORD, counted * d)[floats * d :].astype(np.uint32)
+        words = iter(whole.reshape(counted - floats, d))
+        sent = head.get("sent")
+        return cls(
+            plan=head["plan"],
+            round=int(head["round"]),
+            model=next(vectors),
+            change=next(vectors) if head["change"] else None,
+            moments=tuple(next(vectors) for _ in range(moments)),
+            rest=next(vectors) if rest else None,
+            taken=None if head["taken"] is None else Taken(next(words), tuple(head["taken"])),
+            pending=None
+            if held is None
+            else Pending(next(words), tuple(held["signed"]), tuple(held["opened"])),
+            sent=None if sent is None else Change(sent, body[counted * d * _WIRE.itemsize :]),
+            holders=tuple(head.get("holders", ())),
+            acknowledged=dict(head["acknowledged"]),
+            excluded=dict(head["excluded"]),
+            survivors=tuple(head["survivors"]),
+            agreed=bool(head["agreed"]),
+        )

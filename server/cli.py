@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import UsageError
 from cloister.privacy.keysource import KeySource
-from cloister.server import cli_custody, cli_versions, cli_work
+from cloister.server import cli_custody, cli_policy, cli_versions, cli_work
 from cloister.server.folder import LeadFolder, Settings
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(key_app, name="key")
 cli_work.register(app)
 cli_custody.register(app)
 cli_versions.register(app)
+cli_policy.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -12,12 +12,15 @@ import typer
 
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import UsageError
+from cloister.privacy.methods import Codec as CodecName
+from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
+from cloister.server.optimizers.stepping import USUAL
 from cloister.server.proposal import Terms, draft
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
@@ -94,8 +97,42 @@ def propose(
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
     colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
+    take_back: Annotated[
+        bool,
+        typer.Option(
+            "--take-back",
+            help="With --privacy joint: take noise back that lost sites would have made needed; two vectors "
+            "up a step instead of one.",
+        ),
+    ] = False,
     bits: Bits = None,
     canaries: Canaries = None,
+    server_optimizer: Annotated[
+        Literal["momentum", "nesterov", "adam"] | None,
+        typer.Option(help="What the server makes of the mean change. Not with joint privacy."),
+    ] = None,
+    server_rate: Annotated[
+        float | None, typer.Option(min=0.0001, max=10, help="Its rate, if not the usual one.")
+    ] = None,
+    codec: Annotated[
+        CodecName | None,
+        typer.Option(help="How sites write updates, with error feedback. Needs --no-secure."),
+    ] = None,
+    codec_down: Annotated[
+        CodecName | None, typer.Option(help="How the lead writes what changed. Not with joint privacy.")
+    ] = None,
+    proximal: Annotated[
+        float | None, typer.Option(min=0, help="Mu of FedProx, which holds sites near the common model.")
+    ] = None,
+    factors: Annotated[
+        Literal["up", "alternate"] | None,
+        typer.Option(help="Train LoRA's B alone (FFA-LoRA), or B and A in turn (RoLoRA)."),
+    ] = None,
+    robust: Annotated[
+        Literal["trimmed-mean", "median", "multi-krum"] | None,
+        typer.Option(help="What stands in the place of the mean. Needs --no-secure."),
+    ] = None,
+    liars: Annotated[int, typer.Option(min=1, help="With --robust, how many sites may lie.")] = 1,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
 ) -> None:
@@ -105,6 +142,7 @@ def propose(
     """
     folder = LeadFolder.open(directory)
     desk = FolderDesk(folder.path, folder.log, folder.vault)
+    shared = desk.policies.current()
     terms = Terms(
         purpose=purpose,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
@@ -115,8 +153,16 @@ def propose(
         minimum_sites=minimum,
         secure=secure,
         colluding=colluding,
+        surplus=take_back,
         bits=bits,
         canaries=canaries,
+        server=_server(server_optimizer, server_rate),
+        codec=codec,
+        down=codec_down,
+        proximal=proximal or None,
+        factors=factors,
+        robust=Robust(kind=robust, liars=liars) if robust else None,
+        policy=shared.digest if shared else None,
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -134,16 +180,34 @@ def propose(
                 "noise_multiplier": plan.privacy.noise_multiplier,
                 "secure": plan.aggregation.secure,
                 "bits": plan.aggregation.width,
+                "method": plan.method,
+                "rounding": plan.aggregation.rounding,
+                "policy": plan.policy,
             }
         )
         return
     typer.echo(f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}.")
     typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
+    typer.echo(f"The method is {plan.method}.")
     typer.echo(f"The unit of privacy is the {plan.privacy.unit}.")
     typer.echo(f"{plan.aggregation.visibility}.")
     if plan.aggregation.rounding:
         typer.echo(f"{plan.aggregation.rounding}.")
+    if plan.aggregation.taking_back:
+        typer.echo(f"{plan.aggregation.taking_back}.")
+    if plan.policy:
+        typer.echo(f"It is under the consortium's policy {plan.policy[7:19]}, beside each site's own.")
     typer.echo("Each site decides with `cloister site approve`.")
+
+
+def _server(kind: str | None, rate: float | None) -> ServerOptimizer | None:
+    """The server's optimizer of a kind, at the rate that was asked for."""
+    if kind is None:
+        if rate is not None:
+            raise UsageError("option_invalid", "A server rate belongs to a server optimizer.")
+        return None
+    usual = USUAL[kind]
+    return usual if rate is None else usual.model_copy(update={"rate": rate})
 
 
 def status(directory: Directory = HERE, json: Json = False) -> None:

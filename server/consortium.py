@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cloister.privacy import canonical
 from cloister.privacy.canonical import Json
 from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.channel.facts import FACTS_CONTEXT
@@ -31,11 +32,14 @@ from cloister.privacy.errors import ChannelError, EnrolmentError, TransportError
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire import consortium_pb2_grpc as rpc
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import Handover
 from cloister.server.exchange import Exchange, Line
 from cloister.server.folder import INVITES, SERVER, SITES, LeadFolder
 from cloister.server.gate import LIMITS, Gate, Limits
+from cloister.server.gathering import Collector
+from cloister.server.jobs import Jobs
 from cloister.server.listener import bind
 from cloister.server.presence import Presence, state
 from cloister.server.witnesses import Witnesses
@@ -67,6 +71,10 @@ class Desk(Protocol):
         """Takes note that a site leaves; raises ``PlanError`` ``plan_unknown``."""
         ...
 
+    def policy(self, digest: str, site: str) -> bytes:
+        """The consortium's policy that a plan of a site names; raises ``PolicyError`` ``policy_missing``."""
+        ...
+
     def status(self, site: str) -> Mapping[str, Json]:
         """What a site may know of where jobs stand."""
         ...
@@ -82,6 +90,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
         presence: who is connected.
         exchange: asks sites.
         witnesses: what the parties hold of each other's logs.
+        collector: takes and shows evidence of finished jobs.
     """
 
     def __init__(
@@ -92,14 +101,17 @@ class ConsortiumService(rpc.ConsortiumServicer):
         presence: Presence,
         exchange: Exchange,
         witnesses: Witnesses,
+        collector: Collector,
     ) -> None:
         self._enrolment = folder.enrolment
+        self._endorsements = folder.endorsements
         self._identity = folder.identity
         self._desk = desk
         self._gate = gate
         self._presence = presence
         self._exchange = exchange
         self._witnesses = witnesses
+        self._collector = collector
 
     def Open(self, request: pb.Challenge, context: Any) -> pb.Signed:  # noqa: N802  # names of the proto
         """States what this end saw of the connection."""
@@ -161,6 +173,33 @@ class ConsortiumService(rpc.ConsortiumServicer):
         for handover in self._enrolment.handovers:
             yield pb.Notice(content=handover.to_bytes())
 
+    def Endorse(self, request: pb.Notice, context: Any) -> pb.Empty:  # noqa: N802
+        """What an authority has signed for the calling site's keys; about others it is refused."""
+        site, found = self._site(context), Endorsement.from_bytes(request.content)
+        found.check(self._enrolment.roster.consortium, site)
+        if found not in self._endorsements.of(site):  # else nobody need look again
+            self._endorsements.keep(found, self._enrolment.roster)
+            self._presence.announce("roster")
+        return pb.Empty()
+
+    def Endorsements(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
+        """What authorities have signed for members' keys of now."""
+        self._site(context)
+        for found in self._endorsements.about(self._enrolment.roster):
+            yield pb.Notice(content=found.to_bytes())
+
+    def Policy(self, request: pb.Notice, context: Any) -> pb.Notice:  # noqa: N802
+        """The consortium's policy that a plan of the calling site names."""
+        site, refusal = self._site(context), TransportError("protocol", "A policy was asked for wrongly.")
+        asked = canonical.decode(request.content, otherwise=refusal)
+        if (
+            not isinstance(asked, dict)
+            or asked.keys() != {"policy"}
+            or not canonical.is_digest(asked["policy"])
+        ):
+            raise refusal
+        return pb.Notice(content=self._desk.policy(asked["policy"], site.name))
+
     def Withdraw(self, request: pb.Signed, context: Any) -> pb.Empty:  # noqa: N802
         """A site leaves a job, or the consortium."""
         site, signed = self._site(context), Signed.of(request)
@@ -170,6 +209,25 @@ class ConsortiumService(rpc.ConsortiumServicer):
         if not withdrawal.plan:
             self._enrolment.revoke(site.name, withdrawal.reason)
             self._presence.announce("roster")
+        return pb.Empty()
+
+    def Wanted(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
+        """What evidence is wanted of the calling site."""
+        for wish in self._collector.wishes(self._site(context).name):
+            yield pb.Notice(content=wish.to_bytes())
+
+    def HandOver(self, request_iterator: Iterator[pb.Portion], context: Any) -> pb.Empty:  # noqa: N802
+        """Takes the calling site's part of the evidence of a job."""
+        self._collector.take(self._site(context), request_iterator)
+        return pb.Empty()
+
+    def Bundle(self, request: pb.Notice, context: Any) -> Iterator[pb.Portion]:  # noqa: N802
+        """Shows a bundle to the calling site."""
+        yield from self._collector.show(self._site(context).name, request.content)
+
+    def Sign(self, request: pb.Notice, context: Any) -> pb.Empty:  # noqa: N802
+        """Takes the calling site's word on a bundle."""
+        self._collector.hear(self._site(context), request.content)
         return pb.Empty()
 
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]:  # noqa: N802, ARG002
@@ -229,6 +287,7 @@ class ConsortiumServer:
         port: the port that it listens on.
         presence: who is connected; ``announce`` tells them something.
         exchange: asks connected sites and collects their answers.
+        collector: what arrives for the evidence of finished jobs.
 
     Raises:
         InputError: ``port_in_use``.
@@ -247,7 +306,10 @@ class ConsortiumServer:
         self._witnesses = Witnesses(
             folder.path, folder.identity, folder.log, lambda: folder.enrolment.roster.members
         )
-        service = ConsortiumService(folder, desk, gate, self.presence, self.exchange, self._witnesses)
+        self.collector = Collector(Jobs(folder.jobs, folder.vault), folder.enrolment, folder.log)
+        service = ConsortiumService(
+            folder, desk, gate, self.presence, self.exchange, self._witnesses, self.collector
+        )
         rpc.add_ConsortiumServicer_to_server(service, self._server)
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -8,6 +8,7 @@ from pathlib import Path
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.canonical import Json
 from cloister.privacy.consent import Decision, Offer, Withdrawal
+from cloister.privacy.errors import PolicyError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 from cloister.privacy.layout import Layout
@@ -16,6 +17,7 @@ from cloister.privacy.update import Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.signed import Signed
 from cloister.server.jobs import FAILED, FINISHED, OPEN, STOPPED, Job, Jobs
+from cloister.server.policies import Policies
 
 _TOLD = (*OPEN, FINISHED, FAILED, STOPPED)
 
@@ -32,6 +34,7 @@ class FolderDesk:
     def __init__(self, path: Path, log: EventLog, vault: Vault = CLEAR) -> None:
         self.jobs = Jobs(path / "jobs", vault)
         self._offers, self._log = path / "offers", log
+        self.policies = Policies(path, log)
 
     def propose(self, plan: Plan, start: Vector, lead: PrivateIdentity, order: Layout | None = None) -> Job:
         """Lays a plan out for the sites (``Jobs.propose``) and writes it down."""
@@ -80,6 +83,16 @@ class FolderDesk:
                 self._log.append(
                     "site.withdrew", job=job.plan.digest, site=site.name, reason=withdrawal.reason
                 )
+
+    def policy(self, digest: str, site: str) -> bytes:
+        """The consortium's policy of a digest that a plan of the site names.
+
+        Raises:
+            PolicyError: ``policy_missing``, there is none, or no plan of the site is under it.
+        """
+        if not any(job.plan.policy == digest and _names(job, site) for job in self.jobs):
+            raise PolicyError("policy_missing", f"No plan of {site} is under the policy {digest[:19]}.")
+        return self.policies.kept(digest).to_bytes()
 
     def status(self, site: str) -> Mapping[str, Json]:
         """The state of every job that names the site; no figures of anybody's data."""

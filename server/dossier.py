@@ -1,23 +1,31 @@
 """The evidence of a finished job at its lead: everybody's parts, put together into a bundle.
 
-The lead has its own log and what sites handed over (``cloister site evidence``). It decides nothing: what a
-site signed goes in as it is, and everything that follows from it can be derived again by whoever reads it.
+The lead has its own log and what sites handed over, through the consortium service or as files. It decides
+nothing: what a site signed goes in as it is, and what follows from it can be derived again by any reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from cloister.privacy.errors import EvidenceError
-from cloister.privacy.evidence.bundle import Audience, Contents, keys_of
+from cloister.privacy.evidence.bundle import Audience, Bundle, Contents, keys_of
+from cloister.privacy.evidence.checks.findings import Result
+from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.derive import Said, composed, derived
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.wire.signed import Signed
 from cloister.server.folder import LeadFolder
+from cloister.server.gathering import Gathering, signed_by
 from cloister.server.jobs import FINISHED, Job
+from cloister.server.policies import Policies
+
+_LOOK_S = 0.1
 
 
 def contents(
@@ -52,13 +60,13 @@ def contents(
         raise EvidenceError(
             "bundle_incomplete",
             f"The parts of {', '.join(missing)} are not here.",
-            "Ask for them: `cloister site evidence JOB --out FILE` at each of these sites.",
+            "Sites that are up send them by themselves; else `cloister site evidence JOB --out FILE` there.",
         )
     if others := sorted(parts.keys() - set(names)):
         raise EvidenceError("bundle_altered", f"{', '.join(others)} is not in the plan.")
-    own = Part.make(folder.log, folder.identity, plan)
+    own = Part.make(folder.log, folder.identity, plan, Policies(folder.path, folder.log).all())
     everybody = (own, *(parts[name] for name in names))
-    keys = keys_of(plan, folder.enrolment.roster.members)
+    keys = keys_of(plan, folder.enrolment.roster_of(plan).members)
     logs = {part.writer: part.events for part in everybody}
     heads = {part.writer: part.newest for part in everybody}
     fields = derived(plan, keys, logs, heads)
@@ -70,6 +78,62 @@ def contents(
         evidence=composed(fields, said or _plain(logs[plan.lead.name])),
         audience=audience,
     )
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How a bundle comes about: parts are asked for, put together, and shown to everybody for a signature.
+
+    Attributes:
+        folder: the lead's.
+        job: a finished one.
+        given: name of a site -> its part, where it came as a file.
+        audience: who the bundle is for.
+        wait: seconds in which sites may answer; nobody is asked while the lead does not run.
+    """
+
+    folder: LeadFolder
+    job: Job
+    given: Mapping[str, Part]
+    audience: Audience = "auditor"
+    wait: float = 0.0
+
+    def bundle(self) -> tuple[Bundle, Verdict]:
+        """The bundle with the signatures of all who answered in time, and what its check says.
+
+        Raises:
+            as ``contents``.
+        """
+        gathering = Gathering.of(self.job)
+        until = time.monotonic() + (self.wait if self.folder.is_running else 0.0)
+        while True:
+            made = contents(self.folder, self.job, self._parts(gathering, until), audience=self.audience)
+            bundle = made.bundle(self.folder.identity)
+            verdict = verify(bundle, {member.name: member.digest() for member in made.keys})
+            # Parts that were made while the sites showed each other newer heads fit once they are made anew.
+            if verdict.result is not Result.INCOMPLETE or time.monotonic() >= until:
+                break
+        if verdict.result is Result.VERIFIED and time.monotonic() < until:
+            gathering.offer(bundle)
+            sites = {site.name for site in self.job.plan.sites}
+            _wait(lambda: sites <= gathering.words(bundle.digest).keys(), until)
+            bundle = signed_by(bundle, gathering.words(bundle.digest), made.keys)
+        return bundle, verdict
+
+    def _parts(self, gathering: Gathering, until: float) -> tuple[Part, ...]:
+        """Everybody's newest part; the sites are asked first, if there is time."""
+        wanted = {site.name for site in self.job.plan.sites} - self.given.keys()
+        if wanted and time.monotonic() < until:
+            asked = gathering.ask()
+            _wait(
+                lambda: wanted <= {n for n, number in gathering.answered().items() if number >= asked}, until
+            )
+        return tuple({**gathering.parts(), **self.given}.values())
+
+
+def _wait(done: Callable[[], bool], until: float) -> None:
+    while not done() and time.monotonic() < until:
+        time.sleep(_LOOK_S)
 
 
 def _approvals(job: Job) -> Mapping[str, Signed]:

@@ -10,6 +10,8 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``tls/``              ``server`` (vouched for by ``sites``: what sites connect to), ``operator`` and
                       ``loopback`` (by ``operator``: the operator's client and the listener it talks to)
 ``roster.json``       members, their certificates and the invites (``server.enrolment``)
+``endorsements/``     what authorities signed about members' keys (``privacy.endorsements``)
+``policy.yaml``       the consortium's policy, if there is one (``server.policies``)
 ``log/``              the event log
 ``jobs/``             one folder each (``server.jobs``)
 ``lock``              held by the one process that runs the consortium
@@ -33,6 +35,7 @@ from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel.certificates import Authority
+from cloister.privacy.endorsements import Endorsements
 from cloister.privacy.errors import StateError, UsageError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity
@@ -166,6 +169,17 @@ class LeadFolder:
             keyring.settle(self.path, SECRETS)
             yield
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a process runs the consortium now."""
+        try:
+            with folder.hold(self.path / "lock"):
+                return False
+        except StateError as error:
+            if error.id != "state_locked":
+                raise
+            return True
+
     def change_key(self, source: KeySource) -> None:
         """Encrypts all secrets under a new key; see ``keyring.change``.
 
@@ -213,6 +227,11 @@ class LeadFolder:
     def jobs(self) -> Path:
         """The folder of jobs."""
         return self.path / "jobs"
+
+    @property
+    def endorsements(self) -> Endorsements:
+        """What authorities have signed about members' keys, as far as it was handed in."""
+        return Endorsements(self.path / "endorsements")
 
     def authority(self, door: str) -> Authority:
         """One of the authorities ``sites``, ``operator`` and ``invites``.

@@ -32,7 +32,8 @@ _METHODS = {
         f"/cloister.Consortium/{name}"
         for name in (
             *("Open", "Enrol", "Roster", "Offer", "Proposals", "Decide", "Status", "Watch", "Exchange"),
-            *("Heads", "Succeed", "Successions", "Withdraw"),
+            *("Heads", "Succeed", "Successions", "Withdraw", "Wanted", "HandOver", "Bundle", "Sign"),
+            *("Endorse", "Endorsements", "Policy"),
         )
     ),
 }
@@ -114,7 +115,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         """Wraps the methods that are listed here; every other one is treated as unknown."""
         handler = continuation(details) if details.method in _METHODS else None
         if handler is not None and handler.unary_unary:
-            make, guarded = grpc.unary_unary_rpc_method_handler, self._unary(handler, details.method)
+            call = handler.unary_unary
+            make, guarded = grpc.unary_unary_rpc_method_handler, self._unary(call, details.method)
+        elif handler is not None and handler.stream_unary:
+            call = handler.stream_unary
+            make, guarded = grpc.stream_unary_rpc_method_handler, self._unary(call, details.method)
         elif handler is not None and handler.unary_stream:
             call = handler.unary_stream
             make, guarded = grpc.unary_stream_rpc_method_handler, self._stream(call, details.method)
@@ -125,11 +130,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
             return None
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
-    def _unary(self, handler: Any, method: str) -> Callable[[Any, Any], Any]:
+    def _unary(self, call: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Any]:
         def guarded(request: Any, context: Any) -> Any:
             with _fence(context):
                 self._admit(method, context)
-                return handler.unary_unary(request, context)
+                return call(request, context)
 
         return guarded
 

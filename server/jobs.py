@@ -225,7 +225,9 @@ class Job:
         if begun:
             log.append("round.aborted", job=digest, round=state.round + 1, reason="stopped")
         log.append("model.rolled_back", job=digest, model=model_digest(wanted.model), version=round)
-        after = replace(state, round=state.round + begun, model=wanted.model, survivors=())
+        # What an optimizer and a codec remembered led away from this model: they start anew.
+        after = replace(state, round=state.round + begun, model=wanted.model, survivors=(), moments=())
+        after = replace(after, sent=None, holders=(), rest=None)
         after.save(self.folder / "checkpoint", vault)
         return after
 

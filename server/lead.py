@@ -206,6 +206,7 @@ class Lead:
 
     def _keep(self, service: ConsortiumServer, stop: threading.Event) -> None:
         """Tells sites of new plans, and lets members in and out, also while a job runs."""
+        told = service.collector.news()
         while not stop.wait(_LOOK_S):
             members = {site.name for site in self._folder.enrolment.roster.sites}
             service.cut(service.present() - members)
@@ -215,6 +216,9 @@ class Lead:
             if new:
                 self._proposed |= new
                 service.presence.announce("proposal")
+            if (wanted := service.collector.news()) != told:
+                told = wanted
+                service.presence.announce("evidence")
 
     def _turn(self, service: ConsortiumServer, flower: Flower, stop: threading.Event) -> Job | None:
         """Lets new members in and runs the next approved job; the job if it ended."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import ValidationError
+
 from cloister.privacy import canonical
 from cloister.privacy.consent import Offer
 from cloister.privacy.descent import learning_rates
@@ -14,6 +16,7 @@ from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, initial, layout
+from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
     FEWEST_CANARIES,
@@ -28,6 +31,7 @@ from cloister.privacy.plan import (
     Task,
     Training,
     Unit,
+    malformed,
 )
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
@@ -87,6 +91,14 @@ class Terms:
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
         canaries: false records that each site makes up and trains on by coins; None for none.
+        server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
+        proximal: mu of FedProx; None for none. Not in joint mode.
+        factors: ``up`` trains LoRA's B alone, ``alternate`` B and A in turn; None both. Not in joint mode.
+        codec: how a site writes its update; None for words of 32 bits. Not with ``secure``.
+        down: how the lead writes what a round changed; None to send the model. Not in joint mode.
+        robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
+        surplus: in joint mode, whether noise for losses that did not happen is taken back.
+        policy: the digest of the consortium's policy; None where each site's own decides alone.
     """
 
     purpose: str
@@ -110,8 +122,16 @@ class Terms:
     range: float = 4.0
     secure: bool = False
     colluding: int = 1
+    surplus: bool = False
     bits: int | None = None
     canaries: int | None = None
+    server: ServerOptimizer | None = None
+    robust: Robust | None = None
+    proximal: float | None = None
+    factors: Factors | None = None
+    codec: Codec | None = None
+    down: Codec | None = None
+    policy: str | None = None
 
     @property
     def course(self) -> Course:
@@ -155,6 +175,49 @@ def check_canaries(terms: Terms, sites: tuple[Site, ...]) -> None:
         )
 
 
+def check_methods(terms: Terms) -> None:
+    """Refuses a method that the rest of the terms leaves no room for.
+
+    Raises:
+        PlanError: ``plan_conflict``.
+    """
+    if terms.mode == "joint":
+        _check_joint(terms)
+    if terms.codec and terms.secure:
+        raise PlanError(
+            "plan_conflict",
+            "A codec gives each block a scale of its own, which secure aggregation cannot add.",
+            "Take --bits instead, or add --no-secure: the lead then sees every single update.",
+        )
+    if terms.robust and terms.secure:
+        raise PlanError(
+            "plan_conflict",
+            f"{terms.robust.kind} compares single updates, and secure aggregation opens only their sum.",
+            "Leave out --robust, or add --no-secure: the lead then sees every single update.",
+        )
+
+
+def _check_joint(terms: Terms) -> None:
+    if terms.server:
+        raise PlanError(
+            "plan_conflict",
+            "Joint privacy and a server optimizer do not go together: every site takes each step again.",
+            "Leave out --server-optimizer; the plan's momentum does the same.",
+        )
+    if terms.down:
+        raise PlanError(
+            "plan_conflict",
+            "Every site takes each joint step again from its exact sum: no change can be coded.",
+            "Leave out --codec-down.",
+        )
+    if terms.proximal or terms.factors:
+        raise PlanError(
+            "plan_conflict",
+            "In joint mode a round is one step of all sites on all that is trained.",
+            "Leave out --proximal and --factors.",
+        )
+
+
 def draft(
     terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str
 ) -> tuple[Plan, Vector]:
@@ -169,14 +232,31 @@ def draft(
 
     Raises:
         PlanError: ``plan_conflict``, a site of the roster has made no offer, or one at another unit of
-            privacy, or there are too few sites for secure aggregation, or too few bits.
+            privacy, or there are too few sites for secure aggregation, or too few bits, or a method
+            does not go with the rest; ``plan_malformed``, a number is out of its range.
         BudgetError: no noise reaches the target.
     """
+    try:
+        return _draft(terms, roster, offers, base, code)
+    except ValidationError as error:
+        raise malformed(error) from error
+
+
+def _draft(
+    terms: Terms, roster: Roster, offers: Mapping[str, Offer], base: BaseModel, code: str
+) -> tuple[Plan, Vector]:
     if terms.mode == "joint" and (not terms.secure or terms.steps not in (None, 1)):
         raise PlanError(
             "plan_conflict",
             "Joint privacy needs secure aggregation, and each of its rounds is one step.",
             "Leave out --no-secure and --steps; --rounds says how many steps there are.",
+        )
+    check_methods(terms)
+    if terms.surplus and terms.mode != "joint":
+        raise PlanError(
+            "plan_conflict",
+            "Surplus noise can be taken back only where noise is added in shares.",
+            "Add --privacy joint, or leave out --take-back.",
         )
     missing = [site.name for site in roster.sites if site.name not in offers]
     if missing or not roster.sites:
@@ -207,6 +287,7 @@ def draft(
         privacy=privacy,
         aggregation=_aggregation(terms, len(sites), norm),
         canaries=terms.canaries,
+        policy=terms.policy,
     )
     return plan, initial(order, plan.adapter.seed)
 
@@ -221,12 +302,15 @@ def _training(terms: Terms) -> Training:
         head_rate=rates.head,
         adapter_rate=rates.adapter,
         momentum=terms.momentum,
+        server=terms.server,
+        proximal=terms.proximal,
+        factors=terms.factors,
     )
 
 
 def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
     if not terms.secure:
-        return Aggregation(minimum_sites=terms.minimum_sites or max(1, sites - 1), range=terms.range)
+        return _plain(terms, sites)
     least = SumTerms.least_threshold(sites, terms.colluding)
     if sites < least or least - terms.colluding < 2:
         raise PlanError(
@@ -243,6 +327,22 @@ def _aggregation(terms: Terms, sites: int, norm: float | None) -> Aggregation:
         colluding=terms.colluding,
         bits=terms.bits,
         norm=norm,
+        surplus=True if terms.surplus else None,
+        down=terms.down,
+    )
+
+
+def _plain(terms: Terms, sites: int) -> Aggregation:
+    """How updates become one where the lead sees each."""
+    fewest = terms.minimum_sites or max(1, sites - 1)
+    if terms.robust and fewest < terms.robust.fewest:
+        raise PlanError(
+            "plan_conflict",
+            f"{terms.robust.words} needs {terms.robust.fewest} updates, and a round may have {fewest}.",
+            "Take more sites, fewer that may lie, or a larger --minimum.",
+        )
+    return Aggregation(
+        minimum_sites=fewest, range=terms.range, robust=terms.robust, codec=terms.codec, down=terms.down
     )
 
 

@@ -3,9 +3,10 @@
 The rules:
 
 - only invited sites may answer, each once; a second answer changes nothing and is named;
-- an answer is added to the running sum when it arrives and is then dropped;
+- an answer is added to the running sum when it arrives and is then dropped; only a robust rule, which
+  compares updates, keeps each until the round closes;
 - a site is in exactly one state: waiting, accepted, refused (with the reason) or lost;
-- a round closes with a new global model only if at least the plan's minimum of sites was accepted;
+- a round closes with a mean change only if at least the plan's minimum of sites was accepted;
   otherwise it raises, and the global model stays what it was.
 """
 
@@ -17,12 +18,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.privacy.codecs import coding
 from cloister.privacy.errors import RoundError
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg import quantisation
-from cloister.privacy.secagg.encoding import Pieces, Sum
+from cloister.privacy.secagg.encoding import Pieces, Sum, encode
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Vector
+from cloister.privacy.update import Delta, Vector
+from cloister.server.aggregation.rules import aggregate
 
 WAITING, ACCEPTED, REFUSED, LOST = "waiting", "accepted", "refused", "lost"
 
@@ -45,6 +48,7 @@ class Round:
         attempt: counted from 1; a resend of the same task keeps it.
         model: digest of the global model that sites start from.
         invited: the names of the sites that were asked.
+        step: 0, or that of the sum of surplus noise.
     """
 
     plan: Plan
@@ -52,7 +56,9 @@ class Round:
     attempt: int
     model: str
     invited: tuple[str, ...]
+    step: int = 0
     standings: dict[str, Standing] = field(init=False)
+    _singles: dict[str, Vector] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.standings = dict.fromkeys(self.invited, Standing(WAITING))
@@ -62,14 +68,21 @@ class Round:
         return Sum(self.plan.ring)
 
     def accept(self, site: str, pieces: Pieces) -> None:
-        """Adds a site's encoded update to the sum.
+        """Adds a site's encoded update to the sum, or to those that a robust rule compares.
 
         Raises:
             RoundError: ``site_failed``, the site was not asked or has answered already.
             UpdateError: the content is not what the plan says; the site stands as refused.
         """
         self._check_waiting(site)
-        self._sum.add(pieces, self.plan.weight(site))
+        weight = self.plan.weight(site)
+        if codec := self.plan.aggregation.codec:
+            values = coding.decode(codec, b"".join(pieces), self.plan.adapter.parameters)
+            pieces = [encode(Delta(values, ()), weight, self.plan.ring).content]
+        if self.plan.aggregation.robust is None:
+            self._sum.add(pieces, weight)
+        else:
+            self._singles[site] = Sum.single(self.plan.ring, pieces, weight)
         self.standings[site] = Standing(ACCEPTED)
 
     def note(self, site: str) -> None:
@@ -99,16 +112,19 @@ class Round:
         """The sites in a state, in the order of the plan."""
         return tuple(name for name, standing in self.standings.items() if standing.state == state)
 
-    def close(self, model: Vector) -> Vector:
-        """The next global model: the old one plus the weighted mean of the accepted updates.
+    def close(self) -> Vector:
+        """The weighted mean of the accepted updates, or what stands in its place: float32, shape (d,).
 
         Raises:
             RoundError: as ``check``.
         """
         self.check()
-        return model + self._sum.mean()
+        robust = self.plan.aggregation.robust
+        if robust is None:
+            return self._sum.mean()
+        return aggregate(robust, np.stack([self._singles[site] for site in self.of(ACCEPTED)]))
 
-    def close_with(self, model: Vector, words: NDArray[np.uint32]) -> Vector:
+    def close_with(self, words: NDArray[np.uint32]) -> Vector:
         """The same from the opened sum over all accepted sites, shape (d,), modulo 2^32 or 2^bits.
 
         Raises:
@@ -119,9 +135,9 @@ class Round:
         accepted, few = self.of(ACCEPTED), self.plan.quantisation
         weight = sum(self.plan.weight(site) for site in accepted)
         if few is None:
-            return model + Sum.of(self.plan.ring, words, weight).mean()
+            return Sum.of(self.plan.ring, words, weight).mean()
         place = At(self.number, 0, self.attempt, self.model)
-        return model + quantisation.mean(words, few, place, len(accepted), weight)
+        return quantisation.mean(words, few, place, len(accepted), weight)
 
     def check(self) -> None:
         """Checks that enough sites were accepted.

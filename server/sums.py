@@ -7,14 +7,15 @@ or sends something wrong is noted with the reason; the sum goes on while enough 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cloister.privacy.errors import AggregationError, CloisterError
 from cloister.privacy.identity import PublicIdentity
+from cloister.privacy.secagg import surplus
 from cloister.privacy.secagg.keys import Introduction
 from cloister.privacy.secagg.rounds import ServerSum, Words
-from cloister.privacy.secagg.terms import SumTerms
+from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Opened
 from cloister.privacy.wire.signed import Signed
@@ -129,9 +130,34 @@ class Adding:
             self._some(helping, ask, lambda site, data: summing.recovered(site, sums.shares_from_bytes(data)))
         return summing.total(), tuple(summing.signatures()), summing.openers()
 
+    def surplus(
+        self, current: Round, survivors: tuple[str, ...]
+    ) -> tuple[Words, tuple[str, ...], tuple[str, ...]]:
+        """The sum of the surplus noise of an opened step, over exactly its survivors; see ``open``.
+
+        Args:
+            current: the round of the step.
+            survivors: over whom its sum was opened.
+
+        Raises:
+            AggregationError: it cannot be opened over all of them; the step keeps its noise.
+        """
+        stage = replace(current, invited=survivors, step=surplus.STEP)
+        place = surplus.place(At(current.number, 0, current.attempt, current.model))
+        summing = ServerSum(self.terms, place, self.identities)
+        content, d = sums.survivors_to_bytes(survivors), self.terms.parameters
+        ask = Ask(sums.SURPLUS, sums.MASKED, lambda _: content)
+        self._some(stage, ask, lambda site, data: summing.add(site, sums.masked_from_bytes(data, d)))
+        missing = [name for name in survivors if name not in stage.of(ACCEPTED)]
+        if missing:
+            raise AggregationError(
+                "surplus_refused", f"{', '.join(missing)} did not give surplus noise of {current.number}."
+            )
+        return self.open(stage, summing)
+
     @staticmethod
     def _part(current: Round, invited: tuple[str, ...]) -> Round:
-        return Round(current.plan, current.number, current.attempt, current.model, invited)
+        return replace(current, invited=invited)
 
     def _some(self, stage: Round, ask: Ask, take: Callable[[str, bytearray], None]) -> None:
         """Takes the answers of all who give a good one."""

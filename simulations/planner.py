@@ -45,6 +45,7 @@ class Question:
         steps: of a head's descent.
         colluding: how many sites may put together what they know.
         most_bytes: what a site may send in the whole run, before sealing; None for no limit.
+        surplus: whether joint steps take noise back that no lost site made needed, for twice the bytes.
 
     Raises:
         PlanError: ``plan_conflict``.
@@ -58,6 +59,7 @@ class Question:
     steps: int = 60
     colluding: int = 1
     most_bytes: int | None = None
+    surplus: bool = False
 
     def __post_init__(self) -> None:
         bands = all(1 <= low <= high for low, high in self.units)
@@ -78,6 +80,12 @@ class Question:
         """n_min: all sites but one, or more where that would be too few."""
         least = SumTerms.least_threshold(len(self.units), self.colluding)
         return max(len(self.units) - 1, least)
+
+    def joint_factor(self, method: Method, *, surplus: bool) -> float:
+        """Joint noise in a sum over all sites, over that of pooling; with surplus noise taken back or not."""
+        sites = len(self.units)
+        sized = sites if surplus and method == "head" else self.minimum
+        return math.sqrt(sites / (sized - self.colluding))
 
 
 @dataclass(frozen=True)
@@ -127,10 +135,12 @@ def forecast(question: Question, method: Method, mode: Mode) -> Forecast:
     Raises:
         PlanError: ``plan_conflict``, no noise reaches the target.
     """
-    sums = question.steps if method == "head" else 1
-    sigma = noise_multiplier(question.epsilon, question.delta, 1.0, sums)
-    sites, shares = len(question.units), question.minimum - question.colluding
-    factor = math.sqrt(sites if mode == "local" else sites / shares)
+    releases = question.steps if method == "head" else 1
+    twice = question.surplus and method == "head" and mode == "joint"
+    sums = 2 * releases if twice else releases
+    sigma = noise_multiplier(question.epsilon, question.delta, 1.0, releases)
+    joint = question.joint_factor(method, surplus=question.surplus)
+    factor = math.sqrt(len(question.units)) if mode == "local" else joint
     parameters = _parameters(question, method)
     once = noise_multiplier(question.epsilon, question.delta, 1.0, 1)
     units = sum(low for low, _ in question.units)
@@ -139,7 +149,7 @@ def forecast(question: Question, method: Method, mode: Mode) -> Forecast:
         method,
         mode,
         sigma,
-        accounting.epsilon([GaussianSteps(sigma, 1.0, sums)], question.delta),
+        accounting.epsilon([GaussianSteps(sigma, 1.0, releases)], question.delta),
         factor,
         factor * math.sqrt(size) * once / units,
         _WORD * parameters * sums,
@@ -170,15 +180,28 @@ def propose(question: Question) -> Proposal:
         if not few
         else "few units: one release loses least to noise"
     )
-    return Proposal(every, chosen, (why, f"Method {chosen.method}: {reason}.", _cost(chosen)))
+    told = (why, f"Method {chosen.method}: {reason}.", _cost(chosen), _surplus(question, chosen))
+    return Proposal(every, chosen, tuple(sentence for sentence in told if sentence))
 
 
 _FEW = 2000
 """Below so many units one release lost less to noise than many steps (recipe of the measured runs)."""
 
 
+def _surplus(question: Question, chosen: Forecast) -> str:
+    """What taking surplus noise back would change; "" where it is done, or can change nothing."""
+    apart = question.surplus or (chosen.method, chosen.mode) != ("head", "joint")
+    if apart or question.minimum == len(question.units):
+        return ""
+    factor = question.joint_factor("head", surplus=True)
+    return (
+        f"Taking surplus noise back (--take-back) would make that {factor:.3g} times while nobody is lost, "
+        "for twice the bytes."
+    )
+
+
 def _pays(local: Forecast, question: Question) -> tuple[bool, str]:
-    ratio = local.noise_factor / math.sqrt(len(question.units) / (question.minimum - question.colluding))
+    ratio = local.noise_factor / question.joint_factor(local.method, surplus=question.surplus)
     if local.load < SHOWS:
         return False, (
             f"Joint noise buys nothing that would show: with {ratio:.2f} times its noise, each site's own is "
@@ -220,6 +243,7 @@ def _refusal(question: Question, method: Method, mode: Mode, sigma: float, sent:
                 question.minimum,
                 question.colluding,
                 sum(rows),
+                question.surplus,
             )
         else:
             terms = Terms(question.inputs + 1, question.classes, method)

@@ -27,17 +27,17 @@ _WORDS = (
 )
 
 
-def encoder(kind: str = "bert", layers: int = 3) -> Any:
-    """A random encoder of width 32; the same each time."""
+def encoder(kind: str = "bert", layers: int = 3, width: int = 32) -> Any:
+    """A random encoder; the same each time."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(
         kind,
         vocab_size=60,
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        intermediate_size=64,
+        intermediate_size=2 * width,
         max_position_embeddings=40,
         pad_token_id=1 if kind == "roberta" else 0,
     )
@@ -109,12 +109,12 @@ def write_letters(folder: Path, width: int = 128) -> Path:
     return folder
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, layers: int = 3, width: int = 32) -> Path:
     """A model folder as a hub would hold it: safetensors, config and a word-piece tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    encoder().save_pretrained(folder)
+    encoder(layers=layers, width=width).save_pretrained(folder)
     vocabulary = {word: number for number, word in enumerate(_WORDS)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -23,7 +23,7 @@ from cloister.privacy.entropy import Ratchet
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Role, Roster
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Clipped, Delta, Share, Vector
+from cloister.privacy.update import Clipped, Delta, Share, Surplus, Vector
 from cloister.privacy.wire.envelope import Header
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
@@ -72,9 +72,15 @@ class MeanLearner:
         gradient = np.asarray(model - self.point, dtype=np.float64)
         gradient *= min(1.0, self.plan.privacy.bound / max(1e-9, float(np.linalg.norm(gradient))))
         clipped = Clipped(gradient, self.plan.privacy.bound)
-        return joint.share(
-            clipped, self.plan.grid, self.plan.training.rate, self.entropy.stream("noise", **at)
-        )
+        return joint.share(clipped, self.plan.grid, self.plan.training.rate, self._streams(header))
+
+    def surplus(self, header: Header, survivors: int) -> Surplus:
+        grid = self.plan.grid
+        return joint.surplus(grid.parameters, grid, survivors, self._streams(header))
+
+    def _streams(self, header: Header) -> joint.Streams:
+        at = {"round": header.round, "step": 1, "attempt": header.attempt, "model": header.model}
+        return lambda purpose: self.entropy.stream(purpose, **at)
 
     def keep(self, model: Vector, round: int) -> Score | None:
         self.kept.append((round, model))

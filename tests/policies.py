@@ -18,6 +18,7 @@ def policy_json(**rules: Any) -> dict[str, Any]:
         "version": 1,
         "valid": {"begins": "2000-01-01", "ends": "2999-12-31"},
         "lead": {"consortia": "any", "identities": "any"},
+        "roster": {"authorities": []},
         "datasets": {
             "*": {
                 "purposes": "any",

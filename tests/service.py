@@ -18,7 +18,7 @@ import grpc
 from cloister.client.consortium import join
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy.consent import PLAN_CONTEXT, Decision, Offer, Withdrawal
-from cloister.privacy.errors import PlanError
+from cloister.privacy.errors import PlanError, PolicyError
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
@@ -41,6 +41,13 @@ METHODS = {
     "Heads": pb.Notice(content=b'{"head":"","held":{},"marks":[],"proofs":{},"version":1}'),
     "Successions": pb.Empty(),
     "Withdraw": pb.Signed(),
+    "Wanted": pb.Empty(),
+    "HandOver": iter(()),
+    "Bundle": pb.Notice(),
+    "Sign": pb.Notice(),
+    "Endorse": pb.Notice(),
+    "Endorsements": pb.Empty(),
+    "Policy": pb.Notice(content=b'{"policy":"sha256:' + b"0" * 64 + b'"}'),
 }
 """Every method but ``Enrol``, with a request that is well formed."""
 
@@ -53,6 +60,7 @@ class MemoryDesk:
         self.offers: list[Offer] = []
         self.decisions: list[Decision] = []
         self.withdrawals: list[Withdrawal] = []
+        self.policies: dict[str, bytes] = {}
 
     def proposals(self, site: str) -> list[Signed]:
         return self.plans
@@ -67,6 +75,11 @@ class MemoryDesk:
 
     def withdraw(self, withdrawal: Withdrawal, signature: Signature, site: PublicIdentity) -> None:
         self.withdrawals.append(withdrawal)
+
+    def policy(self, digest: str, site: str) -> bytes:
+        if digest not in self.policies:
+            raise PolicyError("policy_missing", "secret words of the lead")
+        return self.policies[digest]
 
     def status(self, site: str) -> Mapping[str, Any]:
         if site == "broken":

@@ -25,7 +25,7 @@ from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
 from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Delta, Share, Vector
+from cloister.privacy.update import Delta, Share, Surplus, Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.envelope import Header
 
@@ -158,6 +158,10 @@ class SiteLearner:
         plan = self._plan
         with self._audited():
             return self._trainer.share(model, plan.grid, plan.training.rate, self._entropy, _moment(header))
+
+    def surplus(self, header: Header, survivors: int) -> Surplus:
+        """What of this site's noise in a round a sum over so many survivors does not need."""
+        return self._trainer.surplus(self._plan.grid, survivors, self._entropy, _moment(header))
 
     @contextmanager
     def _audited(self) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """The local training of one site in one round: sampling, clipping, noise, optimizer, in that order.
 
 Federated averaging, McMahan et al. 2017 (arXiv 1602.05629), with the local steps of DP-SGD, Abadi et
-al. 2016 (arXiv 1607.00133). Nothing but the change of the parameters comes out: no loss, no metric,
-no count.
+al. 2016 (arXiv 1607.00133). A plan may hold sites together by FedProx, Li et al. 2020 (arXiv 1812.06127): the
+gradient of ``mu / 2 ||x - start||^2``, which depends on no record, is added after clip and noise. Nothing but
+the change of the parameters comes out: no loss, no metric, no count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier, set_flat
+from cloister.client.learn.factors import Selection, freezing
 from cloister.client.learn.features import Features, Indices, Units
 from cloister.privacy import descent
 from cloister.privacy.dp import accounting, joint, noise, sampling
@@ -28,10 +30,11 @@ from cloister.privacy.dp.grid import Grid
 from cloister.privacy.entropy import Entropy, KeyStream
 from cloister.privacy.errors import UpdateError
 from cloister.privacy.layout import Layout
+from cloister.privacy.methods import Factors, frozen_in
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.coverage import engine_for
-from cloister.privacy.step.interface import NO_PHANTOMS, MicroBatch
-from cloister.privacy.update import Delta, Noised, Share, Vector
+from cloister.privacy.step.interface import NO_PHANTOMS, Engine, MicroBatch
+from cloister.privacy.update import Delta, Noised, Share, Surplus, Vector
 
 _ADAM_FLOOR = 1e-8
 
@@ -65,6 +68,8 @@ class Settings:
         adapter_rate: learning rate of LoRA.
         momentum: of ``sgd``.
         guard: clipping and noise; None to train without privacy.
+        proximal: mu of FedProx, 0 for none.
+        factors: which of LoRA are trained; None for both.
     """
 
     steps: int
@@ -75,6 +80,8 @@ class Settings:
     adapter_rate: float
     momentum: float = 0.9
     guard: Guard | None = None
+    proximal: float = 0.0
+    factors: Factors | None = None
 
     @classmethod
     def of(cls, plan: Plan, site: str) -> Settings:
@@ -93,6 +100,8 @@ class Settings:
             adapter_rate=training.adapter_rate,
             momentum=training.momentum,
             guard=None if privacy.mode == "off" else Guard(privacy.bound, privacy.noise_multiplier),
+            proximal=training.proximal or 0.0,
+            factors=training.factors,
         )
 
 
@@ -138,9 +147,8 @@ class LocalTrainer:
         self._features = features
         self._labels = torch.from_numpy(labels.astype(np.int64)).to(classifier.device)
         self._audit = audit
-        self._engine = engine_for(
-            classifier, classifier.layout, classifier.trained, phantoms=audit.phantoms if audit else 0
-        )
+        self._engine = self._engine_for(classifier.layout)
+        self._parts: dict[str, _Scope] = {}
 
     def train(self, start: Vector, settings: Settings, entropy: Entropy, moment: Moment) -> Delta:
         """Trains from ``start`` and gives back what changed, and every noised step that went into it.
@@ -149,7 +157,8 @@ class LocalTrainer:
             With ``settings.guard``, each step is the Poisson-subsampled Gaussian mechanism of its rate
             and noise multiplier on the site's units, empty samples included: a unit's gradient is the sum
             over all its documents, cut as one vector. The delta is a function of those noised sums,
-            ``start`` and public settings alone: phantom units have no coordinate in it. Without it, none.
+            ``start`` and public settings alone, the gradient of FedProx included: phantom units have no
+            coordinate in it. Without it, none.
 
         Args:
             start: the global parameters, float32, shape (d,); not changed.
@@ -161,28 +170,41 @@ class LocalTrainer:
             UpdateError: ``update_not_finite``, training diverged; ``audit_failed``.
             ModelError: ``layer_unsupported``.
         """
-        parameters = np.array(start, dtype=np.float32)
-        rule = _rule(settings, self._classifier.layout)
-        mechanisms: list[GaussianSteps] = []
-        watch = self._audit.watch(moment.round, moment.attempt) if self._audit else None
-        for step in range(1, settings.steps + 1):
-            set_flat(self._classifier, parameters)
-            streams = _Streams(entropy, moment, step)
-            units, phantoms = self._sample(settings.rate, streams.of("sampling"))
-            if settings.guard is None:
-                total = self._sum(units)
-            else:
-                noised = self._noised(units, phantoms, settings.guard, streams.of("noise"), watch)
-                mechanisms.append(GaussianSteps(noised.noise_multiplier, settings.rate, 1))
-                total = noised.values
-            parameters += rule(total / np.float32(settings.rate * settings.expected_units))
-        if self._audit and watch:
-            self._audit.keep(watch)
+        scope = self._scope(frozen_in(settings.factors, moment.round))
+        with freezing(self._classifier, scope.selection.layout):
+            parameters, mechanisms = self._steps(start, settings, _Streams(entropy, moment, 0), scope)
         if not np.isfinite(parameters).all():
             raise UpdateError(
                 "update_not_finite", "Local training diverged.", "Lower the plan's learning rates."
             )
         return Delta(parameters - start, accounting.merged(mechanisms))
+
+    def _steps(
+        self, start: Vector, settings: Settings, streams: _Streams, scope: _Scope
+    ) -> tuple[Vector, list[GaussianSteps]]:
+        """The parameters after the steps of a round, and every noised step that went into them."""
+        parameters, places = np.array(start, dtype=np.float32), scope.selection.places
+        rule = _rule(settings, scope.selection.layout)
+        mechanisms: list[GaussianSteps] = []
+        moment = streams.moment
+        watch = self._audit.watch(moment.round, moment.attempt) if self._audit else None
+        for step in range(1, settings.steps + 1):
+            set_flat(self._classifier, parameters)
+            streams = replace(streams, step=step)
+            units, phantoms = self._sample(settings.rate, streams.of("sampling"))
+            if settings.guard is None:
+                total = self._sum(units, scope.selection.layout)
+            else:
+                noised = self._noised(units, phantoms, settings.guard, streams.of("noise"), watch, scope)
+                mechanisms.append(GaussianSteps(noised.noise_multiplier, settings.rate, 1))
+                total = noised.values
+            gradient = total / np.float32(settings.rate * settings.expected_units)
+            if settings.proximal:
+                gradient += np.float32(settings.proximal) * (parameters - start)[places]
+            parameters[places] += rule(gradient)
+        if self._audit and watch:
+            self._audit.keep(watch)
+        return parameters, mechanisms
 
     def share(self, start: Vector, grid: Grid, rate: float, entropy: Entropy, moment: Moment) -> Share:
         """This site's part of one joint step from ``start``: its clipped sum with its share of the noise.
@@ -208,12 +230,48 @@ class LocalTrainer:
         units, phantoms = self._sample(rate, streams.of("sampling"))
         active = watch.taking_part(phantoms) if watch else NO_PHANTOMS
         clipped = self._engine.clipped(self._batches(units), grid.bound, active)
-        found = joint.share(clipped, grid, rate, streams.of("noise"))
+        found = joint.share(clipped, grid, rate, streams.of)
         size = self._classifier.layout.size
         if self._audit and watch:
             watch.observe((found.values[size:] * grid.step).astype(np.float32), grid.bound)
             self._audit.keep(watch)
         return replace(found, values=found.values[:size])
+
+    def surplus(self, grid: Grid, survivors: int, entropy: Entropy, moment: Moment) -> Surplus:
+        """The noise of the share at the same moment that a sum over so many survivors does not need.
+
+        Formal guarantees:
+            Those of ``dp.joint.surplus``.
+
+        Args:
+            grid: of the plan.
+            survivors: how many sites are in the opened sum.
+            entropy: at the start of the round that the share was made in.
+            moment: round, attempt and model that the share's key streams were bound to.
+
+        Raises:
+            BudgetError: ``mechanism_unaccountable``.
+        """
+        size = self._classifier.layout.size
+        noised = size + (self._audit.phantoms if self._audit else 0)
+        found = joint.surplus(noised, grid, survivors, _Streams(entropy, moment, 1).of)
+        return replace(found, values=found.values[:size])
+
+    def _engine_for(self, layout: Layout) -> Engine:
+        """The engine for some of the trained tensors, which are the trainable ones now."""
+        trained = {name: self._classifier.trained[name] for name, _ in layout.tensors}
+        phantoms = self._audit.phantoms if self._audit else 0
+        return engine_for(self._classifier, layout, trained, phantoms=phantoms)
+
+    def _scope(self, frozen: str | None) -> _Scope:
+        """What a round trains that leaves tensors whose names end so; its engine is made once."""
+        if frozen is None:
+            return _Scope(Selection.of(self._classifier.layout, None), self._engine)
+        if frozen not in self._parts:
+            selection = Selection.of(self._classifier.layout, frozen)
+            with freezing(self._classifier, selection.layout):
+                self._parts[frozen] = _Scope(selection, self._engine_for(selection.layout))
+        return self._parts[frozen]
 
     def _sample(self, rate: float, stream: KeyStream) -> tuple[Indices, Indices]:
         """The units of a step and the phantoms, from one call: whatever is wrong with it shows in both."""
@@ -222,20 +280,26 @@ class LocalTrainer:
         return drawn[drawn < real], drawn[drawn >= real] - real
 
     def _noised(
-        self, units: Indices, phantoms: Indices, guard: Guard, stream: KeyStream, watch: Watch | None
+        self,
+        units: Indices,
+        phantoms: Indices,
+        guard: Guard,
+        stream: KeyStream,
+        watch: Watch | None,
+        scope: _Scope,
     ) -> Noised:
         """The noised sum of the model's coordinates; those of phantoms go to the audit and nowhere else."""
         active = watch.taking_part(phantoms) if watch else NO_PHANTOMS
-        clipped = self._engine.clipped(self._batches(units), guard.bound, active)
+        clipped = scope.engine.clipped(self._batches(units), guard.bound, active)
         noised = noise.gaussian(clipped, guard.noise_multiplier, stream)
-        size = self._classifier.layout.size
+        size = scope.selection.layout.size
         if watch:
             watch.observe(noised.values[size:], guard.bound)
         return replace(noised, values=noised.values[:size])
 
-    def _sum(self, units: Indices) -> Vector:
+    def _sum(self, units: Indices, layout: Layout) -> Vector:
         """The plain sum of the gradients of all documents of ``units``: neither cut nor noised."""
-        layout, trained = self._classifier.layout, self._classifier.trained
+        trained = self._classifier.trained
         total = np.zeros(layout.size, dtype=np.float32)
         for part in self._batches(units):
             gradients = torch.autograd.grad(
@@ -255,6 +319,14 @@ class LocalTrainer:
         logits = self._features.logits(self._classifier, rows)
         labels = self._labels[torch.from_numpy(rows).to(self._labels.device, non_blocking=True)]
         return cross_entropy(logits, labels, reduction="none")
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What a round trains, and the engine for it."""
+
+    selection: Selection
+    engine: Engine
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``policy.yaml``        what the site allows (``client.site.policies``)
 ``identifiers.json``   patterns of identifiers that the site wrote itself, if it did
 ``confirmed.json``     whose words were compared, by the digest of the identity
+``endorsements/``      what authorities signed about members' keys (``privacy.endorsements``)
 ``known.json``         everybody who was ever in a roster (``client.site.members``)
 ``log/``               the event log
 ``witnessed/``         heads of the others' logs (``privacy.evidence.witnessing``)
@@ -24,7 +25,7 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from pydantic import ValidationError
 from cloister.client.site.members import Handovers, Known, follow
 from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel import certificates
+from cloister.privacy.endorsements import Endorsements
 from cloister.privacy.errors import ChannelError, EnrolmentError, IdentityError, StateError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
@@ -47,6 +49,7 @@ from cloister.privacy.keysource import KeySource
 from cloister.privacy.plan import Digest, Name, Part
 from cloister.privacy.policy.template import template
 from cloister.privacy.vault import Vault
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import Address, Invite, InviteId, Pem, open_roster
 from cloister.privacy.wire.signed import Signed
 
@@ -65,6 +68,7 @@ SECRETS = (
     "jobs/*/sums.json",
     "jobs/*/audit.json",
     "jobs/*/canaries.json",
+    "jobs/*/rests/*.rest",
 )
 """Patterns of all secret files of a site."""
 
@@ -116,12 +120,31 @@ class Peer:
         confirmed: its words were compared here, and its keys are still the same.
         own: it is this site itself.
         followed: its new keys count as confirmed because the confirmed old ones have signed for them.
+        endorsements: what authorities, whichever, have signed for exactly these keys.
     """
 
     identity: PublicIdentity
     confirmed: bool
     own: bool
     followed: bool = False
+    endorsements: tuple[Endorsement, ...] = ()
+
+    def doubts(self, authorities: tuple[str, ...], today: str) -> tuple[str, ...] | None:
+        """Why its keys do not count under a policy that names these authorities, on a day: what is wrong with
+        each statement, () where there is none. None: they count.
+        """
+        if self.confirmed or self.own:
+            return None
+        found = [_doubt(one, authorities, today) for one in self.endorsements]
+        return None if "" in found else tuple(found)
+
+
+def _doubt(found: Endorsement, authorities: tuple[str, ...], today: str) -> str:
+    try:
+        found.standing(authorities, today)
+    except IdentityError as error:
+        return error.what
+    return ""
 
 
 @dataclass(frozen=True)
@@ -336,16 +359,37 @@ class SiteFolder:
 
     def peers(self) -> tuple[Peer, ...]:
         """Every member of the roster, and whether its keys were confirmed here."""
-        confirmed, followed = self._confirmations().confirmed, self.known.followed
+        confirmed, known = self._confirmations().confirmed, self.known
         return tuple(
             Peer(
                 member,
                 confirmed=member.name == self.name or confirmed.get(member.name) == member.digest(),
                 own=member.name == self.name,
-                followed=member.name in followed and confirmed.get(member.name) == member.digest(),
+                followed=member.name in known.followed and confirmed.get(member.name) == member.digest(),
+                # Keys that were replaced are nobody's, whatever an authority once signed.
+                endorsements=() if member.digest() in known.replaced else self.endorsements.of(member),
             )
             for member in self.roster.members
         )
+
+    @property
+    def endorsements(self) -> Endorsements:
+        """What authorities have signed about members' keys, as far as it came here."""
+        return Endorsements(self.path / "endorsements")
+
+    def keep_endorsements(self, told: Iterable[bytes]) -> None:
+        """Keeps what the lead hands over of authorities' statements; those about nobody here are left out.
+
+        Raises:
+            IdentityError, ChannelError: one is none, or its signatures do not hold.
+        """
+        roster, kept = self.roster, self.endorsements
+        current = {member.digest() for member in roster.members}
+        kept.forget(roster.members)
+        for data in told:
+            found = Endorsement.from_bytes(data)
+            if found.said.identity in current:
+                kept.keep(found, roster)
 
     def confirm(self, name: str, words: str) -> PublicIdentity:
         """Compares the words that a member read out with those of its keys, and keeps that they agree.

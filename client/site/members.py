@@ -30,12 +30,15 @@ class Known(Part):
         identities: digest -> identity, of everybody who was ever in a roster.
         revoked: digest of a revoked identity -> its name.
         followed: name -> digest of the keys whose successor was taken as confirmed.
+        replaced: digest of keys that a member had before -> its name. Should a roster name them again, no
+            authority's statement counts for them any longer.
     """
 
     version: int = 1
     identities: dict[Digest, dict[str, str]] = Field(default_factory=dict)
     revoked: dict[Digest, Name] = Field(default_factory=dict)
     followed: dict[Name, Digest] = Field(default_factory=dict)
+    replaced: dict[Digest, Name] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Known:
@@ -83,7 +86,13 @@ class Known(Part):
         )
         identities = {**self.identities, **{digest: member.to_json() for digest, member in now.items()}}
         revoked = {**self.revoked, **{party.digest(): party.name for party in gone}}
-        return self.model_copy(update={"identities": identities, "revoked": revoked}), gone
+        before = {
+            digest: value["name"]
+            for digest, value in self.identities.items()
+            if value["name"] in names and digest not in now
+        }
+        changes = {"identities": identities, "revoked": revoked, "replaced": {**self.replaced, **before}}
+        return self.model_copy(update=changes), gone
 
     def keep(self, path: Path) -> None:
         """Writes the file."""

@@ -140,7 +140,7 @@ class Release:
             return encode_sums(plain(self.terms, rows, labels), self.ring)
         cut = clipped(self.terms, rows, labels, units)
         if self.mode == "joint":
-            return residues(joint.share(cut, self.grid, 1.0, stream))
+            return residues(joint.share(cut, self.grid, 1.0, lambda _: stream))
         noised = noise.gaussian(cut, self.noise_multiplier, stream)
         mechanism = GaussianSteps(noised.noise_multiplier, 1.0, 1)
         return encode(Delta(noised.values, (mechanism,)), 1.0, self.ring)

@@ -9,13 +9,17 @@ is sound and fits is computed here from public terms, before a plan is signed:
   ``bound + grid * sqrt(d)``: at most 0.5 % above the bound.
 - *Share.* Sized so that ``n_min - t`` shares carry the whole noise multiplier: up to ``t`` sites know their
   own share, and no more than ``n_min`` may be there. At least 8 units of standard deviation each.
+- *Surplus.* Where noise for losses that did not happen is taken back (``secagg.surplus``), a share is the sum
+  of independent parts: one that stays, and one for each site that may be lost. Each has at least 8 units.
 - *Ring.* The sum of everything fits 32 bits but for a probability below 2^-40 a step. Wrapping around costs
   utility and never privacy: reducing modulo 2^32 is post-processing.
 
 The sum of k independent discrete Gaussians of parameter s is not exactly one of parameter s sqrt(k). Kairouz,
 Liu, Steinke 2021 ("The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation") bound the log of their ratio, per coordinate, by tau = 10 * sum over i = 1 … k - 1 of
-exp(-2 pi^2 s^2 i / (i + 1)). At s = 8 and k = 10^6 that is below 10^-265: no float64 shows it.
+exp(-2 pi^2 s^2 i / (i + 1)). At s = 8 and k = 10^6 that is below 10^-265: no float64 shows it. For unequal
+parameters a and b one addition costs at most 10 * exp(-2 pi^2 / (1 / a^2 + 1 / b^2)), which is no more than
+10 * exp(-pi^2 s^2) where s is the smaller one: parts of a share count like shares.
 """
 
 from __future__ import annotations
@@ -54,6 +58,8 @@ class Grid:
         n_min: how many must have added before a sum is opened.
         t: how many sites may put together what they know, at least 1.
         sampled: the most units that one step sums over all sites; ``most_sampled`` computes it.
+        surplus: whether a share is made of parts, of which those for losses that did not happen are taken
+            back once a sum was opened.
 
     Raises:
         PlanError: ``plan_conflict`` for terms that contradict each other or do not fit the ring.
@@ -66,6 +72,7 @@ class Grid:
     n_min: int
     t: int
     sampled: int
+    surplus: bool = False
 
     def __post_init__(self) -> None:
         if not (0 < self.bound < math.inf and 0 < self.noise_multiplier < math.inf):
@@ -78,9 +85,15 @@ class Grid:
                 "other, or leave fewer than two shares that nobody knows.",
                 "Raise the minimum, or ask more sites.",
             )
-        if self.share < LEAST_SHARE:
+        if self.surplus and self.sites == self.n_min:
             raise _conflict(
-                f"A share would have {self.share:.3g} grid units of noise; it needs {LEAST_SHARE:g}.",
+                "No site may be lost, so there is no noise for lost sites that could be taken back.",
+                "Lower the minimum of sites, or leave surplus noise out.",
+            )
+        if min(self.parts) < LEAST_SHARE:
+            what = "A part of a share" if self.surplus else "A share"
+            raise _conflict(
+                f"{what} would have {min(self.parts):.3g} grid units of noise; it needs {LEAST_SHARE:g}.",
                 "Raise the noise multiplier.",
             )
         if self.largest >= 1 << RING_BITS - 1:
@@ -107,8 +120,50 @@ class Grid:
     @property
     def share(self) -> float:
         """The parameter of one site's noise in grid units, rounded up: float64 must not shave it."""
-        exact = self.noise_multiplier * self.sensitivity / math.sqrt(self.n_min - self.t)
-        return exact * (1 + 2.0**-48)
+        return self._deviation(self.n_min - self.t)
+
+    @property
+    def parts(self) -> tuple[float, ...]:
+        """The parameters of the independent parts of a site's noise in grid units, each rounded up.
+
+        The first is kept always: of ``sites - t`` of them the whole noise multiplier is made. Part m, from 1
+        on, is needed where m sites or more are lost: with it ``sites - m - t`` shares are as good as
+        ``sites - m + 1 - t`` were without. So with s survivors the parts after number ``sites - s`` are
+        surplus, and the others of ``s - t`` sites are exactly the noise multiplier. All together are
+        ``share``, up to the rounding.
+        """
+        if not self.surplus:
+            return (self.share,)
+        kept = self.sites - self.t
+        # 1 / k - 1 / (k + 1) = 1 / (k (k + 1)): what the variance of a share has to grow by.
+        more = (self._deviation(k * (k + 1)) for k in range(kept - 1, self.n_min - self.t - 1, -1))
+        return (self._deviation(kept), *more)
+
+    def _deviation(self, shares: int) -> float:
+        """The parameter of which so many give the whole noise, rounded up."""
+        return self.noise_multiplier * self.sensitivity / math.sqrt(shares) * (1 + 2.0**-48)
+
+    def unneeded(self, survivors: int) -> range:
+        """The numbers of the parts that are surplus in a sum over so many survivors.
+
+        Raises:
+            BudgetError: ``mechanism_unaccountable``, no sum is over so many.
+        """
+        if not self.n_min <= survivors <= self.sites:
+            raise _unaccountable(f"A sum over {survivors} survivors is none of {self.n_min} to {self.sites}.")
+        return range(self.sites - survivors + 1, len(self.parts))
+
+    def left(self, survivors: int) -> float:
+        """The noise multiplier that ``survivors - t`` unknown shares still give without what is surplus.
+
+        Worked out from the parts, so it shows whether these do what they are for.
+
+        Raises:
+            BudgetError: ``mechanism_unaccountable``.
+        """
+        gone = self.unneeded(survivors)
+        kept = [part for number, part in enumerate(self.parts) if number not in gone]
+        return math.hypot(*kept) * math.sqrt(survivors - self.t) / self.sensitivity
 
     @property
     def largest(self) -> int:
@@ -144,9 +199,8 @@ class Grid:
             BudgetError: ``mechanism_unaccountable`` for fewer shares than ``n_min - t`` or more than sites.
         """
         if not self.n_min - self.t <= shares <= self.sites:
-            raise BudgetError(
-                "mechanism_unaccountable",
-                f"A sum with {shares} unknown shares is none of {self.n_min - self.t} to {self.sites}.",
+            raise _unaccountable(
+                f"A sum with {shares} unknown shares is none of {self.n_min - self.t} to {self.sites}."
             )
         if shares == self.n_min - self.t:
             return self.noise_multiplier
@@ -160,10 +214,37 @@ class Grid:
         """
         return GaussianSteps(self.multiplier(shares), rate, steps)
 
+    def settled(self, rate: float, survivors: int) -> GaussianSteps:
+        """What a step comes to against ``t`` colluding sites, once its sum over the survivors is opened.
+
+        Where surplus noise may be taken back this is what is left afterwards, whether or not it happens:
+        the plan's noise multiplier.
+
+        Raises:
+            BudgetError: ``mechanism_unaccountable``.
+        """
+        if self.surplus:
+            self.unneeded(survivors)
+            return self.event(rate, 1, self.n_min - self.t)
+        return self.event(rate, 1, survivors - self.t)
+
+    def outside(self, rate: float, survivors: int) -> GaussianSteps:
+        """The same against whoever knows no site's share.
+
+        Raises:
+            BudgetError: ``mechanism_unaccountable``.
+        """
+        if not self.surplus:
+            return self.event(rate, 1, survivors)
+        self.unneeded(survivors)
+        known = math.sqrt(survivors / (survivors - self.t)) * (1 - 2.0**-48)
+        return GaussianSteps(self.noise_multiplier * known, rate, 1)
+
     def log10_tau(self) -> float:
         """Log to base 10 of d times tau of the module docstring, bounded from above, for all sites."""
         # i / (i + 1) is least at i = 1, so every term is at most exp(-pi^2 s^2).
-        return math.log10(10 * self.parameters * self.sites) - (math.pi * self.share) ** 2 / math.log(10)
+        summands = self.sites * len(self.parts)
+        return math.log10(10 * self.parameters * summands) - (math.pi * min(self.parts)) ** 2 / math.log(10)
 
 
 def most_sampled(units: int, rate: float, failure: float = WRAP / 2) -> int:
@@ -193,6 +274,10 @@ def _divergence(a: float, b: float) -> float:
     """The Kullback-Leibler divergence of two coins, in nats, for a >= b > 0."""
     rest = (1 - a) * (math.log1p(-a) - math.log1p(-b)) if a < 1 else 0.0
     return a * math.log(a / b) + rest
+
+
+def _unaccountable(what: str) -> BudgetError:
+    return BudgetError("mechanism_unaccountable", what)
 
 
 def _conflict(what: str, do: str) -> PlanError:

@@ -94,21 +94,21 @@ class Odds:
             prior: how sure the attacker was before.
         """
         first = (
-            f"An attacker who was {_percent(prior)} sure that a {unit} was used becomes at most "
-            f"{_percent(self.belief(prior))} sure"
+            f"An attacker who was {percent(prior)} sure that a {unit} was used becomes at most "
+            f"{percent(self.belief(prior))} sure"
         )
         if self.delta:
             first += f", except with probability {self.delta:g}, in which nothing is promised"
-        one, tenth = (_percent(self.true_positive_rate(rate)) for rate in (0.01, 0.001))
+        one, tenth = (percent(self.true_positive_rate(rate)) for rate in (0.01, 0.001))
         return (
             f"{first}.",
-            f"All in all, a guess is right with probability at most {_percent(self.correct(prior))}.",
+            f"All in all, a guess is right with probability at most {percent(self.correct(prior))}.",
             f"A test that accuses 1 % of {unit}s that were not used finds at most {one} of those that were.",
             f"One that accuses 0.1 % finds at most {tenth}.",
         )
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """A percentage of at most two decimals, rounded up: a bound must not look smaller than it is."""
     hundredths = math.ceil(round(share * 10_000, 6))
     if hundredths >= 10_000 and share < 1:

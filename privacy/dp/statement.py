@@ -184,12 +184,12 @@ class Statement:
         if epsilon is None:
             return ("No differential privacy: nothing is promised about any person or record.",)
         return (
-            f"Epsilon {_up(epsilon)} at delta {terms.delta:g}, for one {terms.unit} added or removed.",
+            f"Epsilon {up(epsilon)} at delta {terms.delta:g}, for one {terms.unit} added or removed.",
             _contribution(terms),
             _mechanism(terms),
             _sampling(terms),
             "Composition: Rényi divergences of all steps are added; the ledger refuses what would pass.",
-            *(f"Beside it, {name.upper()} says {_up(value)}." for name, value in sorted(self.others.items())),
+            *(f"Beside it, {name.upper()} says {up(value)}." for name, value in sorted(self.others.items())),
             _trust(terms),
             *Odds(epsilon, terms.delta).lines(terms.unit),
             *(f"Checked: {HAZARDS[name]}." for name in self.checked),
@@ -256,7 +256,7 @@ def _trust(terms: Terms) -> str:
     )
 
 
-def _up(value: float) -> str:
+def up(value: float) -> str:
     """At most four decimals, never rounded down to look smaller."""
     text = f"{value:.4f}"
     return text if float(text) >= value else f"{value + 5e-5:.4f}"

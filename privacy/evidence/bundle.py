@@ -30,11 +30,11 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.canonical import Json
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence import byhand
-from cloister.privacy.evidence.dsse import Envelope, Statement
+from cloister.privacy.evidence.dsse import Envelope, Statement, encoding
 from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.evidence.render import render
-from cloister.privacy.identity import PrivateIdentity, PublicIdentity
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
 
@@ -81,6 +81,22 @@ class Bundle:
     def signed(self, party: PrivateIdentity) -> Bundle:
         """The same bundle with the signature of one more party under its manifest."""
         return Bundle({**self.files, MANIFEST_FILE: self.manifest.signed(party).to_bytes()})
+
+    def signature(self, party: PrivateIdentity) -> Signature:
+        """A party's signatures under the manifest alone, for ``marked``."""
+        return party.sign_bare(encoding(self.manifest.payload))
+
+    def marked(self, party: PublicIdentity, signature: Signature) -> Bundle:
+        """The same bundle with signatures of one more party under its manifest.
+
+        Raises:
+            ChannelError: ``signature_invalid``.
+        """
+        return Bundle({**self.files, MANIFEST_FILE: self.manifest.marked(party, signature).to_bytes()})
+
+    def for_party(self, name: str) -> Bundle:
+        """What a party of the plan is shown for checking: without the policies of the other parties."""
+        return Bundle({file: data for file, data in self.files.items() if not withheld_from(name, file)})
 
     def write(self, folder: Path) -> None:
         """Writes a new folder, whole or not at all.
@@ -179,6 +195,11 @@ class Contents:
         for part in self.parts:
             files |= {name: data for name, data in part.files.items() if shown_to(name, self.audience)}
         return files
+
+
+def withheld_from(party: str, name: str) -> bool:
+    """Whether a file of a bundle is not shown to a party of the plan: policies of others are not."""
+    return name.startswith("policies/") and not name.startswith(f"policies/{party}@")
 
 
 def shown_to(name: str, audience: str) -> bool:

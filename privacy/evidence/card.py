@@ -220,6 +220,6 @@ def _training(evidence: Evidence) -> str:
     return f"""\
 ## Training
 
-{lora}a linear head, {training.algorithm}, {len(evidence.rounds)} rounds of {training.steps} steps,
+{lora}a linear head, {evidence.plan.method}, {len(evidence.rounds)} rounds of {training.steps} steps,
 sampling rate {training.rate:.4g}, optimiser {training.optimizer}.
 """

@@ -15,6 +15,7 @@ from cloister.privacy import canonical
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.membership import MOST_TRIALS
+from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import lower_bound
 from cloister.privacy.evidence.heads import SignedHead
@@ -46,6 +47,13 @@ def derived(
     privacy = [_guarantee(plan, s.name, logs[s.name]) for s in plan.sites if s.name in logs]
     order = (plan.lead.name, *(site.name for site in plan.sites))
     public = {member.name: member for member in keys}
+    shown = {name: logs[name] for name in order if name in logs}
+    lists = {
+        "consents": happenings.consents(shown),
+        "decisions": happenings.decisions(shown),
+        "incidents": happenings.incidents(shown),
+        "sources": happenings.sources(plan, shown),
+    }
     return {
         "job": plan.digest,
         "consortium": plan.consortium,
@@ -69,6 +77,8 @@ def derived(
             for name in order
             if name in heads
         ],
+        **lists,
+        "cited": happenings.cited(shown, *lists.values()),
     }
 
 
@@ -241,7 +251,8 @@ def charges(plan: Plan, events: Iterable[Event]) -> dict[int, GaussianSteps]:
 def outside(plan: Plan, events: Sequence[Event]) -> float:
     """Epsilon of a joint job against whoever knows no site's share: all shares of each sum count.
 
-    A step whose sum the site did not see opened counts as it was reserved.
+    A step whose sum the site did not see opened counts as it was reserved. Where surplus noise may be taken
+    back, a step counts as if it was.
     """
     charged = charges(plan, events)
     mine = [event for event in events if event.job == plan.digest]
@@ -249,7 +260,7 @@ def outside(plan: Plan, events: Sequence[Event]) -> float:
     settled = {e.round for e in mine if e.type == "budget.spent"}
     for number in settled & survivors.keys() & charged.keys():
         if number is not None:
-            charged[number] = plan.grid.event(plan.training.rate, 1, survivors[number])
+            charged[number] = plan.grid.outside(plan.training.rate, survivors[number])
     return accounting.epsilon(charged.values(), plan.privacy.delta)
 
 

@@ -109,8 +109,19 @@ class Envelope:
 
     def signed(self, party: PrivateIdentity) -> Envelope:
         """The same with the signatures of one more party; in the place of its own, if they were there."""
-        made = party.sign_bare(encoding(self.payload))
-        names = _keys(party.public)
+        return self._marked(party.public, party.sign_bare(encoding(self.payload)))
+
+    def marked(self, party: PublicIdentity, signature: Signature) -> Envelope:
+        """The same with signatures of a party that came from elsewhere.
+
+        Raises:
+            ChannelError: ``signature_invalid``.
+        """
+        party.verify_bare(encoding(self.payload), signature)
+        return self._marked(party, signature)
+
+    def _marked(self, party: PublicIdentity, made: Signature) -> Envelope:
+        names = _keys(party)
         kept = tuple(mark for mark in self.marks if mark.key not in names)
         new = (Mark(names[0], made.ed25519), Mark(names[1], made.mldsa65))
         return replace(self, marks=tuple(sorted((*kept, *new), key=lambda mark: mark.key)))

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from cloister.privacy import canonical
@@ -118,8 +119,7 @@ def check(type_: str, job: str | None, round_: int | None, body: Mapping[str, Js
     _check_scope(type_, "round", family.round, round_, COUNT)
     if round_ is not None and job is None:
         raise malformed(f"An event {type_} names a round but no job.")
-    kinds = {name.removesuffix("?"): kind for name, kind in family.fields.items()}
-    needed = {name for name in family.fields if not name.endswith("?")}
+    kinds, needed = _expected(type_)
     if unknown := sorted(body.keys() - kinds.keys()):
         raise malformed(f"An event {type_} has {len(unknown)} fields that do not exist for it.")
     if missing := sorted(needed - body.keys()):
@@ -127,6 +127,14 @@ def check(type_: str, job: str | None, round_: int | None, body: Mapping[str, Js
     for name, value in body.items():
         if not kinds[name].holds(value):
             raise malformed(f"The field {name} of an event {type_} is not a {kinds[name].meaning}.")
+
+
+@cache
+def _expected(type_: str) -> tuple[dict[str, Kind], set[str]]:
+    """Name -> kind of every field of a type, and the names of those that it must have."""
+    fields = FAMILIES[type_].fields
+    kinds = {name.removesuffix("?"): kind for name, kind in fields.items()}
+    return kinds, {name for name in fields if not name.endswith("?")}
 
 
 def _check_scope(type_: str, scope: str, rule: str, value: object, kind: Kind) -> None:

@@ -20,23 +20,15 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from mnemonic import Mnemonic
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.membership import MOST_TRIALS
-from cloister.privacy.errors import InputError, areas
+from cloister.privacy.errors import InputError
+from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
+from cloister.privacy.evidence.kinds import Group, Moment, Number, Reason, Share, Whole
 from cloister.privacy.plan import Digest, Name, Part, Plan, Text, Unit
-
-REASONS: Mapping[str, str] = {reason: text for area in areas() for reason, text in area.REASONS.items()}
-"""Every declared error id, with its meaning."""
-
-
-def _declared(reason: str) -> str:
-    if reason not in REASONS:
-        raise ValueError("not a declared error id")
-    return reason
-
 
 _MOST_PHANTOMS = 100_000
 
@@ -46,14 +38,6 @@ def lower_bound(correct: int, guesses: int, phantoms: int, delta: float) -> str:
     """The pipeline lower bound as it is printed: three decimals, rounded down."""
     bound = tails.epsilon_lower_bound(correct, guesses, phantoms, delta)
     return f"{math.floor(bound * 1000) / 1000:.3f}"
-
-
-Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,3})?$")]
-Whole = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,17})$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
-Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")]
-Reason = Annotated[str, AfterValidator(_declared)]
 
 
 class Member(Part):
@@ -332,6 +316,11 @@ class Evidence(Part):
     progress: tuple[Point, ...]
     model: Released
     logs: tuple[Log, ...]
+    consents: tuple[Consented, ...]
+    decisions: tuple[Decided, ...]
+    incidents: tuple[Incident, ...]
+    sources: tuple[Source, ...]
+    cited: tuple[Cited, ...]
     seconds: Number
     peak_memory: Whole | None
     attacks: tuple[Attack, ...] = ()
@@ -405,6 +394,23 @@ class Evidence(Part):
                 raise ValueError("an attack is held to another claim than its site's")
         if len({(one.site, one.attack) for one in self.attacks}) != len(self.attacks):
             raise ValueError("an attack of a site stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _events_are_listed(self) -> Self:
+        listed = [one.event for one in self.cited]
+        repeated: tuple[Decided | Incident, ...] = (*self.decisions, *self.incidents)
+        named = [event for one in self.sources for event in one.events]
+        named += [event for one in repeated for event in one.events] + [one.event for one in self.consents]
+        if len(set(listed)) != len(listed) or set(listed) != set(named):
+            raise ValueError("the events that are cited are not those that the entries name")
+        if len({one.about for one in self.sources}) != len(self.sources):
+            raise ValueError("the sources name something twice")
+        parties = {self.plan.lead.name, *(site.name for site in self.plan.sites)}
+        writers = {event.partition("/")[0] for event in listed}
+        told = {one.party for one in repeated} | {one.party for one in self.consents}
+        if not writers | told <= parties:
+            raise ValueError("an event is of nobody in the plan")
         return self
 
     def _lists_of_sites(self) -> Iterable[list[str]]:

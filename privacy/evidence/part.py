@@ -22,14 +22,14 @@ from typing import Any
 
 from cloister.privacy import canonical
 from cloister.privacy.canonical import Json
-from cloister.privacy.errors import EvidenceError, LogError
+from cloister.privacy.errors import ChannelError, EvidenceError, LogError
 from cloister.privacy.evidence import files, merkle
 from cloister.privacy.evidence.dsse import Envelope, Statement
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.heads import SignedHead, origin_of
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.selection import selected
-from cloister.privacy.identity import PrivateIdentity
+from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
 
 PART, APPROVAL, MODEL = (f"urn:cloister:evidence:{what}:1" for what in ("part", "approval", "model"))
@@ -150,6 +150,38 @@ class Part:
             raise LogError("head_missing", f"The part of {self.writer} holds no signed head.")
         return max(map(SignedHead.parse, notes), key=lambda head: head.size)
 
+    @property
+    def digest(self) -> str:
+        """The digest of the party's statement about the files of its part, which names the part."""
+        return canonical.digest(self.files.get(statement_place(self.writer), b""))
+
+    def check(self, public: PublicIdentity, plan: Plan) -> None:
+        """Whether a party has signed exactly this part, of this job; whether it holds, ``checks`` says.
+
+        Args:
+            public: the party's keys.
+            plan: of the job.
+
+        Raises:
+            EvidenceError: ``bundle_altered``, ``key_untrusted``, ``bundle_incomplete``.
+            ChannelError: ``wrong_context``, it is of another job.
+            LogError: a head or an event is malformed, or a head is not of the party.
+        """
+        data = self.files.get(statement_place(self.writer))
+        if data is None:
+            raise EvidenceError("bundle_incomplete", f"The part of {self.writer} is not signed.")
+        envelope = Envelope.from_bytes(data)
+        if envelope.verify([public]) != (self.writer,):
+            raise EvidenceError("bundle_altered", f"The part of {self.writer} is not signed by it.")
+        said = envelope.statement()
+        if said.predicate.get("job") != plan.digest:
+            raise ChannelError("wrong_context", f"The part of {self.writer} is of another job.")
+        if said.kind != PART or said.subjects != _digests(self.files):
+            raise EvidenceError("bundle_altered", f"{self.writer} has signed other files than these.")
+        self.newest.verify(public)
+        if not self.events:
+            raise EvidenceError("bundle_incomplete", f"The part of {self.writer} shows no event.")
+
     def to_bytes(self) -> bytes:
         """One file to hand over."""
         texts: dict[str, Json] = {name: data.decode() for name, data in self.files.items()}
@@ -175,6 +207,20 @@ class Part:
         if not all(owned(name, writer) for name in named):
             raise refusal
         return cls(writer, {name: text.encode() for name, text in named.items()})
+
+
+def statement_place(writer: str) -> str:
+    """Where a bundle has a party's statement about the files of its part."""
+    return f"attestations/{writer}.part.dsse.json"
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Name -> SHA-256 of the files that a statement about a part names."""
+    return {
+        name: canonical.digest(data).removeprefix("sha256:")
+        for name, data in files.items()
+        if not name.startswith("attestations/")
+    }
 
 
 def owned(name: str, writer: str) -> bool:
@@ -215,7 +261,7 @@ def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) 
 
 
 def _policies(name: str, events: Iterable[Event], policies: Mapping[str, bytes]) -> dict[str, bytes]:
-    fields = ("policy", "request")
+    fields = ("policy", "request", "shared")
     named = {str(event.body[field]) for event in events for field in fields if field in event.body}
     shown = {digest: policies[digest] for digest in named & policies.keys()}
     return {f"policies/{name}@{d.removeprefix('sha256:')}.json": data for d, data in shown.items()}
@@ -230,9 +276,8 @@ def _attested(
 ) -> dict[str, bytes]:
     """The statements of a party about its part, the plan and the final model."""
     name = party.public.name
-    digests = {file: canonical.digest(data).removeprefix("sha256:") for file, data in made.items()}
     head = {"origin": origin_of(party.public), "size": newest.size, "root": newest.root.hex()}
-    said = {"part": Statement(digests, PART, {"job": plan.digest, "head": head})}
+    said = {"part": Statement(_digests(made), PART, {"job": plan.digest, "head": head})}
     said |= statements(name, plan, events)
     return {
         f"attestations/{name}.{what}.dsse.json": Envelope.make(statement, party).to_bytes()

@@ -87,7 +87,12 @@ class Scale:
 
 
 def over_rounds(
-    series: Mapping[str, Points], *, percent: bool, worst: str, limit: float | None = None
+    series: Mapping[str, Points],
+    *,
+    percent: bool,
+    worst: str,
+    limit: float | None = None,
+    together: tuple[str, str] = ("all {count} sites", "{count} sites"),
 ) -> LinePlot | None:
     """A plot of one line a site; sites with the same values share a line.
 
@@ -96,6 +101,7 @@ def over_rounds(
         percent: whether values are shares, to be labelled in per cent.
         worst: ``low`` or ``high``: which end value is the worst.
         limit: a level to draw as well, if it is near enough to be seen with the lines.
+        together: how all sites, and some, are called that share a line.
 
     Returns:
         None where there is no value to plot.
@@ -110,7 +116,7 @@ def over_rounds(
     x = Scale(min(rounds), max(*rounds, min(rounds) + 1), _LEFT, _RIGHT)
     y = Scale(ticks[0], ticks[-1], _BOTTOM, _TOP)
     return LinePlot(
-        _curves(shared, x, y, 1 if worst == "high" else -1),
+        _curves(shared, x, y, 1 if worst == "high" else -1, together),
         tuple(Tick(_place(x.at(n)), str(n)) for n in _round_ticks(min(rounds), max(rounds))),
         tuple(Tick(_place(y.at(t)), _text(t, ticks[1] - ticks[0], percent)) for t in ticks),
         None if shown is None else Tick(_place(y.at(shown)), f"{shown:g}"),
@@ -126,7 +132,11 @@ def _shared(series: Mapping[str, Points]) -> dict[tuple[tuple[int, float], ...],
 
 
 def _curves(
-    shared: Mapping[tuple[tuple[int, float], ...], list[str]], x: Scale, y: Scale, sign: int
+    shared: Mapping[tuple[tuple[int, float], ...], list[str]],
+    x: Scale,
+    y: Scale,
+    sign: int,
+    together: tuple[str, str],
 ) -> tuple[Curve, ...]:
     ends = {points: y.at(points[-1][1]) for points in shared}
     worst = max(shared, key=lambda points: sign * points[-1][1])
@@ -138,7 +148,7 @@ def _curves(
             path="M" + " L".join(f"{_place(x.at(n))} {_place(y.at(v))}" for n, v in points),
             end_x=_place(x.at(points[-1][0])),
             end_y=_place(ends[points]),
-            label=_names(names, total) if points in rows else "",
+            label=_names(names, total, together) if points in rows else "",
             label_y=_place(rows.get(points, ends[points])),
             worst=points == worst and len(shared) > 1,
             dash=number % 4,
@@ -148,13 +158,13 @@ def _curves(
     )
 
 
-def _names(names: Sequence[str], total: int) -> str:
+def _names(names: Sequence[str], total: int, together: tuple[str, str]) -> str:
     if len(names) == 1:
         return names[0] if len(names[0]) <= _LETTERS else names[0][: _LETTERS - 1] + "…"
     if len(names) == total:
-        return f"all {total} sites"
+        return together[0].format(count=total)
     both = ", ".join(names)
-    return both if len(both) <= _LETTERS else f"{len(names)} sites"
+    return both if len(both) <= _LETTERS else together[1].format(count=len(names))
 
 
 def _apart(places: Sequence[float]) -> list[float]:

@@ -11,7 +11,8 @@ from typing import Literal
 from cloister.privacy.dp import persons
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.statement import Statement, Terms, statement
-from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence, SiteAccuracy
+from cloister.privacy.evidence.evidence import Accuracy, Evidence, SiteAccuracy
+from cloister.privacy.evidence.kinds import REASONS
 from cloister.privacy.plan import Plan
 
 _CONFIDENCE = 1.96
@@ -39,21 +40,23 @@ class Worst:
     Attributes:
         epsilon, delta: as printed by the site that has them.
         odds: ``even_odds`` of the two.
+        site: the first one that has this epsilon.
     """
 
     epsilon: str
     delta: str
     odds: float
+    site: str
 
     @classmethod
     def of(cls, evidence: Evidence) -> Worst | None:
         """None where no site has a guarantee."""
-        stated = [(g.epsilon, g.delta) for g in evidence.privacy if g.epsilon and g.delta]
+        stated = [(g.epsilon, g.delta, g.site) for g in evidence.privacy if g.epsilon and g.delta]
         if not stated:
             return None
-        epsilon = max((value for value, _ in stated), key=float)
-        delta = max((value for _, value in stated), key=float)
-        return cls(epsilon, delta, even_odds(float(epsilon), float(delta)))
+        epsilon, _, site = max(stated, key=lambda one: float(one[0]))
+        delta = max((value for _, value, _ in stated), key=float)
+        return cls(epsilon, delta, even_odds(float(epsilon), float(delta)), site)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Missing:
         reason: an error id.
         meaning: what the id means.
         rounds: such as ``rounds 3 and 5–8``.
+        numbers: of these rounds.
     """
 
     site: str
@@ -140,6 +144,7 @@ class Missing:
     reason: str
     meaning: str
     rounds: str
+    numbers: tuple[int, ...]
 
 
 def missing(evidence: Evidence) -> list[Missing]:
@@ -150,7 +155,7 @@ def missing(evidence: Evidence) -> list[Missing]:
             for absence in absences:
                 found.setdefault((absence.site, how, absence.reason), []).append(done.round)
     return [
-        Missing(site, how, reason, REASONS[reason], spans(numbers))
+        Missing(site, how, reason, REASONS[reason], spans(numbers), tuple(numbers))
         for (site, how, reason), numbers in found.items()
     ]
 
@@ -231,7 +236,9 @@ def comparisons(accuracy: Accuracy) -> Iterator[Comparison]:
         if value is not None:
             yield _compare("", other, accuracy.federated, value, int(accuracy.test_rows))
     for site in accuracy.sites:
-        yield from _at(site, int(site.test_rows or accuracy.test_rows))
+        rows = int(site.test_rows or accuracy.test_rows)
+        if not too_few(rows):
+            yield from _at(site, rows)
 
 
 def _at(site: SiteAccuracy, rows: int) -> Iterator[Comparison]:

@@ -1,14 +1,14 @@
-"""The report: one self-contained HTML page, a pure function of the evidence.
+"""The report: one self-contained HTML page, a pure function of the evidence and the language.
 
-No clock, no file but the template, no script, nothing remote: the same evidence gives the same bytes.
-All prose stands in the template, which is kept by version; this module hands it the evidence, what
-``reading`` makes of it, the plots, and the ways to write numbers.
+No clock, no file but the template and the words, no script, nothing remote: the same evidence gives the same
+bytes. The template is kept by version, the prose by language (``language``); this module hands the template
+the evidence, what ``reading`` makes of it, the plots, and the ways to write numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from cloister.privacy.evidence import plots, reading
-from cloister.privacy.evidence.evidence import REASONS, Accuracy, Evidence, Guarantee, lower_bound
+from cloister.privacy.evidence import plots, promises, reading
+from cloister.privacy.evidence.evidence import Accuracy, Evidence, Guarantee, lower_bound
 from cloister.privacy.evidence.grades import Grade
+from cloister.privacy.evidence.happenings import MOST_CITED
+from cloister.privacy.evidence.language import Language, language
 from cloister.privacy.plan import Unit
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -28,17 +30,22 @@ LEVELS: Mapping[Unit, str] = {"person": "person-level", "record": "record-level,
 """How a headline names each unit of privacy."""
 
 
-def render(evidence: Mapping[str, Any]) -> str:
+def render(evidence: Mapping[str, Any], name: str = "en") -> str:
     """The report of a run as HTML.
 
     Args:
         evidence: JSON of ``privacy.evidence.evidence.Evidence``.
+        name: of a language of ``language.LANGUAGES``.
 
     Raises:
         InputError: ``evidence_malformed``.
     """
-    found = Evidence.from_json(evidence)
-    return _template(found.version).render(_context(found))
+    return written(Evidence.from_json(evidence), name)
+
+
+def written(found: Evidence, name: str) -> str:
+    """The same of evidence that has been read already."""
+    return _template(found.version).render(_context(found, language(name)))
 
 
 @cache
@@ -51,53 +58,89 @@ def _template(version: int) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "size": size,
-        "grouped": grouped,
-        "decimal": decimal,
-        "duration": duration,
-        "listing": reading.listing,
-        "meaning": REASONS.__getitem__,
-    }
+    environment.filters |= {"percent": percent, "grouped": grouped, "decimal": decimal}
     return environment.get_template(f"report-{version}.html")
 
 
-def _context(evidence: Evidence) -> dict[str, Any]:
+def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
     accuracy = evidence.accuracy
+    worst_site = accuracy.worst_site if accuracy else None
+    plan = evidence.plan
     return {
         "e": evidence,
-        "plan": evidence.plan,
-        "private": evidence.plan.privacy.mode != "off",
-        "secure": evidence.plan.aggregation.secure,
-        "unit": evidence.plan.privacy.unit,
-        "level": LEVELS[evidence.plan.privacy.unit],
-        "codes": [*dict.fromkeys(party.code for party in (evidence.plan.lead, *evidence.plan.sites))],
+        "w": words,
+        "t": words.say,
+        "n": words.count,
+        "plan": plan,
+        "private": plan.privacy.mode != "off",
+        "secure": plan.aggregation.secure,
+        "unit": plan.privacy.unit,
+        "codes": [*dict.fromkeys(party.code for party in (plan.lead, *plan.sites))],
         "many": _MANY,
         "grade": {grade.name.lower(): grade for grade in Grade},
         "contributors": [
-            site.name
-            for site in evidence.plan.sites
-            if any(site.name in done.accepted for done in evidence.rounds)
+            site.name for site in plan.sites if any(site.name in done.accepted for done in evidence.rounds)
         ],
         "worst": reading.Worst.of(evidence),
         "ceiling": ceiling,
         "even_odds": lambda stated: reading.even_odds(float(stated.epsilon), float(stated.delta)),
         "several": reading.several(evidence),
-        "statement": reading.statement_of(evidence.plan),
+        "statement": [*promises.lines(reading.statement_of(plan), words)],
         "most_refuted": _most_refuted,
-        "missing": reading.missing(evidence),
-        "least": min((len(done.accepted) for done in evidence.rounds if done.accepted), default=None),
-        "unopened": sum(not done.accepted for done in evidence.rounds),
-        "datasets": {site.name: site.dataset for site in evidence.plan.sites},
+        "missing": _missing(evidence, words),
+        "datasets": {site.name: site.dataset for site in plan.sites},
         "interval": reading.interval,
         "too_few": reading.too_few,
         "minimum_cell": reading.MINIMUM_CELL,
+        "worst_shown": worst_site is not None and worst_site.name not in _held(accuracy),
         "comparisons": [*reading.comparisons(accuracy)] if accuracy else [],
-        "accuracy_plot": _accuracy_plot(evidence),
-        "epsilon_plot": _epsilon_plot(evidence),
-        "bars": plots.shares(_bars(accuracy)) if accuracy else None,
+        "accuracy_plot": _accuracy_plot(evidence, words),
+        "epsilon_plot": _epsilon_plot(evidence, words),
+        "bars": plots.shares(_bars(accuracy, words)) if accuracy else None,
+        **_survivors(evidence),
+        **_citations(evidence),
     }
+
+
+def _survivors(evidence: Evidence) -> dict[str, Any]:
+    counts = [(len(done.accepted), done.round) for done in evidence.rounds if done.accepted]
+    least = min(counts, default=None)
+    return {
+        "least": least[0] if least else None,
+        "smallest": [f"round.{least[1]}"] if least else [],
+        "unopened": sum(not done.accepted for done in evidence.rounds),
+    }
+
+
+def _citations(evidence: Evidence) -> dict[str, Any]:
+    """Ways to name events: those that what a line is about rests on, and where each stands on the page."""
+    known = {source.about: source.events for source in evidence.sources}
+
+    def cited(about: Iterable[str]) -> list[str]:
+        found = [*dict.fromkeys(event for one in about for event in known.get(one, ()))]
+        return found if len(found) <= MOST_CITED else [*found[: MOST_CITED - 1], found[-1]]
+
+    return {
+        "cited": cited,
+        "anchor": lambda event: "event-" + event.replace("/", "-"),
+        "most_cited": MOST_CITED,
+        "all_events": sum(int(log.size) for log in evidence.logs),
+        "scanned": {one.party for one in evidence.decisions if one.type == "deid.scan"},
+    }
+
+
+def _missing(evidence: Evidence, words: Language) -> list[dict[str, Any]]:
+    return [
+        {
+            "site": gone.site,
+            "how": gone.how,
+            "reason": gone.reason,
+            "meaning": words.meaning(gone.reason),
+            "rounds": words.spans(gone.numbers),
+            "about": [f"round.{number}" for number in gone.numbers],
+        }
+        for gone in reading.missing(evidence)
+    ]
 
 
 def _most_refuted(stated: Guarantee) -> str:
@@ -108,33 +151,48 @@ def _most_refuted(stated: Guarantee) -> str:
     return lower_bound(guesses, guesses, int(stated.audit.phantoms), float(stated.delta))
 
 
-def _accuracy_plot(evidence: Evidence) -> plots.LinePlot | None:
+def _held(accuracy: Accuracy | None) -> set[str]:
+    """Sites whose figures are held back, as few test records are behind them."""
+    if accuracy is None:
+        return set()
+    return {s.name for s in accuracy.sites if reading.too_few(int(s.test_rows or accuracy.test_rows))}
+
+
+def _accuracy_plot(evidence: Evidence, words: Language) -> plots.LinePlot | None:
+    held = _held(evidence.accuracy)
     series: dict[str, list[tuple[int, float]]] = {}
     for point in sorted(evidence.progress, key=lambda point: point.round):
-        if point.accuracy is not None:
+        if point.accuracy is not None and point.site not in held:
             series.setdefault(point.site, []).append((point.round, point.accuracy))
-    return plots.over_rounds(series, percent=True, worst="low")
+    return plots.over_rounds(series, percent=True, worst="low", together=_together(words))
 
 
-def _epsilon_plot(evidence: Evidence) -> plots.LinePlot | None:
+def _epsilon_plot(evidence: Evidence, words: Language) -> plots.LinePlot | None:
     series: dict[str, list[tuple[int, float]]] = {}
     for point in sorted(evidence.progress, key=lambda point: point.round):
         if point.epsilon is not None:
             series.setdefault(point.site, []).append((point.round, point.epsilon))
     budgets = [float(stated.budget) for stated in evidence.privacy if stated.budget]
-    return plots.over_rounds(series, percent=False, worst="high", limit=min(budgets, default=None))
+    limit = min(budgets, default=None)
+    return plots.over_rounds(series, percent=False, worst="high", limit=limit, together=_together(words))
 
 
-def _bars(accuracy: Accuracy) -> list[tuple[str, float, str]]:
+def _together(words: Language) -> tuple[str, str]:
+    return words.words["plot_all"], words.words["plot_sites"]
+
+
+def _bars(accuracy: Accuracy, words: Language) -> list[tuple[str, float, str]]:
     rows = [
-        ("Federated", accuracy.federated, "ours"),
-        ("All records in one place, same privacy", accuracy.pooled_private, "private"),
-        ("All records in one place, no privacy", accuracy.pooled, "plain"),
-        ("Word counts (TF-IDF) in one place, no privacy", accuracy.tfidf, "plain"),
+        (words.say("bar_federated"), accuracy.federated, "ours"),
+        (words.say("bar_pooled_private"), accuracy.pooled_private, "private"),
+        (words.say("bar_pooled"), accuracy.pooled, "plain"),
+        (words.say("bar_tfidf"), accuracy.tfidf, "plain"),
     ]
     for site in accuracy.sites if len(accuracy.sites) <= _MANY else ():
-        rows.append((f"{site.name} alone, same privacy", site.local_only_private, "private"))
-        rows.append((f"{site.name} alone, no privacy", site.local_only, "plain"))
+        if site.name not in _held(accuracy):
+            name = site.name
+            rows.append((words.say("bar_alone_private", site=name), site.local_only_private, "private"))
+            rows.append((words.say("bar_alone", site=name), site.local_only, "plain"))
     return [(label, value, look) for label, value, look in rows if value is not None]
 
 
@@ -156,21 +214,3 @@ def grouped(whole: str) -> str:
 def decimal(number: str) -> str:
     """A number without an exponent."""
     return f"{Decimal(number):f}"
-
-
-def size(whole: str) -> str:
-    """A number of bytes in the largest unit that leaves a number of at least 1."""
-    number, unit = float(whole), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if number < 1024:
-            break
-        number, unit = number / 1024, larger
-    return f"{number:.{0 if unit == 'bytes' else 2}f}\N{NO-BREAK SPACE}{unit}"
-
-
-def duration(seconds: str) -> str:
-    """A time in hours, minutes and seconds."""
-    whole = round(float(seconds))
-    hours, minutes = divmod(whole // 60, 60)
-    parts = ((hours, "h"), (minutes, "min"), (whole % 60, "s"))
-    return " ".join(f"{n}\N{NO-BREAK SPACE}{u}" for n, u in parts if n) or "under 1\N{NO-BREAK SPACE}s"

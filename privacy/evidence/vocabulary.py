@@ -278,6 +278,7 @@ FAMILIES: Mapping[str, Family] = {
             "request": DIGEST,
             "rules": many(RULE),
             "outcome": one_of("allow", "ask", "refuse"),
+            "shared?": DIGEST,
         }
     ),
     "person.enrolled": _party({"role": PERSON, "key?": DIGEST}),
@@ -323,6 +324,10 @@ FAMILIES: Mapping[str, Family] = {
     "sum.opened": _round({"missing": _SITES, "step": COUNT}),
     "sum.recovered": _round({"lost": _SITES, "step": COUNT}),
     "sum.closed": _round({"survivors": _SITES, "signed": _SITES, "opened": _SITES, "step": COUNT}),
+    # Surplus noise of a joint step (privacy.secagg.surplus): what a site gave, and the noise multiplier that
+    # all survivors but t leave in the sum; at the lead, why all noise stayed although some was surplus.
+    "surplus.given": _round({"survivors": _SITES, "sealed": DIGEST, "bytes": COUNT, "noise_left": SCALE}),
+    "surplus.kept": _round({"reason": REASON, "survivors": _SITES}),
     "step.unchecked": _round({}),  # joint mode: a site could not take the step again that led to a model
     # Every sealed envelope, at both ends. `sealed` is the digest of its bytes.
     "update.sent": _round({"sealed": DIGEST, "bytes": COUNT, "model?": DIGEST, **_ENVELOPE}),

@@ -66,6 +66,46 @@ Identifiers = Literal["unscanned", "none", "found", "masked"]
 """What is known of identifiers in the records of a dataset."""
 
 
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+
+class Endorsed(Part):
+    """That an authority signed for a member's keys (``privacy.wire.endorsement``).
+
+    Attributes:
+        authority: the digest of the authority's keys.
+        statement: the digest of what it signed.
+        begins, ends: first and last day on which that holds, in UTC.
+    """
+
+    authority: Digest
+    statement: Digest
+    begins: Day
+    ends: Day
+
+
+class Peer(Part):
+    """What the site knows of the keys that a plan names for another party.
+
+    Attributes:
+        name: the party.
+        identity: the digest of these keys.
+        confirmed: whether its words were compared here, or a succession of keys from there was signed.
+        endorsed: every verified statement of an authority about exactly these keys.
+    """
+
+    name: Name
+    identity: Digest
+    confirmed: bool = False
+    endorsed: Annotated[tuple[Endorsed, ...], Field(max_length=100)] = ()
+
+    def accepted(self, authorities: tuple[str, ...], today: str) -> bool:
+        """Whether the keys count under a policy that names these authorities, on a day."""
+        return self.confirmed or any(
+            one.authority in authorities and one.begins <= today <= one.ends for one in self.endorsed
+        )
+
+
 class Known(Part):
     """What the site knows besides the plan.
 
@@ -77,6 +117,7 @@ class Known(Part):
         identifiers: what a scan of the records for names, numbers and addresses found, and whether those
             are masked.
         approvals: who agreed so far.
+        peers: the keys of the plan's other parties; of one that is left out, nothing is known.
     """
 
     at: Instant
@@ -85,6 +126,7 @@ class Known(Part):
     jobs: Annotated[int, Field(ge=1)] = 1
     identifiers: Identifiers = "unscanned"
     approvals: Annotated[tuple[Approval, ...], Field(max_length=10_000)] = ()
+    peers: Annotated[tuple[Peer, ...], Field(max_length=1001)] = ()
 
 
 class Request(Part):
@@ -93,6 +135,7 @@ class Request(Part):
     Attributes:
         epsilon: what the whole plan costs at its delta by this project's own account, or what the plan
             itself says if that is more.
+        shared: the digest of the consortium's policy that the plan names, which decides as well.
     """
 
     version: Literal[1] = 1
@@ -122,6 +165,7 @@ class Request(Part):
     rate: float
     head_rate: float
     adapter_rate: float
+    shared: Digest | None
     known: Known
 
     @classmethod
@@ -132,6 +176,7 @@ class Request(Part):
             PlanError: ``plan_unknown``, the plan does not name the site.
             BudgetError: ``mechanism_unaccountable``.
         """
+        known = known.model_copy(update={"peers": _peers(plan, site, known)})
         own, privacy, how, training = plan.site(site), plan.privacy, plan.aggregation, plan.training
         private = privacy.mode != "off"
         return cls(
@@ -161,6 +206,7 @@ class Request(Part):
             rate=training.rate,
             head_rate=training.head_rate,
             adapter_rate=training.adapter_rate,
+            shared=plan.policy,
             known=known,
         )
 
@@ -181,10 +227,22 @@ class Request(Part):
         """The digest of the request's canonical bytes."""
         return canonical.digest_of(self.to_json())
 
-    def later(self, at: datetime) -> Request:
-        """The same request at another moment."""
-        known = self.known.model_copy(update={"at": instant(at)})
+    def later(self, at: datetime, peers: tuple[Peer, ...] = ()) -> Request:
+        """The same request at another moment, with what is known by then of the peers that are given."""
+        found = {(peer.name, peer.identity): peer for peer in peers}
+        peers = tuple(found.get((one.name, one.identity), one) for one in self.known.peers)
+        known = self.known.model_copy(update={"at": instant(at), "peers": peers})
         return Request(**{**{name: getattr(self, name) for name in type(self).model_fields}, "known": known})
+
+
+def _peers(plan: Plan, site: str, known: Known) -> tuple[Peer, ...]:
+    """What is known of exactly the keys that the plan names for the others, in the plan's order."""
+    found = {(peer.name, peer.identity): peer for peer in known.peers}
+    others = (party for party in (plan.lead, *plan.sites) if party.name != site)
+    return tuple(
+        found.get((party.name, party.identity)) or Peer(name=party.name, identity=party.identity)
+        for party in others
+    )
 
 
 def _cost(plan: Plan) -> float | None:

@@ -65,6 +65,38 @@ def _today(request: Request) -> str:
     return request.known.at[:10]
 
 
+@dataclass(frozen=True)
+class Stranger:
+    """Another party whose keys nobody compared here, and the authorities that vouch for them today."""
+
+    name: str
+    authorities: frozenset[str]
+
+    def __str__(self) -> str:
+        by = ", ".join(f"{digest[:19]}" for digest in sorted(self.authorities))
+        return f"{self.name} (signed by {by})" if by else f"{self.name} (not confirmed)"
+
+
+def _strangers(request: Request) -> tuple[Stranger, ...]:
+    today = _today(request)
+    return tuple(
+        Stranger(
+            peer.name,
+            frozenset(one.authority for one in peer.endorsed if one.begins <= today <= one.ends),
+        )
+        for peer in request.known.peers
+        if not peer.confirmed
+    )
+
+
+def _vouched(strangers: tuple[Stranger, ...], limit: tuple[str, ...]) -> bool:
+    return all(one.authorities & set(limit) for one in strangers)
+
+
+def _both(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({*a} & {*b}))
+
+
 def _running(request: Request) -> int | None:
     """Hours begun since the job was approved here."""
     granted = request.known.granted
@@ -83,6 +115,7 @@ _NEEDED = {
     "refuse": ("none",),
 }
 UNEXPIRED = Kind("documents", _documents_hold, _documents_meet)
+VOUCHED = Kind("signed by one of", _vouched, _both)
 SCANNED = ordered("action", *ACTIONS, holds=lambda value, limit: value in _NEEDED[limit])
 WATCHED = ordered("", "ignore", "warn", "refuse", holds=lambda _value, _limit: True)
 
@@ -91,6 +124,12 @@ RULES: tuple[Rule, ...] = (
     Rule("valid.ends", AT_MOST, "The policy holds to the end of {}.", _today),
     Rule("lead.consortia", ONE_OF, "Plans of these consortia are looked at: {}.", lambda r: r.consortium),
     Rule("lead.identities", ONE_OF, "Plans of leads with these keys are looked at: {}.", lambda r: r.lead),
+    Rule(
+        "roster.authorities",
+        VOUCHED,
+        "Keys of others that nobody compared here count if one of these authorities signed for them: {}.",
+        _strangers,
+    ),
     Rule("datasets.purposes", ONE_OF, "It may be used for: {}.", lambda r: r.purpose),
     Rule("datasets.epsilon", AT_MOST, "One job may spend epsilon {} at most.", lambda r: r.epsilon),
     Rule("datasets.jobs_per_day", AT_MOST, "{} jobs at most may be approved a day.", lambda r: r.known.jobs),

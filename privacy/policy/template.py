@@ -23,6 +23,11 @@ lead:
   consortia: any
   identities: any
 
+# Whose word counts for keys of other parties that nobody compared here: digests of authorities, from
+# `cloister authority show`. Without any, each key must be confirmed: `cloister site peers confirm`.
+roster:
+  authorities: []
+
 # "*" is for every dataset without a block of its own. Without "*", only those with a block may be used.
 datasets:
   "*":

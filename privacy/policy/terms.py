@@ -113,6 +113,15 @@ class Lead(Part):
     identities: Digests
 
 
+class RosterTerms(Part):
+    """Whose word counts for the keys of others that nobody compared here: digests of authorities.
+
+    There is no ``any``: everybody can make an authority.
+    """
+
+    authorities: Annotated[tuple[Digest, ...], Most, AfterValidator(_set)]
+
+
 class DatasetTerms(Part):
     """What one dataset may be used for.
 
@@ -224,6 +233,7 @@ class Policy(Part):
     version: Literal[1]
     valid: Valid
     lead: Lead
+    roster: RosterTerms
     datasets: dict[Literal["*"] | Name, DatasetTerms]
     privacy: PrivacyTerms
     aggregation: AggregationTerms

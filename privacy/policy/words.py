@@ -15,6 +15,7 @@ from cloister.privacy.policy.terms import EVERY, Policy
 _TITLES = {
     "valid": "When it holds",
     "lead": "Whose plans",
+    "roster": "Whose keys",
     "privacy": "Privacy",
     "aggregation": "How updates are added up",
     "models": "Models",
@@ -31,18 +32,19 @@ def explain(policy: Policy) -> Iterator[str]:
     """The lines of a policy in plain sentences. Whatever is not allowed by every one of them is refused."""
     for block, group in groupby(limits(policy), key=lambda pair: pair[0].path[0]):
         yield _TITLES[block]
-        yield from (f"  {_sentence(rule, limit)}" for rule, limit in group)
+        yield from (f"  {sentence(rule, limit)}" for rule, limit in group)
     for name, terms in sorted(policy.datasets.items()):
         yield "Any dataset that has no block of its own" if name == EVERY else f"The dataset {name}"
         for rule in RULES:
             if rule.path[0] == DATASETS:
-                yield f"  {_sentence(rule, getattr(terms, rule.path[1]))}"
+                yield f"  {sentence(rule, getattr(terms, rule.path[1]))}"
     if EVERY not in policy.datasets:
         yield "Any other dataset"
         yield "  It may not be used at all."
 
 
-def _sentence(rule: Rule, limit: Any) -> str:
+def sentence(rule: Rule, limit: Any) -> str:
+    """What a rule means with a limit."""
     words = {True: "yes", False: "no"}.get(limit) if isinstance(limit, bool) else None
     return rule.sentence.format(words or ("all that there are" if limit == ANY else shown(limit)))
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.privacy.errors import UpdateError
-from cloister.privacy.update import Delta, Encoded, Share, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 
 _WIRE = np.dtype("<i4")
 
@@ -106,13 +106,14 @@ def _fixed(scaled: NDArray[np.float64], weight: float, ring: Ring) -> bytes:
     return scaled.astype(_WIRE).tobytes()
 
 
-def residues(share: Share) -> Encoded:
-    """A share modulo 2^32; ``dp.grid`` states how seldom a sum of shares wraps around.
+def residues(share: Share | Surplus) -> Encoded:
+    """A share, or its surplus noise, modulo 2^32; ``dp.grid`` states how seldom a sum of shares wraps around.
 
     Formal guarantees:
         Reducing modulo 2^32 is post-processing of the sum, whatever it wraps.
     """
-    return Encoded(share.values.astype(np.uint32).astype(np.dtype("<u4")).tobytes(), share.mechanisms)
+    mechanisms = share.mechanisms if isinstance(share, Share) else ()
+    return Encoded(share.values.astype(np.uint32).astype(np.dtype("<u4")).tobytes(), mechanisms)
 
 
 class Pieces(Protocol):
@@ -146,6 +147,17 @@ class Sum:
         found._total = words.view(_WIRE)
         found.weight = weight
         return found
+
+    @classmethod
+    def single(cls, ring: Ring, pieces: Pieces, weight: float) -> Vector:
+        """One encoded update of a site with the public ``weight``, by itself: its delta, float32, (d,).
+
+        Raises:
+            UpdateError: as ``add``.
+        """
+        alone = cls(ring)
+        alone.add(pieces, weight)
+        return alone.mean()
 
     def add(self, pieces: Pieces, weight: float) -> None:
         """Adds one encoded update of a site with the public ``weight``.

@@ -30,6 +30,10 @@ the key of their mask. What the others opened by then are random masks.
 *Sum.* The server takes all PRG(b) and, for every missing d, the ± PRG(k_id) out of the sum of all y. What is
 left is the sum of x over U. The masks between members of U cancelled each other.
 
+*Surplus.* Where the plan takes surplus noise back (``surplus``), step 1 of a round adds up noise alone. A
+site masks it after it opened step 0, for the set that it signed there, and signs no other set: that sum is
+over the same survivors, or is not opened.
+
 There is one survivor set and one sum a round and step, and one attempt at it: a sum that failed after a site
 had signed is given up, and the next one has fresh samples and noise. Until then the same bytes may be sent
 again as often as needed, also by a site that comes late.
@@ -45,7 +49,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +145,7 @@ class SiteSums:
         survivors: the set that it signed in that sum's round and step; empty before.
         opened: whether it has opened its seed.
         sent: digest of the masked vector of that sum.
+        over: the only survivor set that the sum may have; empty where it is any.
     """
 
     terms: SumTerms
@@ -152,13 +157,14 @@ class SiteSums:
     survivors: tuple[str, ...] = ()
     opened: bool = False
     sent: str = ""
+    over: tuple[str, ...] = ()
 
     @property
     def me(self) -> str:
         """This site's name."""
         return self.identity.public.name
 
-    def mask(self, at: At, words: Words, seed: bytes) -> Masked:
+    def mask(self, at: At, words: Words, seed: bytes, over: tuple[str, ...] = ()) -> Masked:
         """Masks a vector in place.
 
         The same vector may be masked again before anything of its sum was signed: after a crash between
@@ -169,6 +175,7 @@ class SiteSums:
             at: the sum; later than every one before.
             words: x, uint32, shape (d,); holds y afterwards.
             seed: 32 bytes from the site's ratchet, used for nothing else.
+            over: the only survivor set that will be signed for this sum; empty for any.
 
         Raises:
             AggregationError: ``sum_over``, ``survivor_set_fixed``, ``model_differs``.
@@ -187,7 +194,26 @@ class SiteSums:
         if again and sent != self.sent:
             raise AggregationError("sum_over", f"Another vector of round {at.round} was masked before.")
         self.at, self.seed, self.survivors, self.opened, self.sent = at, seed, (), False, sent
+        self.over = over
         return self._masked(at, words, seed)
+
+    def surplus(self, at: At, survivors: tuple[str, ...]) -> None:
+        """Checks that this site may give its surplus noise in a sum, before it works any out.
+
+        Raises:
+            AggregationError: ``surplus_refused``: the sum is not the one that follows the step under way
+                here, that step was not opened here yet, or it had another survivor set.
+        """
+        now = self.at
+        again = now == at and self.over == survivors and bool(survivors)
+        follows = now is not None and self.opened and now.step == 0 and at == replace(now, step=1)
+        if not again and not (follows and survivors == self.survivors):
+            raise AggregationError(
+                "surplus_refused",
+                f"Surplus noise of round {at.round} was asked for before its sum was opened here, after it "
+                "was over, or for other survivors than signed.",
+                "Nothing was given; the lead goes on without it.",
+            )
 
     def admit(self, at: At) -> bool:
         """Whether a sum that may be masked now was masked before.
@@ -236,7 +262,7 @@ class SiteSums:
         """
         self._check_place(at)
         _check_survivors(self.terms, survivors, self.me)
-        if self.survivors and survivors != self.survivors:
+        if any(fixed and survivors != fixed for fixed in (self.survivors, self.over)):
             raise AggregationError(
                 "survivor_set_fixed", f"Another survivor set of round {at.round} was signed here before."
             )
@@ -319,6 +345,7 @@ class SiteSums:
             "survivors": list(self.survivors),
             "opened": self.opened,
             "sent": self.sent,
+            "over": list(self.over),
         }
 
     @classmethod
@@ -336,9 +363,12 @@ class SiteSums:
             seed, survivors = bytes.fromhex(value["seed"]), tuple(value["survivors"])
             keys = PairKeys.from_json(terms, identity.public.name, value["keys"])
             opened, sent = value["opened"], value["sent"]
+            over = tuple(value.get("over", ()))  # states of earlier releases have none
             sound = (
                 (value["v"], value["job"]) == (1, terms.job)
                 and survivors == tuple(name for name in terms.sites if name in survivors)
+                and over == tuple(name for name in terms.sites if name in over)
+                and survivors in ((), over or survivors)
                 and type(opened) is bool
                 and isinstance(sent, str)
                 and len(seed) == (0 if at is None else SEED)
@@ -348,7 +378,7 @@ class SiteSums:
             raise damaged from error
         if not sound:
             raise damaged
-        return cls(terms, identity, peers, keys, at, seed, survivors, opened, sent)
+        return cls(terms, identity, peers, keys, at, seed, survivors, opened, sent, over)
 
 
 def _is_vector(words: object, parameters: int) -> bool:

@@ -41,3 +41,11 @@ class Piece(_message.Message):
     refused: str
     number: int
     def __init__(self, data: _Optional[bytes] = ..., last: _Optional[bool] = ..., refused: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
+
+class Portion(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...

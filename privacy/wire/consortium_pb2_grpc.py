@@ -84,9 +84,44 @@ class ConsortiumStub:
                 request_serializer=consortium__pb2.Empty.SerializeToString,
                 response_deserializer=consortium__pb2.Notice.FromString,
                 _registered_method=True)
+        self.Endorse = channel.unary_unary(
+                '/cloister.Consortium/Endorse',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Empty.FromString,
+                _registered_method=True)
+        self.Endorsements = channel.unary_stream(
+                '/cloister.Consortium/Endorsements',
+                request_serializer=consortium__pb2.Empty.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
+        self.Policy = channel.unary_unary(
+                '/cloister.Consortium/Policy',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
         self.Withdraw = channel.unary_unary(
                 '/cloister.Consortium/Withdraw',
                 request_serializer=consortium__pb2.Signed.SerializeToString,
+                response_deserializer=consortium__pb2.Empty.FromString,
+                _registered_method=True)
+        self.Wanted = channel.unary_stream(
+                '/cloister.Consortium/Wanted',
+                request_serializer=consortium__pb2.Empty.SerializeToString,
+                response_deserializer=consortium__pb2.Notice.FromString,
+                _registered_method=True)
+        self.HandOver = channel.stream_unary(
+                '/cloister.Consortium/HandOver',
+                request_serializer=consortium__pb2.Portion.SerializeToString,
+                response_deserializer=consortium__pb2.Empty.FromString,
+                _registered_method=True)
+        self.Bundle = channel.unary_stream(
+                '/cloister.Consortium/Bundle',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
+                response_deserializer=consortium__pb2.Portion.FromString,
+                _registered_method=True)
+        self.Sign = channel.unary_unary(
+                '/cloister.Consortium/Sign',
+                request_serializer=consortium__pb2.Notice.SerializeToString,
                 response_deserializer=consortium__pb2.Empty.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
@@ -176,8 +211,58 @@ class ConsortiumServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Endorse(self, request, context):
+        """What an authority has signed for the calling site's own keys (privacy.wire.endorsement).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Endorsements(self, request, context):
+        """All such statements about members; each proves itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Policy(self, request, context):
+        """The consortium's policy of a digest, canonical: what a plan of the calling site names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Withdraw(self, request, context):
         """A site leaves a job, or the consortium.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wanted(self, request, context):
+        """What the lead wants of the calling site for the evidence of finished jobs: one notice for each such job
+        (privacy.wire.portions).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandOver(self, request_iterator, context):
+        """A site's part of the evidence of a job. Answered once it is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Bundle(self, request, context):
+        """The bundle that a notice of Wanted names, for the calling site to check: without the policies of others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sign(self, request, context):
+        """The calling site's signatures on a bundle's manifest, or the id of the reason why it does not sign.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,9 +336,44 @@ def add_ConsortiumServicer_to_server(servicer, server):
                     request_deserializer=consortium__pb2.Empty.FromString,
                     response_serializer=consortium__pb2.Notice.SerializeToString,
             ),
+            'Endorse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Endorse,
+                    request_deserializer=consortium__pb2.Notice.FromString,
+                    response_serializer=consortium__pb2.Empty.SerializeToString,
+            ),
+            'Endorsements': grpc.unary_stream_rpc_method_handler(
+                    servicer.Endorsements,
+                    request_deserializer=consortium__pb2.Empty.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'Policy': grpc.unary_unary_rpc_method_handler(
+                    servicer.Policy,
+                    request_deserializer=consortium__pb2.Notice.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
             'Withdraw': grpc.unary_unary_rpc_method_handler(
                     servicer.Withdraw,
                     request_deserializer=consortium__pb2.Signed.FromString,
+                    response_serializer=consortium__pb2.Empty.SerializeToString,
+            ),
+            'Wanted': grpc.unary_stream_rpc_method_handler(
+                    servicer.Wanted,
+                    request_deserializer=consortium__pb2.Empty.FromString,
+                    response_serializer=consortium__pb2.Notice.SerializeToString,
+            ),
+            'HandOver': grpc.stream_unary_rpc_method_handler(
+                    servicer.HandOver,
+                    request_deserializer=consortium__pb2.Portion.FromString,
+                    response_serializer=consortium__pb2.Empty.SerializeToString,
+            ),
+            'Bundle': grpc.unary_stream_rpc_method_handler(
+                    servicer.Bundle,
+                    request_deserializer=consortium__pb2.Notice.FromString,
+                    response_serializer=consortium__pb2.Portion.SerializeToString,
+            ),
+            'Sign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sign,
+                    request_deserializer=consortium__pb2.Notice.FromString,
                     response_serializer=consortium__pb2.Empty.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
@@ -548,6 +668,87 @@ class Consortium:
             _registered_method=True)
 
     @staticmethod
+    def Endorse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Endorse',
+            consortium__pb2.Notice.SerializeToString,
+            consortium__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Endorsements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.Consortium/Endorsements',
+            consortium__pb2.Empty.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Policy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Policy',
+            consortium__pb2.Notice.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Withdraw(request,
             target,
             options=(),
@@ -563,6 +764,114 @@ class Consortium:
             target,
             '/cloister.Consortium/Withdraw',
             consortium__pb2.Signed.SerializeToString,
+            consortium__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wanted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.Consortium/Wanted',
+            consortium__pb2.Empty.SerializeToString,
+            consortium__pb2.Notice.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandOver(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/cloister.Consortium/HandOver',
+            consortium__pb2.Portion.SerializeToString,
+            consortium__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Bundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.Consortium/Bundle',
+            consortium__pb2.Notice.SerializeToString,
+            consortium__pb2.Portion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.Consortium/Sign',
+            consortium__pb2.Notice.SerializeToString,
             consortium__pb2.Empty.FromString,
             options,
             channel_credentials,

@@ -20,6 +20,10 @@ class ConsortiumServicer:
     def Proposals(self, request: pb.Empty, context: Any) -> Iterator[pb.Signed]: ...  # noqa: N802
     def Decide(self, request: pb.Signed, context: Any) -> pb.Empty: ...  # noqa: N802
     def Status(self, request: pb.Empty, context: Any) -> pb.Notice: ...  # noqa: N802
+    def Wanted(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]: ...  # noqa: N802
+    def HandOver(self, request_iterator: Iterator[pb.Portion], context: Any) -> pb.Empty: ...  # noqa: N802
+    def Bundle(self, request: pb.Notice, context: Any) -> Iterator[pb.Portion]: ...  # noqa: N802
+    def Sign(self, request: pb.Notice, context: Any) -> pb.Empty: ...  # noqa: N802
     def Watch(self, request: pb.Empty, context: Any) -> Iterator[pb.Notice]: ...  # noqa: N802
     def Exchange(self, request_iterator: Iterator[pb.Piece], context: Any) -> Iterator[pb.Piece]: ...  # noqa: N802
 

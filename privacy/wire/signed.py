@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from cloister.privacy.errors import ChannelError
-from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
+from cloister.privacy.identity import Signature, Signer, verify_both
 
 _FIELDS = {"content", "ed25519", "mldsa65"}
 
@@ -30,6 +30,14 @@ class Message(Protocol):
         ...
 
 
+class Writer(Protocol):
+    """Whoever signs: a party, or an authority."""
+
+    def sign(self, message: bytes, context: str) -> Signature:
+        """Both signatures over a message, for one context."""
+        ...
+
+
 @dataclass(frozen=True)
 class Signed:
     """Content and signatures; not verified before ``open``."""
@@ -38,17 +46,17 @@ class Signed:
     signature: Signature
 
     @classmethod
-    def make(cls, content: bytes, party: PrivateIdentity, context: str) -> Self:
+    def make(cls, content: bytes, party: Writer, context: str) -> Self:
         """Signs a content."""
         return cls(content, party.sign(content, context))
 
-    def open(self, party: PublicIdentity, context: str) -> bytes:
+    def open(self, party: Signer, context: str) -> bytes:
         """The content, once both signatures of ``party`` are verified.
 
         Raises:
             ChannelError: ``signature_invalid``.
         """
-        party.verify(self.content, self.signature, context)
+        verify_both(party, self.content, self.signature, context)
         return self.content
 
     @classmethod

@@ -16,7 +16,11 @@ kind                from -> to    content
 ``opened``          site -> lead  the site's seed, and its keys with missing sites
 ``recover``         lead -> site  encrypted shares that lost survivors gave this site
 ``shares``          site -> lead  the same shares, opened
+``surplus``         lead -> site  the survivor set of an opened step; step 1 of its round begins
 ==================  ============  ==================================================================
+
+Step 1 of a round is the sum of surplus noise (``secagg.surplus``): a site answers ``surplus`` with a
+``masked``, and ``survive`` to ``shares`` go on as ever.
 
 All is canonical JSON but the masked words. Whatever is malformed is a ``ChannelError``.
 """
@@ -41,9 +45,26 @@ MASKED = "masked"
 SURVIVE, SIGNED = "survive", "signed"
 OPEN, OPENED = "open", "opened"
 RECOVER, SHARES = "recover", "shares"
+SURPLUS = "surplus"
 
-ASKED = frozenset({INTRODUCE, AGREE, ADOPT, SURVIVE, OPEN, RECOVER})
+ASKED = frozenset({INTRODUCE, AGREE, ADOPT, SURVIVE, OPEN, RECOVER, SURPLUS})
 """What a lead may ask of a site, beside a task and the end."""
+
+STEPS = {SURVIVE: (0, 1), OPEN: (0, 1), RECOVER: (0, 1), SURPLUS: (1,)}
+"""In which steps of a round these may be asked; anything else in step 0 alone."""
+
+
+def step_of(kind: str, said: int, *, surplus: bool) -> int:
+    """The step that an envelope of a kind may be about, given what it says.
+
+    Args:
+        kind: of the envelope, or of what it answers.
+        said: the step in its header.
+        surplus: whether the plan takes surplus noise back; without it a round has one step.
+    """
+    steps = STEPS.get(kind, (0,)) if surplus else (0,)
+    return said if said in steps else steps[0]
+
 
 _WORD = np.dtype("<u4")
 _WHOLE = 32

@@ -2,17 +2,28 @@
 
 A consortium is made and a plan approved by real processes; before its first round the lead dies and all of it
 is copied. One copy runs undisturbed. In the other a site, the lead or Flower's server is killed (SIGKILL) at
-one point after the other and started again. Both have the same keys and the same ratchets, so they must come
-to the same model bit for bit, the same epsilon and the same rows in every ledger.
+one point after the other and started again, or the network between lead and sites is cut for a while. Both
+have the same keys and the same ratchets, so they must come to the same model bit for bit, the same epsilon
+and the same rows in every ledger.
+
+    python -m cloister.simulations.bench.faults FOLDER MODEL [POINT ...]
+
+does it in a network namespace of its own (``wire.isolation``), where a cable can be cut; all points if none
+is named.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +37,8 @@ from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job, Jobs
 from cloister.server.proposal import Terms
 from cloister.simulations import demo, generator
-from cloister.simulations.bench.points import BEGUN, FLOWER, LEAD, POINTS, SITE, Point
+from cloister.simulations.bench import wire
+from cloister.simulations.bench.points import BEGUN, CABLE, FLOWER, LEAD, POINTS, SITE, Point
 from cloister.simulations.bench.result import Limit, Result, spread
 from cloister.simulations.processes import Troupe
 from cloister.simulations.stage import Stage
@@ -75,9 +87,9 @@ class End:
 class Actors(Troupe):
     """The processes of one copy, all of which can be struck."""
 
-    def __init__(self, place: Path, model: str) -> None:
+    def __init__(self, place: Path, model: str, prefix: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self._place, self._model = place, model
+        self._place, self._model, self._prefix = place, model, prefix
         (place / "faults").mkdir(exist_ok=True)
 
     def command(self, name: str, arguments: list[str]) -> list[str]:
@@ -85,7 +97,8 @@ class Actors(Troupe):
         where = arguments[arguments.index("--dir") + 1]
         module = "cloister.simulations.bench.faulty"
         faults = ["--faults", str(self._place / "faults"), "--model", self._model]
-        return [sys.executable, "-m", module, name, "--dir", where, *faults]
+        prefix = () if name == LEAD else self._prefix
+        return [*prefix, sys.executable, "-m", module, name, "--dir", where, *faults]
 
     def begin(self, name: str) -> None:
         """Starts the lead or a site of the copy."""
@@ -107,10 +120,46 @@ class Actors(Troupe):
 
 
 def run(model: str = DEFAULT, points: Sequence[Point] = POINTS) -> Result:
-    """Kills at every point and compares with the run that nobody disturbed."""
+    """Strikes at every point and compares with the run that nobody disturbed."""
     with tempfile.TemporaryDirectory(prefix="cloister-faults-") as scratch:
-        struck, calm, disturbed = compare(Path(scratch), model, points)
-    return Result("faults", figures(struck, calm, disturbed), LIMITS)
+        struck, found = apart(Path(scratch), model, points)
+    print(table(struck), file=sys.stderr)
+    return Result("faults", found, LIMITS)
+
+
+def apart(place: Path, model: str, points: Sequence[Point]) -> tuple[list[Struck], dict[str, float]]:
+    """``compare`` in a network namespace of its own: what came of every point, and the figures.
+
+    Where no namespace can be made, the points that cut the cable are left out, and ``cabled`` is 0.
+
+    Raises:
+        RoundError: ``site_failed``, with the last words of the process.
+    """
+    isolation = wire.isolation()
+    able = [point for point in points if isolation or point.victim != CABLE]
+    module = [sys.executable, "-m", "cloister.simulations.bench.faults", str(place), model]
+    done = subprocess.run(
+        [*isolation, *module, *(point.name for point in able)], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        raise RoundError(
+            "site_failed", f"The benchmark of faults failed: {words[-1] if words else 'no word'}"
+        )
+    said = json.loads(done.stdout.splitlines()[-1])
+    struck = [Struck(point, seconds) for point, seconds in zip(able, said["seconds"], strict=True)]
+    return struck, {**said["figures"], "cabled": float(bool(isolation))}
+
+
+def main(arguments: list[str]) -> None:
+    """Compares once and prints one JSON object. When it is told to end, its processes end as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    place, model, *names = arguments
+    points = [point for point in POINTS if not names or point.name in names]
+    struck, calm, disturbed = compare(Path(place), model, points, cabled=bool(wire.isolation()))
+    seconds = {each.point: each.seconds for each in struck}
+    found = {"seconds": [seconds[point] for point in points], "figures": figures(struck, calm, disturbed)}
+    print(json.dumps(found))
 
 
 def figures(struck: Sequence[Struck], calm: End, disturbed: End) -> dict[str, float]:
@@ -134,30 +183,43 @@ def differences(calm: Sequence[object], disturbed: Sequence[object]) -> int:
     return sum(calm[k : k + 1] != disturbed[k : k + 1] for k in range(longer))
 
 
-def compare(place: Path, model: str, points: Sequence[Point]) -> tuple[list[Struck], End, End]:
+def compare(
+    place: Path, model: str, points: Sequence[Point], *, cabled: bool = False
+) -> tuple[list[Struck], End, End]:
     """What came of every point, and how the undisturbed and the disturbed copy of one job ended.
+
+    Args:
+        place: an empty folder.
+        model: a base model's folder or name.
+        points: where to strike.
+        cabled: whether this process has a network namespace of its own: the sites then stand at the other end
+            of a cable.
 
     Raises:
         RoundError: a point was never reached, a process did not start again, or a job failed.
     """
     base = place / "base"
-    prepare(base, model, sum(point.phase == "round" for point in points))
-    calm, disturbed = (Path(shutil.copytree(base, place / name)) for name in ("calm", "disturbed"))
-    with Actors(calm, model) as actors:
-        for name in (LEAD, *SITES):
-            actors.begin(name)
-        _wait(lambda: _over(calm), 1800.0, "the undisturbed job", actors.check)
-    with Actors(disturbed, model) as actors:
-        struck = disturb(disturbed, actors, points)
+    laid: AbstractContextManager[wire.Cable | None] = wire.cable() if cabled else contextlib.nullcontext()
+    with laid as cable:
+        prefix = cable.prefix if cable else ()
+        prepare(base, model, sum(point.phase == "round" for point in points), prefix)
+        calm, disturbed = (Path(shutil.copytree(base, place / name)) for name in ("calm", "disturbed"))
+        with Actors(calm, model, prefix) as actors:
+            for name in (LEAD, *SITES):
+                actors.begin(name)
+            _wait(lambda: _over(calm), 1800.0, "the undisturbed job", actors.check)
+        with Actors(disturbed, model, prefix) as actors:
+            struck = disturb(disturbed, actors, points)
     return struck, end(calm), end(disturbed)
 
 
-def prepare(base: Path, model: str, points: int) -> None:
+def prepare(base: Path, model: str, points: int, prefix: tuple[str, ...]) -> None:
     """A consortium whose plan, with rounds for so many points, everybody approved; nobody runs any more."""
     base.mkdir()
     play, terms = _stage(), _terms(points)
-    wanted = demo.Demo(base, play, replace(terms, labels=play.labels), model)
-    with Actors(base, model) as actors:
+    host = wire.LEAD if prefix else "127.0.0.1"
+    wanted = demo.Demo(base, play, replace(terms, labels=play.labels), model, host)
+    with Actors(base, model, prefix) as actors:
         actors.arm(BEGUN)
         cast = demo.assemble(wanted, actors, lambda _: None)
         job, _ = demo.propose(wanted, cast)
@@ -189,8 +251,8 @@ def disturb(place: Path, actors: Actors, points: Sequence[Point]) -> list[Struck
 
 
 def _went_on(place: Path, actors: Actors, point: Point, after: Point | None, closed: int) -> bool:
-    """Whether the protocol has gone on since a point: what was under way when Flower died does not count."""
-    if _over(place) or _closed(place) > closed + (point.victim == FLOWER):
+    """Whether the protocol has gone on since a point: what was under way when others died does not count."""
+    if _over(place) or _closed(place) > closed + (point.victim in (FLOWER, CABLE)):
         return True
     return point.phase != "round" and after is not None and actors.struck(after)
 
@@ -277,3 +339,7 @@ def _wait(
         if time.monotonic() > deadline:
             raise RoundError("deadline", f"Waited {seconds:.0f} seconds for {what} in vain.")
         time.sleep(_LOOK_S)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

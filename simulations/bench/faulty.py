@@ -1,8 +1,8 @@
 """``cloister site up`` or ``lead up`` that dies at an agreed point: for the benchmark of faults only.
 
 The program runs the product's own classes. It wraps the functions that ``points`` names, and before or after
-one of them, once, it sends itself or Flower's process SIGKILL: when a file says that this point is due. The
-lead waits for a site that is away as long as a restart may take.
+one of them, once, when a file says that this point is due, it sends itself or Flower's process SIGKILL, or
+cuts the cable. The lead waits for a site that is away as long as a restart may take.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 import psutil
 
-from cloister.simulations.bench.points import BEGUN, FLOWER, POINTS, Point
+from cloister.simulations.bench import wire
+from cloister.simulations.bench.points import BEGUN, CABLE, FLOWER, POINTS, Point
 
-PATIENCE_S = 300.0
+PATIENCE_S, CUT_S = 300.0, 20.0
 
 
 class Armed:
@@ -30,20 +31,22 @@ class Armed:
         self._due, self._struck = folder / f"{role}.due", folder / f"{role}.struck"
 
     def strike(self, point: Point) -> None:
-        """Kills the point's victim if the point is due."""
+        """Kills the point's victim, or cuts the cable, if the point is due."""
         try:
             due = self._due.read_text()
         except FileNotFoundError:
             return
         if due != point.name:
             return
+        if point.victim == CABLE:
+            wire.cut(CUT_S)
         self._due.replace(self._struck)
         if point.victim == FLOWER:
             for child in psutil.Process().children(recursive=True):
                 if "cloister.server.superlink" in child.cmdline():
                     child.kill()
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
+        elif point.victim == point.role:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wrap(role: str, armed: Armed) -> None:

@@ -6,8 +6,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SITE, LEAD, FLOWER = "north", "lead", "flower"
-"""The site that dies, the lead's own process, and that of Flower's server beneath it."""
+SITE, LEAD, FLOWER, CABLE = "north", "lead", "flower", "cable"
+"""The site that dies, the lead's own process, that of Flower's server beneath it, and the network between."""
 
 Phase = Literal["start", "round", "end"]
 
@@ -21,7 +21,7 @@ class Point:
         role: whose code it is in.
         target: ``module:Class.method`` below ``cloister``, or ``module:function``.
         when: before the call, or after it.
-        victim: who dies there.
+        victim: who dies there; the cable is whole again after a while, and nobody starts anew.
     """
 
     phase: Phase
@@ -33,7 +33,11 @@ class Point:
     @property
     def name(self) -> str:
         """What the table calls it."""
-        whom = "" if self.victim == self.role else f" ({self.victim} dies)"
+        whom = (
+            ""
+            if self.victim == self.role
+            else f" ({self.victim} {'cut' if self.victim == CABLE else 'dies'})"
+        )
         return f"{self.role}: {self.when} {self.target.partition(':')[2]}{whom}"
 
     def owner(self) -> tuple[Any, str]:
@@ -52,6 +56,10 @@ def _both(phase: Phase, role: str, *targets: str) -> tuple[Point, ...]:
 
 def _flower(*targets: str) -> tuple[Point, ...]:
     return tuple(Point("round", LEAD, target, "before", FLOWER) for target in targets)
+
+
+def _cut(role: str, *targets: str) -> tuple[Point, ...]:
+    return tuple(Point("round", role, target, "before", CABLE) for target in targets)
 
 
 _SUMS, _PART = "client.sums:SecureSums", "client.participation:Participant"
@@ -75,9 +83,12 @@ POINTS: tuple[Point, ...] = (
     *_both("round", LEAD, "server.checkpoint:Checkpoint.save", "server.versions:Versions.keep"),
     *_both("round", LEAD, "privacy.evidence.log:EventLog.append"),
     *_flower("server.post:Post.send", f"{_RUN}._take", "server.sums:Adding.open", f"{_RUN}._closed"),
-    *_both("end", LEAD, f"{_RUN}._finish"),
+    *_cut(SITE, f"{_PART}._task", "client.node:Node.push", f"{_SUMS}.sign", f"{_SUMS}.open"),
+    *_cut(LEAD, "server.post:Post.send", f"{_RUN}._take", "server.sums:Adding.open", f"{_RUN}._closed"),
+    Point("end", LEAD, f"{_RUN}._finish", "before", LEAD),
     *_both("end", SITE, f"{_LEARNER}.release", f"{_PART}._conclude", f"{_SUMS}.finish"),
     *_both("end", SITE, "client.jobs:Job.close"),
+    Point("end", LEAD, f"{_RUN}._finish", "after", LEAD),  # sites that have the final model are asked no more
     *_both("end", LEAD, f"{_LEAD}._finish"),
 )
 

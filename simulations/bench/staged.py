@@ -125,10 +125,10 @@ def staged(
     lead = PrivateIdentity.generate("lead", "lead")
     names = [f"site-{number:02}" for number in range(1, sites + 1)]
     parties = {name: PrivateIdentity.generate(name, "site") for name in names}
-    plan = _plan(lead, parties, rounds)
+    plan = planned(lead, parties, rounds)
     everybody = {"lead": lead, **parties}
     logs = {name: EventLog.open(folder / name, key, clock=clock) for name, key in everybody.items()}
-    play = _Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed, sampler=sampler)
+    play = Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed, sampler=sampler)
     play.meet()
     play.approve()
     model = made_up("model", 0)
@@ -138,13 +138,16 @@ def staged(
     return play.staged
 
 
-def _plan(lead: PrivateIdentity, parties: dict[str, PrivateIdentity], rounds: int) -> Plan:
-    roster = Roster("staged", (lead.public, *(site.public for site in parties.values())))
+def planned(
+    lead: PrivateIdentity, parties: dict[str, PrivateIdentity], rounds: int, consortium: str = "staged"
+) -> Plan:
+    """The plan of a staged job."""
+    roster = Roster(consortium, (lead.public, *(site.public for site in parties.values())))
     code = made_up("code")
     sigma = noise_multiplier(_EPSILON, _DELTA, _RATE, rounds * _STEPS)
     value: dict[str, Any] = {
         "version": 1,
-        "consortium": "staged",
+        "consortium": consortium,
         "purpose": "a job that never ran",
         "nonce": hashlib.sha256(b"staged").hexdigest()[:32],
         "roster": roster.digest(),
@@ -201,7 +204,7 @@ def _plan(lead: PrivateIdentity, parties: dict[str, PrivateIdentity], rounds: in
     return Plan.from_bytes(canonical.encode(value))
 
 
-class _Play:
+class Play:
     """Writes what the parties of a job would write."""
 
     def __init__(self, job: Staged, folder: Path, *, witnessed: bool, sampler: str) -> None:

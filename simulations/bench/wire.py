@@ -84,6 +84,15 @@ def cable() -> Iterator[Cable]:
         keeper.wait()
 
 
+def cut(seconds: float) -> None:
+    """Takes the cable down at this process's end; it is up again after some seconds, whoever lives then."""
+    here = Path("/proc/self/net/dev").read_text()  # of this namespace, which /sys need not be
+    name = next(name for name in (_CABLE, _FAR) if f"{name}:" in here)
+    _ip("link", "set", name, "down")
+    again = f"sleep {seconds}; exec ip link set {name} up"
+    subprocess.Popen(["sh", "-c", again], start_new_session=True)  # noqa: S607  # our own words
+
+
 def _await_namespace(process: int) -> None:
     own, deadline = Path("/proc/self/ns/net").readlink(), time.monotonic() + _START_S
     while Path(f"/proc/{process}/ns/net").readlink() == own:

@@ -8,8 +8,8 @@ from pathlib import Path
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.privacy.dp.events import GaussianSteps
-from cloister.simulations.engine.methods import ATTEMPT, Account
 from cloister.simulations.engine.plans import DATASET, Promise
+from cloister.simulations.engine.rounds import ATTEMPT, Account
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import UpdateError
 from cloister.privacy.layout import Layout, Placement, layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Clipped, Delta, Share, Vector
+from cloister.privacy.update import Clipped, Delta, Share, Surplus, Vector
 from cloister.simulations.engine.holding import Holding
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -147,8 +147,16 @@ class Head:
             UpdateError: ``update_not_finite``.
         """
         rows = self._sampled(rate, entropy, at, 1)
-        stream = entropy.stream("noise", round=at.round, step=1, attempt=at.attempt, model=at.model)
-        return joint.share(self.clipped(start, grid.bound, rows), grid, rate, stream)
+        return joint.share(self.clipped(start, grid.bound, rows), grid, rate, _streams(entropy, at))
+
+    @staticmethod
+    def surplus(grid: Grid, survivors: int, entropy: Entropy, at: Moment) -> Surplus:
+        """What of this site's noise at a moment a sum over so many survivors does not need.
+
+        Formal guarantees:
+            Those of ``dp.joint.surplus``.
+        """
+        return joint.surplus(grid.parameters, grid, survivors, _streams(entropy, at))
 
     def clipped(self, model: Vector, bound: float, rows: Indices | None = None) -> Clipped:
         """The sum of the gradients of all units with these rows, each cut to ``bound``: float64, shape (d,).
@@ -193,6 +201,11 @@ class Head:
             return None
         stream = entropy.stream("sampling", round=at.round, step=step, attempt=at.attempt, model=at.model)
         return self.holding.rows_of(sampling.poisson(self.holding.number_of_units, rate, stream))
+
+
+def _streams(entropy: Entropy, at: Moment) -> joint.Streams:
+    """The key streams of a joint step."""
+    return lambda purpose: entropy.stream(purpose, round=at.round, step=1, attempt=at.attempt, model=at.model)
 
 
 def matrix(model: Vector, classes: int) -> Floats:

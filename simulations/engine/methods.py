@@ -7,7 +7,7 @@ one private descent of all sites together (``privacy.dp.joint``); ``Analytic`` o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,37 +16,17 @@ from cloister.privacy import canonical
 from cloister.privacy.analytic.lift import Lift
 from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear, noise_ridge, solve
-from cloister.privacy.descent import Descent
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.secagg.encoding import Sum, encode, residues
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Vector
+from cloister.privacy.update import Delta, Share, Surplus, Vector
 from cloister.privacy.wire import messages
+from cloister.simulations.engine import rounds
 from cloister.simulations.engine.head import Head, Moment, Steps, head_layout
 from cloister.simulations.engine.holding import Holding
+from cloister.simulations.engine.rounds import ATTEMPT, FREE, Account, Seat, Trained
 from cloister.simulations.engine.sums import Sums
-
-ATTEMPT = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Account:
-    """Where a site's costs go before anything leaves, and what they came to once a sum was opened.
-
-    Attributes:
-        reserve: called with the round and what it may cost.
-        settle: called with the round and what it came to.
-    """
-
-    reserve: Callable[[int, GaussianSteps], None] = lambda _round, _mechanism: None
-    settle: Callable[[int, GaussianSteps], None] = lambda _round, _mechanism: None
-
-
-FREE = Account()
-"""Keeps no account: for searches on validation data, which a real consortium would have to charge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,74 +48,48 @@ Members = Mapping[str, Member]
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A model and what it took.
+class HeadLearner:
+    """Trains a head as a plan says.
 
     Attributes:
-        model: float32, shape (d,).
-        bytes_up: what one site sent, encoded, before it was sealed and signed.
-        sums: how many secure sums were opened.
+        head: the site's rows.
+        steps: of a round.
+        plan: the plan.
     """
 
-    model: Vector
-    bytes_up: int
-    sums: int
+    head: Head
+    steps: Steps
+    plan: Plan
+
+    @classmethod
+    def of(cls, plan: Plan, name: str, holding: Holding) -> HeadLearner:
+        """The learner of one site of a plan."""
+        head = Head.of(holding, len(plan.task.labels))
+        return cls(head, Steps.of(plan, plan.site(name).units.low), plan)
+
+    def train(self, model: Vector, entropy: Entropy, at: Moment) -> Delta:
+        """See ``rounds.Learner``."""
+        return self.head.train(model, self.steps, entropy, at)
+
+    def share(self, model: Vector, entropy: Entropy, at: Moment) -> Share:
+        """See ``rounds.Learner``."""
+        return self.head.share(model, self.plan.grid, self.plan.training.rate, entropy, at)
+
+    def surplus(self, survivors: int, entropy: Entropy, at: Moment) -> Surplus:
+        """See ``rounds.Learner``."""
+        return self.head.surplus(self.plan.grid, survivors, entropy, at)
 
 
 def joint(plan: Plan, members: Members, sums: Sums) -> Trained:
-    """A joint job: every round one step, one opened sum.
-
-    Raises:
-        UpdateError, AggregationError, BudgetError: as each part does.
-    """
-    descent, heads = Descent.of(plan, _layout(plan, members)), _heads(plan, members)
-    model = np.zeros(plan.adapter.parameters, dtype=np.float32)
-    before, sent = np.zeros_like(model), 0
-    for number in range(1, plan.training.rounds + 1):
-        at = At(number, 0, ATTEMPT, messages.model_digest(model))
-        words = {}
-        for name, member in members.items():
-            member.account.reserve(
-                number, plan.grid.event(plan.training.rate, 1, plan.grid.n_min - plan.grid.t)
-            )
-            member.entropy.advance(number)
-            moment = Moment(number, ATTEMPT, at.model)
-            share = heads[name].share(model, plan.grid, plan.training.rate, member.entropy, moment)
-            words[name] = residues(share).content
-        opened = sums.open(at, words)
-        known = plan.grid.event(plan.training.rate, 1, len(opened.survivors) - plan.grid.t)
-        for name in opened.survivors:
-            members[name].account.settle(number, known)
-        before = descent.change(before, opened.words, opened.survivors)
-        model, sent = model + before, sent + len(words[opened.survivors[0]])
-    return Trained(model, sent, plan.training.rounds)
+    """A joint job on heads; see ``rounds.joint``."""
+    inputs = next(iter(members.values())).holding.features.shape[1]
+    order = head_layout(inputs, len(plan.task.labels))
+    return rounds.joint(plan, order, _seats(plan, members), sums, _zero(plan))
 
 
 def local(plan: Plan, members: Members, sums: Sums) -> Trained:
-    """Federated averaging, with every site's own noise where the plan is private.
-
-    Raises:
-        UpdateError, AggregationError, BudgetError: as each part does.
-    """
-    heads = _heads(plan, members)
-    model, sent = np.zeros(plan.adapter.parameters, dtype=np.float32), 0
-    for number in range(1, plan.training.rounds + 1):
-        at = At(number, 0, ATTEMPT, messages.model_digest(model))
-        words = {}
-        for name, member in members.items():
-            if plan.round_mechanism:
-                member.account.reserve(number, plan.round_mechanism)
-            member.entropy.advance(number)
-            how = Steps.of(plan, plan.site(name).units.low)
-            delta = heads[name].train(model, how, member.entropy, Moment(number, ATTEMPT, at.model))
-            words[name] = encode(delta, plan.weight(name), plan.ring).content
-            for mechanism in delta.mechanisms:
-                member.account.settle(number, mechanism)
-        opened = sums.open(at, words)
-        weight = sum(plan.weight(name) for name in opened.survivors)
-        model = model + Sum.of(plan.ring, opened.words, weight).mean()
-        sent += len(words[opened.survivors[0]])
-    return Trained(model, sent, plan.training.rounds)
+    """Federated averaging of heads; see ``rounds.local``."""
+    return rounds.local(plan, _seats(plan, members), sums, _zero(plan))
 
 
 def alone(holding: Holding, classes: int, how: Steps, entropy: Entropy) -> Vector:
@@ -190,21 +144,23 @@ class Analytic:
         Raises:
             UpdateError, AggregationError, BudgetError: as each part does.
         """
-        at, release, words = At(1, 0, ATTEMPT, self.digest), self.release, {}
+        at, release = At(1, 0, ATTEMPT, self.digest), self.release
+        opened = sums.open(at, self._sent(members, at))
+        for name in opened.survivors:
+            if release.mechanism:
+                members[name].account.settle(1, self._known(len(opened.survivors)))
+        return self.solved(release.decoded(opened.words))
+
+    def _sent(self, members: Members, at: At) -> Iterator[tuple[str, bytes]]:
+        release = self.release
         for name, member in members.items():
             if release.mechanism:
                 member.account.reserve(1, release.mechanism)
             member.entropy.advance(1)
             stream = member.entropy.stream("noise", round=1, step=1, attempt=ATTEMPT, model=at.model)
             held = member.holding
-            words[name] = release.encoded(
-                self.lift.rows(held.features), held.labels, held.units, stream
-            ).content
-        opened = sums.open(at, words)
-        for name in opened.survivors:
-            if release.mechanism:
-                members[name].account.settle(1, self._known(len(opened.survivors)))
-        return self.solved(release.decoded(opened.words))
+            rows = self.lift.rows(held.features)
+            yield name, release.encoded(rows, held.labels, held.units, stream).content
 
     def _known(self, survivors: int) -> GaussianSteps:
         release = self.release
@@ -223,10 +179,13 @@ class Analytic:
         return model.accuracy(self.lift.rows(test.features), test.labels)
 
 
-def _heads(plan: Plan, members: Members) -> dict[str, Head]:
-    return {name: Head.of(member.holding, len(plan.task.labels)) for name, member in members.items()}
+def _zero(plan: Plan) -> Vector:
+    """Where a head starts."""
+    return np.zeros(plan.adapter.parameters, dtype=np.float32)
 
 
-def _layout(plan: Plan, members: Members) -> Layout:
-    inputs = next(iter(members.values())).holding.features.shape[1]
-    return head_layout(inputs, len(plan.task.labels))
+def _seats(plan: Plan, members: Members) -> dict[str, Seat]:
+    return {
+        name: Seat(HeadLearner.of(plan, name, member.holding), member.entropy, member.account)
+        for name, member in members.items()
+    }

@@ -75,12 +75,14 @@ class Parties:
         labels: the classes.
         base: what the features come from: a name and a digest.
         colluding: how many sites may put together what they know.
+        surplus: whether joint steps take surplus noise back; an analytic round never does.
     """
 
     holdings: Mapping[str, Holding]
     labels: tuple[str, ...]
     base: tuple[str, str]
     colluding: int = 1
+    surplus: bool = False
     identities: dict[str, PrivateIdentity] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,11 +159,15 @@ class Parties:
                 momentum=course.momentum,
             ),
             privacy=_privacy(promise, course, self.unit),
-            aggregation=self.aggregation(),
+            aggregation=self.aggregation(steps=promise.mode == "joint"),
         )
 
-    def aggregation(self) -> Aggregation:
-        """How sums are opened: all sites but one must be there, or more where that would be too few."""
+    def aggregation(self, *, steps: bool = False) -> Aggregation:
+        """How sums are opened: all sites but one must be there, or more where that would be too few.
+
+        Args:
+            steps: whether they are joint steps.
+        """
         least = SumTerms.least_threshold(len(self.holdings), self.colluding)
         return Aggregation(
             secure=True,
@@ -169,6 +175,7 @@ class Parties:
             range=_RANGE,
             threshold=least,
             colluding=self.colluding,
+            surplus=True if steps and self.surplus else None,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -36,12 +36,13 @@ class Opened:
 class Sums(Protocol):
     """Opens the sum of the sites' words."""
 
-    def open(self, at: At, words: Mapping[str, bytes]) -> Opened:
+    def open(self, at: At, words: Iterable[tuple[str, bytes]], *, over: tuple[str, ...] = ()) -> Opened:
         """The sum over those who sent something.
 
         Args:
             at: which sum it is; each is asked for once.
-            words: site -> its encoded vector, little-endian words of 32 bits.
+            words: sites, each with its encoded vector of little-endian words of 32 bits; one after the other.
+            over: for surplus noise, the survivors of the sum that it is in; empty for any sum.
         """
         ...
 
@@ -56,13 +57,14 @@ class OpenSums:
 
     sites: tuple[str, ...]
 
-    def open(self, at: At, words: Mapping[str, bytes]) -> Opened:  # noqa: ARG002
+    def open(self, at: At, words: Iterable[tuple[str, bytes]], *, over: tuple[str, ...] = ()) -> Opened:  # noqa: ARG002
         """See ``Sums``."""
-        survivors = tuple(name for name in self.sites if name in words)
-        total = np.zeros(len(next(iter(words.values()))) // 4, dtype=np.uint32)
-        for name in survivors:
-            total += np.frombuffer(words[name], dtype="<u4")
-        return Opened(total, survivors)
+        total: Words = np.zeros(1, dtype=np.uint32)
+        sent = set()
+        for name, content in words:
+            total = total + np.frombuffer(content, dtype="<u4")
+            sent.add(name)
+        return Opened(total, tuple(name for name in self.sites if name in sent))
 
 
 class MaskedSums:
@@ -87,24 +89,34 @@ class MaskedSums:
             name: SiteSums(terms, identities[name], self._peers, pairs[name]) for name in terms.sites
         }
 
-    def open(self, at: At, words: Mapping[str, bytes], silent: Collection[str] = ()) -> Opened:
+    def open(
+        self,
+        at: At,
+        words: Iterable[tuple[str, bytes]],
+        silent: Collection[str] = (),
+        *,
+        over: tuple[str, ...] = (),
+    ) -> Opened:
         """See ``Sums``.
 
         Args:
             at: which sum it is.
-            words: by site; who is left out has dropped out before it sent anything.
+            words: of each site; who is left out has dropped out before it sent anything.
             silent: sites that sent and then went away, before they signed.
+            over: see ``Sums``.
 
         Raises:
-            AggregationError: ``below_n_min``, ``too_few_signatures``, ``sum_lost``.
+            AggregationError: ``below_n_min``, ``too_few_signatures``, ``sum_lost``, ``surplus_refused``.
         """
         server = ServerSum(self._terms, at, self._peers)
-        for name, content in words.items():
+        for name, content in words:
+            if over:
+                self._sites[name].surplus(at, over)
             stream = self._entropies[name].stream(
                 "secagg", round=at.round, step=at.step, attempt=at.attempt, model=at.model
             )
             vector = np.frombuffer(content, dtype="<u4").copy()
-            server.add(name, self._sites[name].mask(at, vector, stream.bytes(SEED)))
+            server.add(name, self._sites[name].mask(at, vector, stream.bytes(SEED), over))
         survivors = server.survivors()
         there = [name for name in survivors if name not in silent]
         for name in there:

@@ -21,8 +21,9 @@ from cloister.privacy.secagg.terms import SumTerms
 from cloister.simulations.engine import methods
 from cloister.simulations.engine.head import Steps, predict
 from cloister.simulations.engine.holding import Holding
-from cloister.simulations.engine.methods import Account, Analytic, Member
+from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.rounds import FREE, Account
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, Sums
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -74,9 +75,7 @@ class Setting:
     def members(self, job: str) -> dict[str, Member]:
         """The sites of a job."""
         return {
-            name: Member(
-                held, self.entropies[name], self.accounts(name, job) if self.accounts else methods.FREE
-            )
+            name: Member(held, self.entropies[name], self.accounts(name, job) if self.accounts else FREE)
             for name, held in self.parties.holdings.items()
         }
 
@@ -86,13 +85,18 @@ class Setting:
             return MaskedSums(terms, self.parties.identities, self.entropies)
         return OpenSums(terms.sites)
 
-    @property
-    def noise_factor(self) -> float:
-        """The noise in a sum over all sites, over that of the same target with all rows in one place."""
+    def noise_factor(self, *, steps: bool) -> float:
+        """The noise in a sum over all sites, over that of the same target with all rows in one place.
+
+        Args:
+            steps: whether it is of joint steps, which may take surplus noise back, or of one release.
+        """
         sites = len(self.parties.holdings)
         if self.promise.mode == "off":
             return 0.0
-        shares = self.parties.aggregation().minimum_sites - self.parties.colluding
+        back = steps and self.parties.surplus
+        sized = sites if back else self.parties.aggregation().minimum_sites
+        shares = sized - self.parties.colluding
         return float(np.sqrt(sites if self.promise.mode == "local" else sites / shares))
 
 
@@ -164,7 +168,7 @@ class HeadSteps:
             total,
             done.bytes_up,
             done.sums,
-            setting.noise_factor,
+            setting.noise_factor(steps=True),
         )
 
 
@@ -222,7 +226,7 @@ class OneRound:
             parties.colluding,
         )
         model = one.run(setting.members(one.digest), setting.sums(terms))
-        found = self._model(one, model, setting.noise_factor)
+        found = self._model(one, model, setting.noise_factor(steps=False))
         return replace(found, bytes_up=one.release.content_bytes, sums=1)
 
     def analytic(

@@ -20,8 +20,8 @@ from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import PlanError, UpdateError
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.holding import Holding, pooled
-from cloister.simulations.engine.methods import Account
 from cloister.simulations.engine.plans import Parties, Promise
+from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.ways import Model, Setting, Way
 from cloister.simulations.scenarios import choices
 from cloister.simulations.scenarios.material import Material

@@ -18,14 +18,16 @@ import pytest
 from cloister.client import doctor
 from cloister.client.consortium import Consortium
 from cloister.client.doctor import Reached
+from cloister.client.policy_review import found, policies
 from cloister.client.proxy import proxy_for
-from cloister.client.site.folder import SiteFolder
+from cloister.client.site.folder import SECRETS, SiteFolder
 from cloister.privacy import checkup
 from cloister.privacy.channel.certificates import Authority, key_pem, new_tls_key, signing_request
 from cloister.privacy.checkup import Finding
 from cloister.privacy.cli import main
 from cloister.privacy.errors import StateError, TransportError
 from cloister.server.enrolment import Addresses
+from tests.policies import policy
 from tests.ports import free_port
 from tests.proxy import ConnectProxy
 from tests.service import Service
@@ -142,6 +144,68 @@ def test_open_permissions(service: Service) -> None:
     assert found["permissions"].standing == "failed"
     assert "[permissions]" in found["keys"].what
     assert checkup.permissions(site.path, os.geteuid() + 1).standing == "failed"
+
+
+@pytest.mark.parametrize("name", ["jobs/3f9a/sums.json", "jobs/3f9a/audit.json", "jobs/3f9a/ratchet.key"])
+def test_secrets_whatever_their_names_end_in(tmp_path: Path, name: str) -> None:
+    path = SiteFolder.create(tmp_path / "north", "north").path
+    secret, plain = path / name, path / "jobs/3f9a/plan.json"
+    secret.parent.mkdir(parents=True)
+    for file in (secret, plain):
+        file.write_bytes(b"{}")
+        file.chmod(0o644)
+    found = checkup.permissions(path, os.geteuid(), SECRETS)
+    assert (found.standing, "1 of its secret files" in found.what) == ("failed", True)
+    secret.chmod(0o600)
+    assert checkup.permissions(path, os.geteuid(), SECRETS).standing == "ok"
+
+
+def policy_lines(site: SiteFolder) -> list[str]:
+    return [found.line() for found in policies(site)]
+
+
+def test_the_policy_of_a_new_site_and_what_it_leaves_open(tmp_path: Path) -> None:
+    site = SiteFolder.create(tmp_path / "north", "north")
+    first, *open_ = policy_lines(site)
+    assert first.startswith("ok       policy: policy.yaml is in force until ")
+    assert len(open_) > 5
+    assert all(line.startswith("ok       policy: ") and " sets no limit. " in line for line in open_)
+    assert (
+        "ok       policy: lead.consortia sets no limit. Plans of these consortia are looked at: "
+        "all that there are." in open_
+    )
+    assert not (site.path / "policy").exists()  # looked at, not put in force
+    assert [*site.log.entries()][1:] == []
+
+
+def test_what_is_wrong_with_a_policy(tmp_path: Path) -> None:
+    site = SiteFolder.create(tmp_path / "north", "north")
+    file = site.path / "policy.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("modes: [joint, local]", "modes: []"))
+    assert policy_lines(site)[0].startswith(
+        "failed   policy: privacy.modes refuses every plan. Privacy must be one of: none."
+    )
+    file.write_text(text.replace("  rounds: 1000", "  round: 1000"))
+    (line,) = policy_lines(site)
+    assert "training.round: there is no such key" in line
+    assert "[policy_malformed] Everything is refused." in line
+    file.write_text(text)
+    file.chmod(0o620)
+    assert "Others can write" in policy_lines(site)[0]
+    assert "chmod 600" in policy_lines(site)[0]
+    file.unlink()
+    assert "[policy_missing] Everything is refused. Write one:" in policy_lines(site)[0]
+
+
+def test_a_policy_that_ends(tmp_path: Path) -> None:
+    def standing(day: str) -> str:
+        return next(found(policy(valid__begins="2026-03-01", valid__ends="2026-03-31"), day)).line()
+
+    assert standing("2026-03-10").startswith("ok ")
+    assert standing("2026-03-20").startswith("warning  policy: policy.yaml is in force until 2026-03-31")
+    for day, rule in (("2026-04-01", "valid.ends"), ("2026-02-28", "valid.begins")):
+        assert standing(day).startswith(f"failed   policy: {rule} refuses every plan.")
 
 
 @pytest.mark.parametrize(

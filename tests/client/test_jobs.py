@@ -10,7 +10,7 @@ import pytest
 
 from cloister.client.jobs import Jobs
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.folder import SiteFolder
+from cloister.client.site.folder import Peer, SiteFolder
 from cloister.client.site.persons import PersonColumn
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, code
@@ -34,7 +34,10 @@ class Site:
         lead = PrivateIdentity.generate("lead", "lead").public
         self.roster = Roster("hospitals", (lead, self.folder.identity.public))
         monkeypatch.setattr(SiteFolder, "roster", self.roster)
-        monkeypatch.setattr(SiteFolder, "peers", lambda _: ())
+        peers = tuple(
+            Peer(member, confirmed=True, own=member.name == "north") for member in self.roster.members
+        )
+        monkeypatch.setattr(SiteFolder, "peers", lambda _: peers)
         self.file = path / "notes.csv"
         with self.file.open("w", newline="") as file:
             table = csv.writer(file)

@@ -20,7 +20,7 @@ from cloister.client.approvals import Voice
 from cloister.client.guard import Guard, Tolerance
 from cloister.client.jobs import APPROVED, REFUSED, WAITING, Job, Jobs
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.folder import SiteFolder
+from cloister.client.site.folder import Peer, SiteFolder
 from cloister.client.site.people import People
 from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, code, durable
@@ -43,15 +43,19 @@ class Site:
         self.lead = PrivateIdentity.generate("lead", "lead")
         self.roster = Roster("hospitals", (self.lead.public, self.folder.identity.public))
         monkeypatch.setattr(SiteFolder, "roster", self.roster)
-        monkeypatch.setattr(SiteFolder, "peers", lambda _: ())
+        peers = tuple(
+            Peer(member, confirmed=True, own=member.name == "north") for member in self.roster.members
+        )
+        monkeypatch.setattr(SiteFolder, "peers", lambda _: peers)
         file = path / "notes.csv"
         file.write_text("text,label\n" + "".join(f"note {k},{'abc'[k % 3]}\n" for k in range(200)))
         Datasets(self.folder).register(file, "notes", ("text", "label"), (100.0, 1e-5))
         self.time = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
         self.jobs = Jobs(self.folder, lambda: self.time)
 
-    def propose(self, nonce: int = 0, **privacy: Any) -> Job:
+    def propose(self, nonce: int = 0, under: str | None = None, **privacy: Any) -> Job:
         value = plan_json(("north",), roster=self.roster.digest(), nonce=f"{nonce:032x}")
+        value |= {"policy": under} if under else {}
         for party in (value["lead"], *value["sites"]):
             party |= {"identity": self.roster.member(party["name"]).digest(), "code": code.installed()}
         value["aggregation"]["minimum_sites"] = 1

@@ -1,4 +1,8 @@
-"""The same plan over real processes and over a grid without sockets: the same model, bit for bit."""
+"""The same plan over real processes, over a grid without sockets, and in the engine of simulations.
+
+All three end in the same model, bit for bit, where nothing is drawn or all draw from the same streams, and in
+the same ledgers.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,11 @@ from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.proposal import Terms
 from cloister.simulations.demo import DATASET, Run
+from cloister.simulations.engine import rounds
+from cloister.simulations.engine.accounts import Book
+from cloister.simulations.engine.adapters import SharedModel
+from cloister.simulations.engine.plans import Promise
+from cloister.simulations.engine.rounds import Seat
 from cloister.simulations.transport import LocalGrid
 from tests.ensemble import Stand, stand
 from tests.hands import LABELS, hands
@@ -66,6 +75,18 @@ def without_sockets(run: Run, place: Path) -> tuple[Checkpoint, dict[str, Partic
     return federation.run(grid), sites
 
 
+def in_the_engine(run: Run, place: Path) -> tuple[NDArray[np.float32], dict[str, Book]]:
+    """The plan of a run again, on one model that all sites share, with accounts of its own."""
+    plan, promise = run.plan, Promise(run.plan.privacy.mode, BUDGET.epsilon, BUDGET.delta)
+    learners = SharedModel(plan, run.base).learners({name: own for name, (own, _) in run.records().items()})
+    books = {n: Book.open(place / n / "ledger.sqlite", "record", promise, plan.digest) for n in learners}
+    seats = {
+        name: Seat(learner, FixedEntropy(name.encode()), books[name].account)
+        for name, learner in learners.items()
+    }
+    return rounds.local(plan, seats, None, start(run)).model, books
+
+
 def start(run: Run) -> NDArray[np.float32]:
     """The model before round 1, worked out from the plan alone."""
     return initial(agreed_layout(run.plan, run.base), run.plan.adapter.seed)
@@ -91,6 +112,8 @@ def test_without_noise_both_end_in_the_same_model_bit_for_bit(both: Stand, tmp_p
     assert run.job.progress["model"] == messages.model_digest(end.model)
     assert run.job.progress["model"] != messages.model_digest(start(run))
     assert np.isfinite(end.model).all()
+    shared, _ = in_the_engine(run, tmp_path / "engine")
+    assert run.job.progress["model"] == messages.model_digest(shared)
 
 
 def test_with_noise_the_ledgers_are_exactly_equal(both: Stand, tmp_path: Path) -> None:
@@ -103,3 +126,14 @@ def test_with_noise_the_ledgers_are_exactly_equal(both: Stand, tmp_path: Path) -
             (row.kind, row.total) for row in site.ledger.rows(DATASET)
         ]
     assert run.job.progress["model"] != messages.model_digest(end.model)  # noise of its own on each side
+    shared, books = in_the_engine(run, tmp_path / "engine")
+    for name, book in books.items():
+        real = Datasets(run.sites[name]).ledger
+        assert book.epsilon == real.epsilon(DATASET)
+        charged = [(row.reservation.mechanism, row.total) for row in real.rows(DATASET)]
+        assert [(row.reservation.mechanism, row.total) for row in book.ledger.rows(DATASET)] == [
+            row
+            for row, kind in zip(charged, (r.kind for r in real.rows(DATASET)), strict=True)
+            if kind != "released"
+        ]
+    assert messages.model_digest(shared) == messages.model_digest(end.model)  # the same streams

@@ -22,6 +22,9 @@ SITES = ("coast", "north", "south", "west")
 TERMS = {
     "local": Terms("notes", LABELS, rounds=15, steps=2, rate=0.3, secure=True, epsilon=40.0),
     "joint": Terms("notes", LABELS, mode="joint", rounds=40, rate=0.3, secure=True, epsilon=40.0),
+    "surplus": Terms(
+        "notes", LABELS, mode="joint", rounds=20, rate=0.3, secure=True, epsilon=40.0, surplus=True
+    ),
 }
 
 
@@ -77,17 +80,30 @@ def test_a_site_and_the_lead_are_killed_in_the_middle_of_sums(four: tuple[Stand,
     # A site signed one survivor set a round, opened by that set, and kept no key in the end.
     for name in SITES:
         signed = events(stand_, name, plan, "sum.signed")
-        assert len(signed) == len({number for number, _ in signed})
+        assert len(signed) == len({(number, body["step"]) for number, body in signed})
         for number, body in signed:
             assert body["survivors"] == sums[number]["survivors"]
         assert {number for number, _ in events(stand_, name, plan, "sum.opened")} <= {n for n, _ in signed}
         folder = SiteJobs(stand_.cast.sites[name]).find(plan.digest).folder
         state = canonical.decode((folder / "sums.json").read_bytes())
         assert (state["key"], state["roots"], state["sums"]) == (None, {}, None)
+        if plan.aggregation.surplus:
+            check_surplus(stand_, name, plan)
         if plan.joint:
             check_charges(
                 stand_, name, plan, {number: len(body["survivors"]) for number, body in sums.items()}
             )
+
+
+def check_surplus(found: Stand, name: str, plan: Plan) -> None:
+    """Steps over all sites were taken without surplus noise, or it was said why not; others have none."""
+    back = {event.round for event in found.events(plan, "sum.closed") if event.body["step"] == 1}
+    kept = {event.round for event in found.events(plan, "surplus.kept")}
+    assert back, "most steps are over all sites"
+    given = {number for number, _ in events(found, name, plan, "surplus.given")}
+    assert back <= given <= back | kept
+    over = {event.round: event.body["survivors"] for event in found.events(plan, "sum.closed")}
+    assert {number for number, names in over.items() if list(names) == list(SITES)} == back | kept
 
 
 def check_charges(found: Stand, name: str, plan: Plan, survivors: dict[int, int]) -> None:
@@ -98,5 +114,4 @@ def check_charges(found: Stand, name: str, plan: Plan, survivors: dict[int, int]
     opened = {number for number, _ in events(found, name, plan, "sum.opened")}
     assert opened <= set(kinds["spent"])
     for number, row in kinds["spent"].items():
-        shares = survivors[number] - plan.grid.t
-        assert row.reservation.mechanism == plan.grid.event(plan.training.rate, 1, shares)
+        assert row.reservation.mechanism == plan.grid.settled(plan.training.rate, survivors[number])

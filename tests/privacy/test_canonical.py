@@ -192,3 +192,42 @@ def test_reading_accepts_exactly_what_writing_gives(data: bytes) -> None:
     except PlanError:
         accepted = False
     assert accepted is expected
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        "1.0",
+        "0.00001",
+        "1e-05",
+        "1e-7",
+        "-0.0",
+        "0.1",
+        "0.10",
+        "1e+30",
+        "1e30",
+        "1e400",
+        "12345678901234567.5",
+        "1234567890123456789",
+        "9007199254740993",
+        "0.12345678901234567",
+        '"\\u00001.5"',
+        '"1.5"',
+        "333333333.33333329",
+    ]
+)
+
+
+@given(st.lists(FRAGMENTS, min_size=1, max_size=4))
+def test_numbers_are_canonical_or_refused_as_the_slow_way_says(parts: list[str]) -> None:
+    """The quick way of reading takes exactly the texts that are written."""
+    data = ("[" + ",".join(parts) + "]").encode()
+    try:
+        wanted = canonical.encode(json.loads(data)) == data
+    except ValueError:
+        wanted = False
+    try:
+        canonical.decode(data)
+        found = True
+    except PlanError:
+        found = False
+    assert found == wanted

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cloister.privacy.wire as wire_package
-from cloister.privacy import canonical, consent, identity, plan
+from cloister.privacy import authority, canonical, consent, identity, plan
+from cloister.privacy.authority import Authority, PublicAuthority
 from cloister.privacy.channel import certificates
 from cloister.privacy.consent import Decision, Offer, Withdrawal
 from cloister.privacy.dp.events import GaussianSteps
@@ -31,7 +32,8 @@ from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan, Rows
 from cloister.privacy.secagg.rounds import Masked, Opening
-from cloister.privacy.wire import bundle, envelope, joining, messages, sums
+from cloister.privacy.wire import bundle, envelope, joining, messages, portions, sums
+from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import Membership, Request
 from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import SUCCESSION_CONTEXT, Handover, Succession
@@ -59,6 +61,8 @@ HANDOVER = Handover.make(
     NORTH,
     NEW,
 )
+AUTHORITY = Authority.generate("ministry")
+ENDORSED = Endorsement.make(AUTHORITY, "hospitals", NORTH.public, "2026-01-01", "2026-12-31")
 ORIGIN = heads.origin_of(LEAD.public)
 MEMBERSHIP = Membership(
     request=canonical.digest(REQUEST.signed(NORTH).content),
@@ -129,6 +133,10 @@ PARSERS: dict[str, Parser] = {
         witnessing.Answered.from_bytes,
         witnessing.Answered(held=(7,), own="a note", heads=(witnessing.Shown(note="a note"),)).to_bytes(),
     ),
+    "_Said.from_bytes": Parser(portions.Wish.from_bytes, portions.Wish(job=DIGEST, asked=3).to_bytes()),
+    "Word.from_bytes": Parser(
+        portions.Word.from_bytes, portions.Word(job=DIGEST, bundle=DIGEST, refused="internal").to_bytes()
+    ),
     "Handover.from_bytes": Parser(Handover.from_bytes, HANDOVER.to_bytes()),
     "Handover.from_json": of_json(Handover.from_json, HANDOVER.to_json()),
     "Handover.opened": Parser(
@@ -137,6 +145,8 @@ PARSERS: dict[str, Parser] = {
         ).opened(NORTH.public, "hospitals"),
         HANDOVER.old.content,
     ),
+    "Endorsement.from_bytes": Parser(Endorsement.from_bytes, ENDORSED.to_bytes()),
+    "PublicAuthority.from_json": of_json(PublicAuthority.from_json, AUTHORITY.public.to_json()),
     "PublicIdentity.from_json": of_json(PublicIdentity.from_json, NORTH.public.to_json()),
     "Roster.from_json": of_json(Roster.from_json, ROSTER.to_json()),
     "Signed.from_json": of_json(Signed.from_json, STATEMENT.to_json()),
@@ -303,7 +313,7 @@ FUNCTIONS = ("peek", "open_envelope", "open_roster", "decode", "check", "refusal
 def readers() -> set[str]:
     """Every function of the contract whose name says that it reads bytes or JSON."""
     wire = [f"{wire_package.__name__}.{found.name}" for found in pkgutil.iter_modules(wire_package.__path__)]
-    modules = [canonical, consent, identity, plan, heads, witnessing, *map(import_module, wire)]
+    modules = [authority, canonical, consent, identity, plan, heads, witnessing, *map(import_module, wire)]
     found = {"Event.decode"}
     for module in modules:
         own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}

@@ -368,10 +368,14 @@ class TestLies:
     def test_a_sum_that_was_cut_to_another_bound_gets_no_noise(self) -> None:
         grid = plan(FOUR, **changes()).grid
         with pytest.raises(UpdateError) as caught:
-            joint.share(
-                Clipped(np.zeros(5), 0.7), grid, 0.25, FixedEntropy(b"x").stream("noise", round=1, model="")
-            )
+            joint.share(Clipped(np.zeros(5), 0.7), grid, 0.25, streams("x"))
         assert caught.value.id == "update_unnoised"
+
+
+def streams(seed: str) -> joint.Streams:
+    """Key streams by purpose, all of one moment."""
+    entropy = FixedEntropy(seed.encode())
+    return lambda purpose: entropy.stream(purpose, round=1, model="")
 
 
 def replace_model(shift: Vector) -> Any:
@@ -387,8 +391,8 @@ class TestDistribution:
         """An opened sum in units of the gradient: float64, shape (d,)."""
         total = np.zeros(400, dtype=np.int64)
         for site in range(sites):
-            stream = FixedEntropy(f"{site} {draw}".encode()).stream("noise", round=1, model="")
-            total += joint.share(Clipped(sums_[site], 0.5), self.GRID, 0.25, stream).values
+            share = joint.share(Clipped(sums_[site], 0.5), self.GRID, 0.25, streams(f"{site} {draw}"))
+            total += share.values
         return total * self.GRID.step
 
     @pytest.mark.parametrize("sites", [3, 4])

@@ -15,9 +15,11 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.layout import Placement, layout
+from cloister.privacy.methods import Robust
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Persons, Plan, Rows
 from cloister.server import cli_work
+from cloister.server.optimizers.stepping import USUAL
 from cloister.server.proposal import RATES, Terms, draft
 from cloister.server.reach import reach
 from tests import models
@@ -51,6 +53,39 @@ def test_a_draft_is_a_whole_plan_over_every_site(base: BaseModel) -> None:
     assert plan.roster == ROSTER.digest()
     assert plan.weight("south") == pytest.approx(0.8)
     assert start.shape == (plan.adapter.parameters,)
+
+
+METHODS: list[tuple[dict[str, Any], str]] = [
+    ({"server": USUAL["adam"]}, "fedavg, server Adam at rate 0.02"),
+    ({"server": USUAL["nesterov"]}, "fedavg, server nesterov 0.9 at rate 0.7"),
+    ({"proximal": 0.5, "factors": "alternate"}, "fedavg, FedProx of 0.5, LoRA's A and B in turn (RoLoRA)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), METHODS)
+def test_a_method_that_is_asked_for_stands_in_the_plan(
+    base: BaseModel, changes: dict[str, Any], said: str
+) -> None:
+    plan, _ = draft(replace(TERMS, **changes), ROSTER, OFFERS, base, CODE)
+    assert plan.method == said
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"server": USUAL["adam"], "mode": "joint", "secure": True}, "every site takes each step again"),
+        ({"factors": "up", "mode": "joint", "secure": True}, "one step of all sites"),
+        ({"robust": Robust(kind="median", liars=1), "secure": True}, "opens only their sum"),
+        ({"robust": Robust(kind="median", liars=1)}, "needs 3 updates, and a round may have 1"),
+        ({"proximal": 3.0}, "would swing about"),
+    ],
+)
+def test_a_method_that_does_not_go_with_the_rest_is_refused_with_the_reason(
+    base: BaseModel, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(PlanError, match=says):
+        draft(replace(TERMS, **changes), ROSTER, OFFERS, base, CODE)
 
 
 def test_the_noise_keeps_the_target_over_the_whole_plan_by_the_ruling_number(base: BaseModel) -> None:

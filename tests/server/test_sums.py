@@ -285,7 +285,7 @@ def test_nothing_that_the_lead_holds_correlates_with_an_update(tmp_path: Path) -
     assert not any(vector.tobytes()[:400] in everything for vector in clear.values())
 
 
-@pytest.mark.parametrize("kind", sorted(sums.ASKED))
+@pytest.mark.parametrize("kind", sorted(sums.ASKED - {sums.SURPLUS}))
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"survivors":5}', b"\xff", b'{"a":{}}', b"null"])
 def test_malformed_requests_are_refused_by_id(tmp_path: Path, kind: str, content: bytes) -> None:
     found = consortium(tmp_path)
@@ -317,6 +317,14 @@ def test_a_plan_without_secure_aggregation_takes_no_step_of_it(tmp_path: Path) -
     found = consortium(tmp_path, secure=False)
     federation = found.federation()
     data = federation.envelope(federation._stage(federation.resume, 1), "north", _ask(sums.INTRODUCE, b""))
+    with pytest.raises(CloisterError, check=lambda error: error.id == "wrong_context"):
+        found.sites["north"].handle(data)
+
+
+def test_a_plan_that_takes_nothing_back_is_asked_for_no_surplus(tmp_path: Path) -> None:
+    found = consortium(tmp_path)
+    federation = found.federation()
+    data = federation.envelope(federation._stage(federation.resume, 1), "north", _ask(sums.SURPLUS, b"{}"))
     with pytest.raises(CloisterError, check=lambda error: error.id == "wrong_context"):
         found.sites["north"].handle(data)
 

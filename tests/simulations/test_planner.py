@@ -20,17 +20,18 @@ SST2 = Question(((16384, 32767), (16384, 32767), (16384, 32767), (1024, 2047)), 
 HEART = Question(((128, 255), (128, 255), (16, 31), (64, 127)), 2, 16, 1.0, 1e-4, steps=30)
 
 
+@pytest.mark.parametrize("surplus", [False, True])
 @pytest.mark.parametrize("mode", ["local", "joint"])
 @pytest.mark.parametrize("method", ["head", "ridge", "means"])
-def test_every_number_is_that_of_the_job_itself(method, mode):
+def test_every_number_is_that_of_the_job_itself(method, mode, surplus):
     rng = np.random.default_rng(0)
     held = {f"site-{k}": Holding(rng.normal(size=(40, 5)) / 3, rng.integers(0, 3, 40)) for k in range(4)}
-    parties = Parties(held, ("a", "b", "c"), ("made up", "sha256:" + "0" * 64))
+    parties = Parties(held, ("a", "b", "c"), ("made up", "sha256:" + "0" * 64), surplus=surplus)
     way = HeadSteps(Course(6, 1, 0.1), bound=1.0) if method == "head" else OneRound(kind=method)
     promise = Promise(mode, 2.0, 1e-5)
     entropies = {name: FixedEntropy(name.encode()) for name in held}
     done = way.federated(Setting(parties, promise, entropies))
-    found = forecast(Question(((32, 63),) * 4, 3, 5, 2.0, 1e-5, steps=6), method, mode)
+    found = forecast(Question(((32, 63),) * 4, 3, 5, 2.0, 1e-5, steps=6, surplus=surplus), method, mode)
     assert found.refused == ""
     assert found.epsilon == accounting.epsilon(done.mechanisms, 1e-5)
     assert found.bytes_up == done.bytes_up
@@ -58,6 +59,21 @@ def test_joint_is_proposed_where_it_was_measured_to_pay(question, mode):
     found = propose(question)
     assert found.chosen.mode == mode
     assert found.why[0].startswith("Joint noise pays" if mode == "joint" else "Joint noise buys nothing")
+
+
+def test_surplus_noise_taken_back_costs_a_second_vector_and_leaves_the_colluders_factor():
+    plain, back = (forecast(replace(BANKING, surplus=way), "head", "joint") for way in (False, True))
+    assert (plain.noise_factor, back.noise_factor) == pytest.approx((2**0.5, (4 / 3) ** 0.5))
+    assert (back.sums, back.bytes_up) == (2 * plain.sums, 2 * plain.bytes_up)
+    assert back.epsilon == plain.epsilon
+    assert "1.15 times while nobody is lost" in propose(BANKING).why[-1]
+    assert "--take-back" not in propose(replace(BANKING, surplus=True)).why[-1]
+
+
+def test_where_no_site_may_be_lost_nothing_can_be_taken_back():
+    three = replace(BANKING, units=BANKING.units[:3], surplus=True)
+    assert "No site may be lost" in forecast(three, "head", "joint").refused
+    assert "--take-back" not in " ".join(propose(replace(three, surplus=False)).why)
 
 
 def test_many_rows_take_steps_and_few_one_release():

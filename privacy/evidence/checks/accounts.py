@@ -113,7 +113,7 @@ def _reservation(plan: Plan, name: str, number: int | None, one: Shown) -> Findi
     if body["reservation"] != wanted:
         yield unfounded("ledger", one.id, "what was charged is not the plan's noise, rate and steps")
     if one.event.type == "budget.reserved" and not _same(
-        body["epsilon"], _epsilon((mechanism,), _number(body["delta"]))
+        body["epsilon"], _epsilon(mechanism, 1, _number(body["delta"]))
     ):
         yield unfounded("epsilon", one.id, "the charge is not what the plan's noise, rate and steps cost")
 
@@ -138,7 +138,7 @@ def _totals(case: Case, name: str) -> Findings:
         total = _number(one.event.body["total"])
         if one.event.type == "budget.reserved":
             charged.add(one.event.round)
-        own = _epsilon((mechanism,) * len(charged), delta) if mechanism else 0.0
+        own = _epsilon(mechanism, len(charged), delta) if mechanism else 0.0
         if one.event.seq < budget.event.seq:
             yield unfounded("ledger", one.id, "it is charged before there was a budget")
         if total < last - _CLOSE:
@@ -207,8 +207,8 @@ def _guarantee(case: Case, name: str, stated: Mapping[str, Any]) -> Findings:
 
 
 @cache
-def _epsilon(mechanisms: tuple[GaussianSteps, ...], delta: float) -> float:
-    return accounting.epsilon(mechanisms, delta)
+def _epsilon(mechanism: GaussianSteps, times: int, delta: float) -> float:
+    return accounting.epsilon((mechanism,) * times, delta)
 
 
 def _same(one: Any, other: float) -> bool:

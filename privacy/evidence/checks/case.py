@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, EvidenceError
-from cloister.privacy.evidence.bundle import Bundle
+from cloister.privacy.evidence.bundle import Bundle, withheld_from
 from cloister.privacy.evidence.checks.findings import Finding, incomplete
 from cloister.privacy.evidence.dsse import Statement
 from cloister.privacy.evidence.events import Event
@@ -70,6 +70,7 @@ class Case:
         manifest: what the manifest states.
         writers: name of a party -> its log; those whose part is there and can be read.
         evidence: the value of ``evidence.json``; empty if it cannot be read.
+        withheld: files that the manifest lists and that are not shown to the party that checks.
     """
 
     bundle: Bundle
@@ -78,6 +79,7 @@ class Case:
     manifest: Statement
     writers: Mapping[str, Writer]
     evidence: Mapping[str, Any]
+    withheld: frozenset[str] = frozenset()
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -106,9 +108,16 @@ class Case:
 
 @dataclass
 class Opening:
-    """Reads the files of a bundle one after another and keeps what does not hold."""
+    """Reads the files of a bundle one after another and keeps what does not hold.
+
+    Attributes:
+        bundle: its files.
+        reader: the party of the plan that checks it, if policies of others are not shown to it; else "".
+        findings: what does not hold.
+    """
 
     bundle: Bundle
+    reader: str = ""
     findings: list[Finding] = field(default_factory=list)
 
     def case(self) -> Case | None:
@@ -122,7 +131,9 @@ class Opening:
         parties = (plan.lead.name, *(site.name for site in plan.sites))
         found = {name: self._writer(name, keys[name]) for name in parties if name in keys}
         writers = {name: writer for name, writer in found.items() if writer}
-        return Case(self.bundle, plan, keys, manifest, writers, evidence)
+        lacking = manifest.subjects.keys() - self.bundle.files.keys() if self.reader else set[str]()
+        withheld = frozenset(file for file in lacking if withheld_from(self.reader, file))
+        return Case(self.bundle, plan, keys, manifest, writers, evidence, withheld)
 
     def _writer(self, name: str, identity: PublicIdentity) -> Writer | None:
         shown = self._read("form", f"events/{name}.jsonl", _shown)

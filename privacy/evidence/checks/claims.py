@@ -128,7 +128,7 @@ def policies(case: Case) -> Findings:
             if one.event.type in ("policy.loaded", "policy.changed"):
                 loaded.add(one.event.body["policy"])
             if one.event.type == "policy.decision":
-                decided.add(one.event.body["request"])
+                decided |= {one.event.body["request"], one.event.body.get("shared")}
                 if one.event.body["policy"] not in loaded:
                     yield unfounded("policy", one.id, "it was decided under a policy that was never loaded")
                 yield from decided_again(case, name, one)
@@ -141,16 +141,20 @@ def policies(case: Case) -> Findings:
 
 
 def decided_again(case: Case, name: str, one: Shown) -> Findings:
-    """A decision is what the policy that is shown says to the request that is shown."""
+    """A decision is what the policies that are shown say to the request that is shown."""
     body, files = one.event.body, case.bundle.files
+    if one.event.job == case.plan.digest and body.get("shared") != case.plan.policy:
+        yield unfounded(
+            "policy", one.id, "it was decided under another policy of the consortium than the plan's"
+        )
     places = _places(name, one.event)
     if not all(place in files for place in places):
         return  # ``hidden_decisions`` counts it
-    written, asked = (files[place] for place in places)
+    asked, written, *shared = (files[place] for place in places)
     malformed = InputError("evidence_malformed", "A request is not canonical JSON.")
     try:
         request = Request.from_json(canonical.decode(asked, otherwise=malformed))
-        made = decide(Policy.from_bytes(written), request)
+        made = decide(Policy.from_bytes(written), request, *map(Policy.from_bytes, shared))
     except CloisterError:
         yield altered("policy", one.id, "its policy or its request cannot be read")
         return
@@ -166,8 +170,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def _places(name: str, decision: Event) -> list[str]:
-    """Where a bundle shows the policy and the request of a decision."""
-    digests = (str(decision.body[field]).removeprefix("sha256:") for field in ("policy", "request"))
+    """Where a bundle shows the request and the policy of a decision, and the consortium's if it was asked."""
+    fields = (field for field in ("request", "policy", "shared") if field in decision.body)
+    digests = (str(decision.body[field]).removeprefix("sha256:") for field in fields)
     return [f"policies/{name}@{digest}.json" for digest in digests]
 
 

@@ -122,7 +122,7 @@ def _witnessed(case: Case, name: str) -> Findings:
             lead = name == case.plan.lead.name  # it made its part last; a site may have made its own before
             yield (altered if lead else incomplete)("heads", one.id, reason)
             continue
-        known = _root_at(writer, size)
+        known = root_at(writer, size)
         if known is None:
             yield incomplete("heads", one.id, f"nothing shows that the log of {name} began with this head")
         elif known != root:
@@ -141,7 +141,8 @@ def _seen(case: Case, name: str) -> Iterator[tuple[Shown, int, bytes]]:
                 yield one, size if isinstance(size, int) else 0, canonical.raw(str(body["root"]))
 
 
-def _root_at(writer: Writer, size: int) -> bytes | None:
+def root_at(writer: Writer, size: int) -> bytes | None:
+    """The root of a log at a size; None where the bundle does not show it."""
     known = {writer.newest.size: writer.newest.root, **{g.size: g.root for g in writer.grown}}
     if size in known:
         return known[size]

@@ -38,7 +38,7 @@ def updates(case: Case) -> Findings:
 def outcomes(case: Case) -> Findings:
     """Survivors, models and refusals are the same at both ends."""
     opened = {e.event.round: e for e in _of(case.lead, "round.opened")}
-    summed = {e.event.round: e for e in _of(case.lead, "sum.closed")}
+    summed = {_sum(e): e for e in _of(case.lead, "sum.closed")}
     for name in case.sites:
         site = case.of_job(name)
         yield from _survivors(name, site, summed)
@@ -47,8 +47,13 @@ def outcomes(case: Case) -> Findings:
     yield from _final(case)
 
 
-def _survivors(name: str, site: Iterable[Shown], summed: Mapping[int | None, Shown]) -> Findings:
-    signed = {e.event.round: e for e in _of(site, "sum.signed")}
+def _sum(one: Shown) -> tuple[int | None, Any]:
+    """Which secure sum an event is about: its round and step."""
+    return one.event.round, one.event.body["step"]
+
+
+def _survivors(name: str, site: Iterable[Shown], summed: Mapping[tuple[int | None, Any], Shown]) -> Findings:
+    signed = {_sum(e): e for e in _of(site, "sum.signed")}
     for number, one in summed.items():
         if name in names(one.event, "signed") and number not in signed:
             yield incomplete("survivors", one.id, f"{name} has no record of signing these survivors")

@@ -26,6 +26,7 @@ class _State:
         open: the round that is under way; None between rounds.
         invited, received, refused, lost: sites in the round that is under way.
         summed: survivors of its secure sum, once it was opened.
+        surplus: whether what is surplus of the noise in that sum was taken back, or kept with a reason.
         finished: whether the job is.
     """
 
@@ -39,6 +40,7 @@ class _State:
     refused: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     summed: set[str] | None = None
+    surplus: bool = False
     finished: bool = False
 
 
@@ -122,7 +124,7 @@ def _opened(state: _State, one: Shown) -> list[str]:
     if one.event.body["model"] != state.model:
         faults.append("it starts from another model than the round before left")
     state.model, state.open = one.event.body["model"], number
-    state.invited, state.summed = set(names(one.event, "invited")), None
+    state.invited, state.summed, state.surplus = set(names(one.event, "invited")), None, False
     state.received, state.refused, state.lost = set(), set(), set()
     return faults
 
@@ -150,17 +152,37 @@ def _lost(state: _State, one: Shown) -> list[str]:
 
 
 def _summed(state: _State, one: Shown) -> list[str]:
+    if one.event.body["step"]:
+        return _taken_back(state, one) + _opened_by(state, one)
     state.summed = set(names(one.event, "survivors"))
+    return _opened_by(state, one)
+
+
+def _taken_back(state: _State, one: Shown) -> list[str]:
+    """Surplus noise leaves a sum once, over exactly its survivors, or stays with a reason."""
+    survivors, over = set(names(one.event, "survivors")), state.summed
+    faults = ["surplus noise is dealt with twice in a round"] if state.surplus else []
+    state.surplus = True
+    if one.event.round != state.open:
+        faults.append(f"surplus noise of round {one.event.round} is dealt with, which is not under way")
+    if survivors != over:
+        faults.append("surplus noise is dealt with over other survivors than those of the sum")
+    elif not (state.plan.aggregation.surplus and state.plan.grid.unneeded(len(survivors))):
+        faults.append(f"no noise is surplus by the plan in a sum over {len(survivors)} sites")
+    return faults
+
+
+def _opened_by(state: _State, one: Shown) -> list[str]:
+    """A sum over sites whose update is there, opened by enough of them."""
+    over = set(names(one.event, "survivors"))
     how, faults = state.plan.aggregation, []
     signed, opened = set(names(one.event, "signed")), set(names(one.event, "opened"))
     if one.event.round != state.open:
         faults.append(f"a sum of round {one.event.round} is opened, which is not under way")
-    if not signed | opened <= state.summed <= state.received:
+    if not signed | opened <= over <= state.received:
         faults.append("a sum has survivors, signers or openers whose update did not arrive")
-    if len(state.summed) < how.minimum_sites:
-        faults.append(
-            f"a sum over {len(state.summed)} sites is opened; the plan asks for {how.minimum_sites}"
-        )
+    if len(over) < how.minimum_sites:
+        faults.append(f"a sum over {len(over)} sites is opened; the plan asks for {how.minimum_sites}")
     if min(len(signed), len(opened)) < (how.threshold or 0):
         faults.append(f"fewer than {how.threshold} survivors signed or opened the sum")
     return faults
@@ -181,6 +203,8 @@ def _closed(state: _State, one: Shown) -> list[str]:
         )
     if state.plan.aggregation.secure and state.summed != accepted:
         faults.append("no secure sum over those accepted was opened")
+    elif state.plan.aggregation.surplus and state.plan.grid.unneeded(len(accepted)) and not state.surplus:
+        faults.append("no event says what became of the surplus noise")
     state.model = one.event.body["model"]
     return faults
 
@@ -222,6 +246,7 @@ _READERS: Mapping[str, Callable[[_State, Shown], Sequence[str]]] = {
     "update.refused": _refused,
     "site.lost": _lost,
     "sum.closed": _summed,
+    "surplus.kept": _taken_back,
     "round.closed": _closed,
     "round.aborted": _aborted,
     "model.released": _released,

@@ -19,6 +19,7 @@ from cloister.privacy.evidence.checks import (
     mixtures,
     rounds,
     signatures,
+    surplus,
 )
 from cloister.privacy.evidence.checks.case import Case, Opening
 from cloister.privacy.evidence.checks.findings import WORST_FIRST, Finding, Findings, Result
@@ -33,11 +34,18 @@ ALONE: tuple[Check, ...] = (
     rounds.grammar,
     accounts.sites,
     audits.attacks,
+    surplus.given,
     claims.policies,
 )
 """Checks that hold what is there to itself."""
 
-TOGETHER: tuple[Check, ...] = (meeting.updates, meeting.outcomes, meeting.channels, accounts.traffic)
+TOGETHER: tuple[Check, ...] = (
+    meeting.updates,
+    meeting.outcomes,
+    meeting.channels,
+    accounts.traffic,
+    surplus.met,
+)
 """Checks that hold the parts of all parties against each other; only where all are there."""
 
 SAID: tuple[Check, ...] = (accounts.guarantees, claims.evidence, claims.report, claims.papers)
@@ -91,6 +99,7 @@ def verify(
     model: Path | None = None,
     *,
     full: bool = False,
+    reader: str = "",
 ) -> Verdict:
     """Checks a bundle.
 
@@ -99,8 +108,9 @@ def verify(
         trust: name of a party -> digest of its keys, from a source that does not depend on the lead.
         model: a released model to compare with; None for none.
         full: also the slow accounts for a person at several sites.
+        reader: the party of the plan that checks what ``Bundle.for_party`` gives; "" for a whole bundle.
     """
-    opening = Opening(bundle)
+    opening = Opening(bundle, reader)
     case = opening.case()
     if case is None:
         return Verdict(tuple(opening.findings), (), 0, "")
@@ -162,7 +172,8 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
 def trusted(data: bytes) -> dict[str, str]:
     """The keys of a trust file: what ``cloister site peers --json`` prints, or the same fields by hand.
 
-    Members that were never confirmed at the site that printed the file are left out.
+    Members whose keys do not count at the site that printed the file are left out: they were never confirmed
+    there, and no authority that its policy names has signed for them.
 
     Raises:
         InputError: ``file_format``.
@@ -172,7 +183,8 @@ def trusted(data: bytes) -> dict[str, str]:
     )
     value = canonical.decode(data.strip(), otherwise=refusal)
     try:
-        members = [m for m in value["members"] if m.get("confirmed", True) or m.get("own", False)]
+        counting = ("confirmed", "own", "counts")
+        members = [m for m in value["members"] if m.get("confirmed", True) or any(map(m.get, counting))]
         found = {str(m["name"]): str(m["identity"]) for m in members}
     except (KeyError, TypeError, AttributeError, IdentityError) as error:
         raise refusal from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, Decision
@@ -23,7 +24,7 @@ _FIXED = ("plan.json", "keys.json", "VERIFY.txt", EVIDENCE_FILE, REPORT_FILE)
 def files(case: Case) -> Findings:
     """No file too many or too few, each with the digest and the size that the manifest states."""
     stated, found = case.manifest.subjects, case.bundle.files
-    for name in sorted(stated.keys() - found.keys()):
+    for name in sorted(stated.keys() - found.keys() - case.withheld):
         yield incomplete("files", name, "the manifest lists it, and it is missing")
     for name in sorted(found.keys() - stated.keys() - {MANIFEST_FILE}):
         yield altered("files", name, "it is not in the manifest")
@@ -43,13 +44,22 @@ def _manifest(case: Case) -> Findings:
     if audience not in ("auditor", "partner", "public"):
         yield altered("files", MANIFEST_FILE, "it names no audience that exists")
         return
-    listed = {name: case.bundle.files.get(name, b"") for name in case.manifest.subjects}
+    listed = {n: case.bundle.files.get(n, b"") for n in case.manifest.subjects if n not in case.withheld}
     if all(name in case.bundle.files for name in listed):
         stated = bundles.listing(listed, case.plan, audience)
-        if stated.predicate != case.manifest.predicate or stated.kind != case.manifest.kind:
+        if stated.predicate != _shown_sizes(case) or stated.kind != case.manifest.kind:
             yield altered(
                 "files", MANIFEST_FILE, "sizes, parties or job are not those of the files and the plan"
             )
+
+
+def _shown_sizes(case: Case) -> Mapping[str, Any]:
+    """The manifest's predicate without the sizes of files that are not shown to who checks."""
+    predicate = dict(case.manifest.predicate)
+    sizes = predicate.get("sizes")
+    if case.withheld and isinstance(sizes, Mapping):
+        predicate["sizes"] = {name: size for name, size in sizes.items() if name not in case.withheld}
+    return predicate
 
 
 def _known(case: Case, name: str) -> bool:
@@ -155,7 +165,9 @@ def _attestation(case: Case, party: str, what: str, expected: Statement) -> Find
     if signers != (party,):
         yield altered("signatures", place, f"it is not signed by {party}")
     shown = case.manifest.predicate.get("audience")
-    withheld = {name for name in found.subjects if not bundles.shown_to(name, str(shown))}
+    withheld = {
+        name for name in found.subjects if name in case.withheld or not bundles.shown_to(name, str(shown))
+    }
     subjects = {name: h for name, h in found.subjects.items() if name not in withheld}
     if Statement(subjects, found.kind, found.predicate) != expected:
         odd = sorted(set(subjects.items()) ^ set(expected.subjects.items()))

@@ -10,6 +10,7 @@ the verifier writes each document again and compares.
 ``crosswalk.json``      which part of the bundle is evidence relevant to which rule (``crosswalk``)
 ``ropa/<site>.json``    a prefilled record of processing for each site (``processing``)
 ``first-page.*.html``    the first page by itself, in English and Chinese (``firstpage``)
+``report.zh.html``       the whole report in Chinese (``evidence.render``)
 ``model-card.md``       the model card in the form of model hubs (``evidence.card``)
 ======================  ================================================================================
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from cloister.privacy.evidence import card
+from cloister.privacy.evidence import card, render
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.papers import annex, bom, crosswalk, firstpage, processing, registry
 
@@ -34,6 +35,7 @@ PAPERS: tuple[tuple[str, Paper], ...] = (
     ("first-page.en.html", lambda evidence: firstpage.page(evidence, "en")),
     ("first-page.zh.html", lambda evidence: firstpage.page(evidence, "zh")),
     ("model-card.md", lambda evidence: card.written(evidence).encode()),
+    ("report.zh.html", lambda evidence: render.written(evidence, "zh").encode()),
 )
 """Name in the bundle -> how the document is written."""
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.privacy.dp.odds import Odds, _percent
+from cloister.privacy.dp.odds import Odds, percent
 from cloister.privacy.errors import BudgetError
 
 EPSILONS = st.floats(0, 800)
@@ -100,7 +100,7 @@ def test_plain_words():
     assert "except" not in Odds(1, 0).lines()[0]
 
 
-def test_percentages_are_never_rounded_down():
+def testpercentages_are_never_rounded_down():
     assert "99.97 % sure" in Odds(8, 0).lines()[0]
     assert "almost 100 % sure" in Odds(20, 0).lines()[0]
     assert "at most 50.01 %" in Odds(0, 1e-9).lines()[1]
@@ -124,4 +124,4 @@ def test_the_page_on_privacy_shows_these_numbers():
     for epsilon in (0.5, 1, 3, 8):
         odds = Odds(epsilon, 0)
         cells = [odds.belief(0.5), odds.belief(0.1), odds.true_positive_rate(0.01)]
-        assert f"| {epsilon} | {' | '.join(map(_percent, cells))} |" in page
+        assert f"| {epsilon} | {' | '.join(map(percent, cells))} |" in page

@@ -62,19 +62,24 @@ def _browser() -> Iterator[Any]:
         found.close()
 
 
-def opened(browser: Any, folder: Path, value: dict[str, Any], width: int) -> Any:
+def opened(browser: Any, folder: Path, value: dict[str, Any], width: int, language: str = "en") -> Any:
     """The report of some evidence in a window of a width, with all network requests refused."""
     place = folder / "report.html"
-    place.write_text(render(value), encoding="utf-8")
+    place.write_text(render(value, language), encoding="utf-8")
     page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
     page.goto(place.as_uri())
     return page
 
 
-@pytest.mark.parametrize("case", CASES)
+SHOWN = [*((case, "en") for case in CASES), ("vector", "zh"), ("audited", "zh"), ("nothing", "zh")]
+
+
+@pytest.mark.parametrize(("case", "language"), SHOWN)
 @pytest.mark.parametrize("width", [360, 800, 1280])
-def test_nothing_is_wider_than_the_window(browser: Any, tmp_path: Path, case: str, width: int) -> None:
-    page = opened(browser, tmp_path, CASES[case](), width)
+def test_nothing_is_wider_than_the_window(
+    browser: Any, tmp_path: Path, case: str, language: str, width: int
+) -> None:
+    page = opened(browser, tmp_path, CASES[case](), width, language)
     assert page.evaluate(OVERFLOW) == [0, []]
     page.context.close()
 
@@ -86,11 +91,15 @@ def test_what_is_too_wide_would_be_found(browser: Any, tmp_path: Path) -> None:
     page.context.close()
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_an_accessibility_checker_finds_nothing(browser: Any, tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize("media", ["screen", "print"])
+@pytest.mark.parametrize(("case", "language"), SHOWN)
+def test_an_accessibility_checker_finds_nothing(
+    browser: Any, tmp_path: Path, case: str, language: str, media: str
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(browser, tmp_path, CASES[case](), 1280)
+    page = opened(browser, tmp_path, CASES[case](), 1280, language)
+    page.emulate_media(media=media)
     found = Axe().run(page).response["violations"]
     assert [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found] == []
     page.context.close()
@@ -151,8 +160,9 @@ def test_every_letter_has_a_shape(browser: Any, tmp_path: Path) -> None:
 @pytest.mark.skipif(not has_chinese(), reason="there is no Chinese font on this machine")
 def test_every_chinese_letter_has_a_shape(browser: Any, tmp_path: Path) -> None:
     place = tmp_path / "first.html"
-    place.write_bytes(firstpage.page(Evidence.from_json(evidence()), "zh"))
-    page = browser.new_page()
-    page.goto(place.as_uri())
-    assert page.evaluate(MISSING) == []
-    page.close()
+    for shown in (firstpage.page(Evidence.from_json(evidence()), "zh"), render(evidence(), "zh").encode()):
+        place.write_bytes(shown)
+        page = browser.new_page()
+        page.goto(place.as_uri())
+        assert page.evaluate(MISSING) == []
+        page.close()

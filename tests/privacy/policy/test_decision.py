@@ -15,7 +15,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.errors import PolicyError
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.decision import ORDER, Decision, decide, replay
-from cloister.privacy.policy.request import BEYOND, Approval, Known, Request
+from cloister.privacy.policy.request import BEYOND, Approval, Endorsed, Known, Peer, Request
 from cloister.privacy.policy.rules import RULE_IDS, RULES
 from cloister.privacy.policy.strictest import diff, overall, strictest
 from cloister.privacy.policy.terms import Policy
@@ -28,8 +28,19 @@ AT = "2026-03-04T10:30:00Z"  # a Wednesday
 YES = Approval(person="dana", role="steward", at=AT, signed=True, proposes=False)
 
 
+AUTHORITY, IMPOSTOR = (canonical.digest(name) for name in (b"an authority", b"another authority"))
+OTHERS = ("lead", "south", "west")
+CONFIRMED = tuple(Peer(name=name, identity=DIGEST, confirmed=True) for name in OTHERS)
+
+
 def known(**changes: Any) -> Known:
-    return Known(**({"at": AT, "asked": AT, "approvals": (YES,)} | changes))
+    return Known(**({"at": AT, "asked": AT, "approvals": (YES,), "peers": CONFIRMED} | changes))
+
+
+def vouched(*authorities: str, begins: str = "2026-01-01", ends: str = "2026-12-31") -> tuple[Peer, ...]:
+    """What is known of the others where nobody compared the words of west."""
+    said = tuple(Endorsed(authority=one, statement=DIGEST, begins=begins, ends=ends) for one in authorities)
+    return (*CONFIRMED[:2], Peer(name="west", identity=DIGEST, endorsed=said))
 
 
 def request(value: dict[str, Any] | None = None, parts: dict[str, Any] | None = None, **more: Any) -> Request:
@@ -65,6 +76,9 @@ TABLE: list[tuple[str, Any, Any, Request, str]] = [
     ("valid.ends", "2026-03-04", "2026-03-03", PLAIN, "refuse"),
     ("lead.consortia", ["banks", "hospitals"], ["banks"], PLAIN, "refuse"),
     ("lead.identities", [DIGEST], [OTHER], PLAIN, "refuse"),
+    ("roster.authorities", [AUTHORITY], [IMPOSTOR], request(peers=vouched(AUTHORITY)), "refuse"),
+    ("roster.authorities", [AUTHORITY], [], request(peers=vouched(IMPOSTOR, AUTHORITY)), "refuse"),
+    ("roster.authorities", [], [], PLAIN, "allow"),
     ("datasets.purposes", ["triage notes to departments"], ["triage notes"], PLAIN, "refuse"),
     ("datasets.epsilon", 8, 7.99, PLAIN, "refuse"),
     ("datasets.jobs_per_day", 3, 2, request(jobs=3), "refuse"),
@@ -165,6 +179,99 @@ def test_epsilon_is_what_the_plan_costs_and_not_what_it_says() -> None:
     assert decide(policy(privacy__epsilon=0.2), lying).outcome == "refuse"
 
 
+@pytest.mark.parametrize(
+    ("peers", "said"),
+    [
+        (vouched(AUTHORITY, begins="2026-03-04", ends="2026-03-04"), "allow"),
+        (vouched(AUTHORITY, begins="2026-03-05"), "west (not confirmed)"),
+        (vouched(AUTHORITY, ends="2026-03-03"), "west (not confirmed)"),
+        (vouched(IMPOSTOR), f"west (signed by {IMPOSTOR[:19]})"),
+        ((*CONFIRMED[:2], Peer(name="west", identity=OTHER, confirmed=True)), "west (not confirmed)"),
+        (CONFIRMED[1:], "lead (not confirmed)"),
+        ((), "lead (not confirmed), south (not confirmed), west (not confirmed)"),
+    ],
+)
+def test_keys_count_that_were_confirmed_or_that_a_named_authority_signed_for(
+    peers: tuple[Peer, ...], said: str
+) -> None:
+    """Other keys than the plan's, and a party of which nothing is known, do not; nor does another day."""
+    decision = decide(policy(roster__authorities=[AUTHORITY]), request(peers=peers))
+    if said == "allow":
+        assert decision.outcome == "allow"
+        return
+    (finding,) = decision.deciding
+    limit = f"where the policy has signed by one of {AUTHORITY}"
+    assert finding.line() == f"roster.authorities: {said}, {limit}"
+
+
+def test_a_running_job_asks_again_on_the_day_after_the_last() -> None:
+    asked = request(peers=vouched(AUTHORITY, ends="2026-03-04"))
+    rules = policy(roster__authorities=[AUTHORITY])
+    assert decide(rules, asked).outcome == "allow"
+    tomorrow = datetime(2026, 3, 5, tzinfo=UTC)
+    assert decide(rules, asked.later(tomorrow)).outcome == "refuse"
+    assert decide(rules, asked.later(tomorrow, CONFIRMED)).outcome == "allow"
+
+
+def under(shared: Policy) -> Request:
+    """A request for a plan that names a policy of the consortium."""
+    return request(plan_json(policy=shared.digest))
+
+
+# the site's policy, the consortium's, whose refusal it is
+WHOSE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    ({"training__rounds": 1}, {}, "training.rounds", "site"),
+    ({}, {"training__rounds": 1}, "training.rounds", "consortium"),
+    ({"training__rounds": 1}, {"training__rounds": 0}, "training.rounds", "both"),
+    ({"code__digests": [DIGEST]}, {"code__digests": [OTHER]}, "code.digests", "consortium"),
+    ({"approval__roles": ["steward"]}, {"approval__roles": ["validator"]}, "approval.people", "consortium"),
+    ({"approval__people": 2}, {"approval__signed": True}, "approval.people", "site"),
+]
+
+
+@pytest.mark.parametrize(("site", "consortium", "rule", "by"), WHOSE)
+def test_a_decision_says_whose_policy_refuses(
+    site: dict[str, Any], consortium: dict[str, Any], rule: str, by: str
+) -> None:
+    shared = policy(**consortium)
+    decision = decide(policy(**site), under(shared), shared)
+    (finding,) = decision.deciding
+    assert (finding.rule, finding.by) == (rule, by)
+    assert {"site": "the policy has", "consortium": "the consortium's policy has"}.get(
+        by, "the policies of site and consortium have"
+    ) in finding.line()
+
+
+def test_what_only_both_together_refuse_is_said_of_both() -> None:
+    site, shared = policy(time__hours=["10-11", "20-24"]), policy(time__hours=["9-11"])
+    assert decide(site, under(shared), shared).outcome == "allow"
+    value, other = policy_json(), policy_json()
+    value["datasets"] = {"notes": value["datasets"]["*"]}
+    other["datasets"] = {"letters": other["datasets"]["*"]}
+    kept = Policy.of(other)
+    (finding,) = decide(Policy.of(value), under(kept), kept).deciding
+    assert (finding.rule, finding.by) == ("datasets.listed", "consortium")
+    twice = (YES, YES.model_copy(update={"person": "kim", "role": "validator"}))
+    stewards, validators = (policy(approval__roles=[role]) for role in ("steward", "validator"))
+    asked = Request.of(
+        Plan.from_bytes(canonical.encode(plan_json(policy=validators.digest))),
+        "north",
+        known(approvals=twice),
+    )
+    (together,) = decide(stewards, asked, validators).deciding
+    assert (together.rule, together.by) == ("approval.people", "both")
+
+
+@pytest.mark.parametrize("other", [None, policy(privacy__epsilon=9)])
+def test_another_policy_of_the_consortium_than_the_plans_decides_nothing(other: Policy | None) -> None:
+    with pytest.raises(PolicyError) as caught:
+        decide(policy(), under(policy()), other)
+    assert caught.value.id == "policy_mismatch"
+    with pytest.raises(PolicyError) as given:
+        decide(policy(), PLAIN, policy())  # nor does one that the plan does not name
+    assert given.value.id == "policy_mismatch"
+
+
 def test_an_epsilon_beyond_all_numbers_is_refused_by_every_policy() -> None:
     hard = {"privacy": {"noise_multiplier": 1e-3}, "training": {"rounds": 10_000, "steps": 100_000}}
     asked = request(parts=hard)
@@ -201,6 +308,7 @@ LIMITS = {
     "valid__begins": st.sampled_from(["2026-01-01", "2026-03-04", "2026-03-05"]),
     "valid__ends": st.sampled_from(["2026-03-03", "2026-03-04", "2027-01-01"]),
     "lead__consortia": st.sampled_from(["any", [], ["hospitals"], ["banks"], ["banks", "hospitals"]]),
+    "roster__authorities": st.sampled_from([[], [AUTHORITY], [IMPOSTOR], [AUTHORITY, IMPOSTOR]]),
     "datasets__epsilon": st.sampled_from([1, 8, 9.5]),
     "datasets__documents": st.sampled_from([[], document("2026-03-04"), document("2026-03-01")]),
     "privacy__modes": st.sampled_from([["local"], ["joint", "local"], ["off"], []]),
@@ -248,6 +356,7 @@ def requests(draw: st.DrawFn) -> Request:
         jobs=draw(st.integers(1, 3)),
         identifiers=draw(st.sampled_from(["unscanned", "none", "found", "masked"])),
         approvals=tuple(draw(st.lists(approval, max_size=3))),
+        peers=draw(st.sampled_from([CONFIRMED, vouched(AUTHORITY), vouched(IMPOSTOR), vouched()])),
     )
     plain = draw(st.sampled_from([PLAIN, SECURE, OFF]))
     return Request(**{name: getattr(plain, name) for name in Request.model_fields} | {"known": facts})
@@ -258,6 +367,24 @@ def test_the_strictest_of_two_allows_nothing_that_one_refuses(a: Policy, b: Poli
     """To tighten is to take the strictest of two policies: a refusal never becomes an acceptance."""
     outcomes = [ORDER.index(decide(each, asked).outcome) for each in (a, b)]
     assert ORDER.index(decide(strictest(a, b), asked).outcome) <= min(outcomes)
+
+
+@given(policies(), policies(), requests())
+def test_a_consortiums_policy_never_turns_a_refusal_into_an_acceptance(
+    site: Policy, consortium: Policy, asked: Request
+) -> None:
+    """What is in force beside the site's policy decides as the strictest of both, and says whose it was."""
+    under = Request(**{**dict(asked), "shared": consortium.digest})
+    decision, alone = decide(site, under, consortium), decide(site, asked)
+    assert ORDER.index(decision.outcome) <= ORDER.index(alone.outcome)
+    assert decision.outcome == decide(strictest(site, consortium), asked).outcome
+    found = {one.rule: one.outcome for one in alone.findings}
+    for one in decision.deciding:
+        if one.by in ("site", "consortium"):
+            assert (found.get(one.rule) == one.outcome) == (one.by == "site")
+    replay(site, under, decision, consortium)
+    with pytest.raises(PolicyError):
+        replay(site, under, decision)
 
 
 @given(policies(), policies(), requests())

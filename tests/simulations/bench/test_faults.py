@@ -13,7 +13,7 @@ import pytest
 
 from cloister.simulations.bench.faults import LIMITS, SITES, End, Struck, differences, figures, table
 from cloister.simulations.bench.faulty import Armed
-from cloister.simulations.bench.points import BEGUN, FLOWER, LEAD, POINTS, SITE, Point
+from cloister.simulations.bench.points import BEGUN, CABLE, FLOWER, LEAD, POINTS, SITE, Point
 
 CALM = End(
     models=("a", "b", "c"),
@@ -31,7 +31,7 @@ def test_every_point_is_a_function_of_the_product(point: Point) -> None:
 
 def test_there_are_enough_points_of_every_kind() -> None:
     assert len({point.name for point in POINTS}) == len(POINTS) >= LIMITS["points"].limit
-    assert {point.victim for point in POINTS} == {SITE, LEAD, FLOWER}
+    assert {point.victim for point in POINTS} == {SITE, LEAD, FLOWER, CABLE}
     assert {point.phase for point in POINTS} == {"start", "round", "end"}
     assert min(Counter((point.phase, point.role) for point in POINTS).values()) >= 2
 
@@ -40,7 +40,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from cloister.simulations.bench import faulty
-from cloister.simulations.bench.points import Point
+from cloister.simulations.bench.points import BEGUN, CABLE, FLOWER, LEAD, POINTS, SITE, Point
 point = Point("round", "north", "privacy.durable:write", sys.argv[2], "north")
 faulty.POINTS = (point,)
 faulty.wrap("north", faulty.Armed(Path(sys.argv[1]), "north"))

@@ -19,8 +19,9 @@ from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.simulations.engine import methods
 from cloister.simulations.engine.head import Steps, predict
 from cloister.simulations.engine.holding import Holding, pooled
-from cloister.simulations.engine.methods import Account, Analytic, Member
+from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, job_of
 
 SITES = ("north", "south", "west", "coast")
@@ -81,15 +82,17 @@ class TestSums:
         if not silent:
             del words["south"]
         at = At(1, 0, 1, job_of("model"))
-        opened = masked(parties, terms, taking).open(at, words, silent)
-        assert opened.words.tolist() == OpenSums(SITES).open(at, words).words.tolist()
+        opened = masked(parties, terms, taking).open(at, words.items(), silent)
+        assert opened.words.tolist() == OpenSums(SITES).open(at, words.items()).words.tolist()
         assert opened.survivors == tuple(name for name in SITES if name in words)
 
     def test_below_the_minimum_nothing_is_opened(self, parties):
         terms = SumTerms("sha256:" + "0" * 64, "sha256:" + "1" * 64, SITES, 5, 3, 3)
         taking = members(parties)
         with pytest.raises(AggregationError) as caught:
-            masked(parties, terms, taking).open(At(1, 0, 1, job_of("m")), dict.fromkeys(SITES[:2], bytes(20)))
+            masked(parties, terms, taking).open(
+                At(1, 0, 1, job_of("m")), dict.fromkeys(SITES[:2], bytes(20)).items()
+            )
         assert caught.value.id == "below_n_min"
 
 
@@ -136,13 +139,43 @@ class TestAnalytic:
         assert loud.accuracy(model, TEST) < 0.8
         assert charged == {name: [loud.release.mechanism] for name in SITES}
 
+    def test_surplus_noise_leaves_the_same_steps_masked_or_not_and_less_noise(self, parties):
+        back = Parties(parties.holdings, LABELS, parties.base, surplus=True)
+        plan = back.plan("test", JOINT, COURSE)
+        reserved, settled = [], []
+        account = Account(lambda _, what: reserved.append(what), lambda _, what: settled.append(what))
+        plain = methods.joint(plan, members(back, {"north": account}), OpenSums(SITES))
+        taking = members(back)
+        found = methods.joint(plan, taking, masked(back, plan.sum_terms, taking))
+        np.testing.assert_array_equal(plain.model, found.model)
+        assert reserved == settled == [plan.round_mechanism] * 4
+        assert (plain.sums, plain.bytes_up) == (8, 8 * 4 * plan.adapter.parameters)
+        left = methods.joint(parties.plan("test", JOINT, COURSE), members(parties), OpenSums(SITES))
+        assert (left.sums, left.bytes_up) == (4, plain.bytes_up / 2)
+        assert (plain.model != left.model).any()
+
+    def test_surplus_noise_is_not_given_for_a_part_of_the_sum(self, parties):
+        back = Parties(parties.holdings, LABELS, parties.base, surplus=True)
+        plan = back.plan("test", JOINT, COURSE)
+        sums = masked(back, plan.sum_terms, members(back))
+        words = {name: bytes(4 * plan.adapter.parameters) for name in SITES}
+        at = At(1, 0, 1, canonical.digest(b"m"))
+        sums.open(at, words.items())
+        for fewer in (SITES[:3], SITES[1:]):
+            with pytest.raises(AggregationError, check=lambda error: error.id == "surplus_refused"):
+                sums.open(replace(at, step=1), [(name, words[name]) for name in fewer], over=fewer)
+        short = [(name, words[name]) for name in SITES[:3]]
+        with pytest.raises(AggregationError, check=lambda error: error.id == "survivor_set_fixed"):
+            sums.open(replace(at, step=1), short, over=SITES)
+
     def test_a_budget_that_refuses_stops_everything(self, parties):
         def refuse(number, mechanism):
             raise BudgetError("budget_exceeded", "No more.")
 
         class Never:
-            def open(self, at, words):
-                raise AssertionError("something left the site")
+            def open(self, at, words, *, over=()):
+                for _ in words:
+                    raise AssertionError("something left the site")
 
         accounts = {"north": Account(reserve=refuse)}
         for run in (

@@ -84,6 +84,63 @@ def test_a_job_with_joint_steps_verifies(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_job_that_takes_surplus_noise_back_verifies(tmp_path: Path) -> None:
+    consortium = taking_back(tmp_path)
+    assert lines(checked(consortium, ran(consortium))) == []
+
+
+def taking_back(folder: Path) -> Consortium:
+    how = SECURE | {"surplus": True}
+    return Consortium(folder, FOUR, aggregation=how, privacy=JOINT, training=STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"noise_left": 1.6}, "the noise left is 1.5, not 1.6"),
+        ({"noise_left": 1.2}, "less noise is left than the plan's 1.5"),
+        ({"survivors": ["north", "south", "west"]}, "or of another set"),
+    ],
+)
+def test_a_site_that_says_otherwise_of_its_surplus_noise_is_found(
+    tmp_path: Path, body: dict[str, Any], says: str
+) -> None:
+    consortium = taking_back(tmp_path)
+    log = consortium.sites["west"].log
+    real = log.append
+
+    def lying(type: str, **fields: Any) -> Any:
+        return real(type, **fields | (body if type == "surplus.given" else {}))
+
+    log.append = lying  # type: ignore[method-assign]
+    assert any(says in line for line in lines(checked(consortium, ran(consortium))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "body", "says"),
+    [
+        (1, {"survivors": ["north", "south", "west"]}, "over other survivors than those of the sum"),
+        (1, None, "no event says what became of the surplus noise"),
+    ],
+)
+def test_a_lead_that_says_otherwise_of_surplus_noise_is_found(
+    tmp_path: Path, step: int, body: dict[str, Any] | None, says: str
+) -> None:
+    consortium = taking_back(tmp_path)
+    real = consortium.log.append
+
+    def lying(type: str, **fields: Any) -> Any:
+        if type == "sum.closed" and fields["step"] == step:
+            return real(type, **fields | body) if body else None
+        return real(type, **fields)
+
+    consortium.log.append = lying  # type: ignore[method-assign]
+    assert any(says in line for line in lines(checked(consortium, ran(consortium))))
+
+
+@pytest.mark.slow
 def test_a_job_without_privacy_verifies(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path, privacy=OFF)
     assert lines(checked(consortium, ran(consortium))) == []

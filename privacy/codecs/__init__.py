@@ -1,0 +1,1 @@
+"""Few bits a parameter where no secure sum is taken: one codec a file, each with its paper."""

@@ -1,0 +1,289 @@
+"""Who allowed what, what was refused, what went wrong, and which events a line of the report rests on.
+
+All of it follows from the events that a bundle shows, so whoever verifies derives it again. Decisions and
+incidents that repeat stand as one entry with their number, first and last event: ten thousand refused
+sign-ins are one line. A line cites at most ``MOST_CITED`` events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from cloister.privacy import canonical
+from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.kinds import Day, EventId, Moment, Reason, Whole
+from cloister.privacy.plan import Digest, Name, Part, Plan
+
+MOST_CITED = 12
+"""The most events that one line of a report names: where more bear on it, the first and the last of them."""
+
+Consent = Literal[
+    "approval.requested",
+    "approval.granted",
+    "approval.denied",
+    "approval.timeout",
+    "job.accepted",
+    "consent.recorded",
+    "consent.expired",
+    "consent.withdrawn",
+    "release.approved",
+]
+Decision = Literal[
+    "policy.loaded",
+    "policy.changed",
+    "policy.rejected",
+    "policy.decision",
+    "job.refused",
+    "update.refused",
+    "budget.refused",
+    "budget.exhausted",
+    "release.denied",
+    "dataset.changed",
+    "deid.scan",
+]
+Trouble = Literal[
+    "incident.raised",
+    "incident.closed",
+    "auth.failed",
+    "channel.refused",
+    "invite.refused",
+    "site.withdrew",
+    "site.lost",
+    "site.returned",
+    "key.rotated",
+    "key.revoked",
+    "log.rotated",
+    "log.recovered",
+    "log.gap",
+    "round.aborted",
+    "job.resumed",
+    "job.aborted",
+    "step.unchecked",
+    "model.rolled_back",
+    "consent.withdrawn",
+    "consent.expired",
+]
+"""Types of events that each list is made of."""
+
+Logs = Mapping[str, Sequence[Event]]
+
+
+class Cited(Part):
+    """An event that a line of the report names."""
+
+    event: EventId
+    type: Annotated[str, Field(pattern=r"^[a-z]+\.[a-z_]+$")]
+    round: Annotated[int, Field(ge=0)] | None
+    at: Moment
+
+
+class Source(Part):
+    """What a line is about, such as ``round.3`` or ``privacy.north``, and the events that it rests on."""
+
+    about: Annotated[str, Field(pattern=r"^[a-z]+(\.[a-z0-9-]{1,40})?$")]
+    events: Annotated[tuple[EventId, ...], Field(min_length=1, max_length=MOST_CITED)]
+
+
+class Consented(Part):
+    """An approval or a document about consent, in the log of a party.
+
+    Attributes:
+        site: the one it is about, where the party is not itself.
+        about: digest of what was approved, or of the document.
+        until: the day on which the document ends.
+        event: the one that says so.
+    """
+
+    party: Name
+    type: Consent
+    role: Literal["lead", "administrator", "steward", "researcher", "auditor", "validator", "policy"] | None
+    stage: Literal["plan", "start", "first-release", "release", "policy"] | None
+    form: Literal["data-use-agreement", "processor-agreement", "ethics-approval", "permit", "other"] | None
+    site: Name | None
+    about: Digest | None
+    until: Day | None
+    reason: Reason | None
+    at: Moment
+    event: EventId
+
+
+class _Repeated(Part):
+    """Something that a party wrote down once or several times: how often, when first and last, and where."""
+
+    party: Name
+    about: Name | None
+    reason: Reason | None
+    times: Whole
+    first: Moment
+    last: Moment
+    events: Annotated[tuple[EventId, ...], Field(min_length=1, max_length=2)]
+
+
+class Decided(_Repeated):
+    """A decision of a policy, or a refusal; ``rules`` are ids of rules of a site's policy."""
+
+    type: Decision
+    outcome: Literal["allow", "ask", "refuse"] | None
+    rules: tuple[str, ...]
+    policy: Digest | None
+
+
+class Incident(_Repeated):
+    """Something that went wrong, or changed who is there under which key."""
+
+    type: Trouble
+
+
+def event_id(event: Event) -> str:
+    """How findings and reports name an event."""
+    return f"{event.writer}/{event.seq}"
+
+
+def consents(logs: Logs) -> list[dict[str, Any]]:
+    """All consents and approvals, party by party."""
+    return [_consent(event) for event in _of(logs, get_args(Consent))]
+
+
+def _consent(event: Event) -> dict[str, Any]:
+    body = event.body
+    return {
+        "party": event.writer,
+        "type": event.type,
+        "role": body.get("role"),
+        "stage": body.get("stage"),
+        "form": body.get("form") if event.type.startswith("consent.") else None,
+        "site": body.get("site"),
+        "about": body.get("subject", body.get("document", body.get("artefact", event.job))),
+        "until": body.get("not_after"),
+        "reason": body.get("reason"),
+        "at": event.ts,
+        "event": event_id(event),
+    }
+
+
+def decisions(logs: Logs) -> list[dict[str, Any]]:
+    """Decisions and refusals: those of one party that are alike stand together."""
+    return _together((event, _decision(event)) for event in _of(logs, get_args(Decision)))
+
+
+_OUTCOMES = {"allowed": "allow", "refused": "refuse"}
+
+
+def _decision(event: Event) -> dict[str, Any]:
+    said: Any = event.body.get("outcome")
+    rules: Any = event.body.get("rules", ())
+    return {
+        **_what(event),
+        "outcome": _OUTCOMES.get(said, said),
+        "rules": [str(rule) for rule in rules],
+        "policy": event.body.get("policy"),
+    }
+
+
+def incidents(logs: Logs) -> list[dict[str, Any]]:
+    """What went wrong or changed: entries of one party that are alike stand together."""
+    return _together((event, _what(event)) for event in _of(logs, get_args(Trouble)))
+
+
+def _what(event: Event) -> dict[str, Any]:
+    body = event.body
+    about = next((body[field] for field in ("party", "site", "dataset") if field in body), None)
+    return {"party": event.writer, "type": event.type, "about": about, "reason": body.get("reason")}
+
+
+def _together(found: Iterable[tuple[Event, dict[str, Any]]]) -> list[dict[str, Any]]:
+    alike: dict[bytes, tuple[dict[str, Any], list[Event]]] = {}
+    for event, said in found:
+        alike.setdefault(canonical.encode(said), (said, []))[1].append(event)
+    return [
+        {
+            **said,
+            "times": str(len(events)),
+            "first": events[0].ts,
+            "last": events[-1].ts,
+            "events": [event_id(event) for event in (events[0], *events[1:][-1:])],
+        }
+        for said, events in alike.values()
+    ]
+
+
+def _of(logs: Logs, types: tuple[str, ...]) -> Iterator[Event]:
+    return (event for events in logs.values() for event in events if event.type in types)
+
+
+def sources(plan: Plan, logs: Logs) -> list[dict[str, Any]]:
+    """What the lines of a report rest on; lines about nothing that was written down have no entry."""
+    lead = [event for event in logs.get(plan.lead.name, ()) if event.job == plan.digest]
+    found: dict[str, list[Event]] = {
+        "plan": _typed(lead, "job.proposed"),
+        "job": _typed(lead, "job.started", "job.finished"),
+        "model": _typed(lead, "job.finished"),
+    }
+    for event in _typed(lead, "round.closed", "round.aborted"):
+        found[f"round.{event.round}"] = [event]
+    for event in _typed(lead, "site.lost", "update.refused"):
+        found.get(f"round.{event.round}", []).append(event)
+    for name, events in logs.items():
+        found[f"party.{name}"] = _typed(events, "log.opened")
+    for site in plan.sites:
+        found |= _of_site(plan, site.name, logs, lead)
+    return [
+        {"about": about, "events": [event_id(event) for event in _few(events)]}
+        for about, events in found.items()
+        if events
+    ]
+
+
+def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[str, list[Event]]:
+    dataset, everything = plan.site(name).dataset, logs.get(name, ())
+    own = [event for event in everything if event.job == plan.digest]
+    opened = [e for e in _typed(everything, "budget.opened") if e.body["dataset"] == dataset]
+    enrolled = _typed(logs.get(plan.lead.name, ()), "key.enrolled")
+    connected = _typed(logs.get(plan.lead.name, ()), "channel.opened")
+    counted = [e for e in _typed(lead, "traffic.counted") if e.body["site"] == name]
+    audit = _typed(own, "audit.committed", "audit.result")
+    charged = _ends(_typed(own, "budget.reserved"))
+    noised = _ends(_typed(own, "dp.step_summary"))
+    return {
+        f"party.{name}": [
+            *_typed(everything, "log.opened"),
+            *[e for e in enrolled if e.body["party"] == name][-1:],
+        ],
+        f"privacy.{name}": [*opened, *charged, *noised],
+        f"audit.{name}": audit,
+        f"traffic.{name}": _ends(counted),
+        f"channel.{name}": [e for e in connected if e.body["party"] == name][-1:],
+    }
+
+
+def _typed(events: Iterable[Event], *types: str) -> list[Event]:
+    return [event for event in events if event.type in types]
+
+
+def _ends(events: Sequence[Event]) -> list[Event]:
+    """The first and the last."""
+    return [*events[:1], *events[1:][-1:]]
+
+
+def _few(events: Sequence[Event]) -> Sequence[Event]:
+    """All of them, or where there are too many the first ones and the last."""
+    return events if len(events) <= MOST_CITED else [*events[: MOST_CITED - 1], events[-1]]
+
+
+def cited(logs: Logs, *entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every event that the entries name, party by party in the order of its log."""
+    named = {
+        name
+        for listed in entries
+        for entry in listed
+        for name in (*entry.get("events", ()), *([entry["event"]] if "event" in entry else []))
+    }
+    return [
+        {"event": event_id(event), "type": event.type, "round": event.round, "at": event.ts}
+        for events in logs.values()
+        for event in events
+        if event_id(event) in named
+    ]

@@ -1,0 +1,30 @@
+"""Kinds of values in ``evidence.json``: numbers as text, moments, ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from cloister.privacy.errors import areas
+
+REASONS: Mapping[str, str] = {reason: text for area in areas() for reason, text in area.REASONS.items()}
+"""Every declared error id, with its meaning."""
+
+
+def _declared(reason: str) -> str:
+    if reason not in REASONS:
+        raise ValueError("not a declared error id")
+    return reason
+
+
+Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,3})?$")]
+Whole = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,17})$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")]
+Reason = Annotated[str, AfterValidator(_declared)]
+EventId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}/(0|[1-9]\d{0,15})$")]
+"""``writer/seq``, as findings name an event."""

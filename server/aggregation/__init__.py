@@ -1,0 +1,1 @@
+"""What may stand in the place of the mean where the server sees single updates: one rule a file."""

@@ -1,0 +1,142 @@
+"""LoRA in a simulation: one frozen base model for all sites, and each site trains on it in turn.
+
+The model is loaded, and the adapter of a plan placed on it, once. What the layers below the first trained
+one say of a text is kept, so that only what is trained runs again (``client.learn.features``). Between rounds
+a site keeps nothing of a model: by the protocol, every round starts from the global one with a fresh
+optimizer. So to change sites is to copy one flat vector into the trained parameters, which each step of
+training does anyway. Steps, noise and audit are those of a site's own trainer (``client.learn.training``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.client.learn.adapters import Classifier, place
+from cloister.client.learn.evaluation import predict
+from cloister.client.learn.features import prepare
+from cloister.client.learn.learner import require_unit
+from cloister.client.learn.model import load_encoder, tokenize
+from cloister.client.learn.training import LocalTrainer, Settings
+from cloister.client.learn.training import Moment as TrainingMoment
+from cloister.client.site import persons
+from cloister.client.site.records import Records
+from cloister.privacy.dp.audit import Audit, Pipeline
+from cloister.privacy.entropy import Entropy
+from cloister.privacy.errors import PlanError
+from cloister.privacy.layout import Layout
+from cloister.privacy.model import BaseModel, agreed_layout
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.simulations.engine.head import Moment
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterLearner:
+    """A site's rows, ready to be trained on with the shared model.
+
+    Attributes:
+        plan: the plan.
+        trainer: the site's own code over the shared model.
+        settings: of a round.
+    """
+
+    plan: Plan
+    trainer: LocalTrainer
+    settings: Settings
+
+    def train(self, model: Vector, entropy: Entropy, at: Moment) -> Delta:
+        """See ``rounds.Learner`` and ``LocalTrainer.train``."""
+        return self.trainer.train(model, self.settings, entropy, _moment(at))
+
+    def share(self, model: Vector, entropy: Entropy, at: Moment) -> Share:
+        """See ``rounds.Learner`` and ``LocalTrainer.share``."""
+        return self.trainer.share(model, self.plan.grid, self.plan.training.rate, entropy, _moment(at))
+
+    def surplus(self, survivors: int, entropy: Entropy, at: Moment) -> Surplus:
+        """See ``rounds.Learner``."""
+        return self.trainer.surplus(self.plan.grid, survivors, entropy, _moment(at))
+
+
+@dataclass(frozen=True, eq=False)
+class SharedModel:
+    """The one model of a simulated job.
+
+    Attributes:
+        plan: what is trained, and how.
+        base: the base model on this machine.
+    """
+
+    plan: Plan
+    base: BaseModel
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The order of the trained parameters.
+
+        Raises:
+            ModelError: as ``agreed_layout``.
+        """
+        return agreed_layout(self.plan, self.base)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The model in memory, its adapter in place.
+
+        Raises:
+            ModelError: as ``load_encoder`` and ``place``.
+        """
+        return place(load_encoder(self.base), self.layout, self.plan.adapter.alpha)
+
+    def learners(self, records: Mapping[str, Records]) -> dict[str, AdapterLearner]:
+        """The sites of the plan, each with an audit of its own where the plan is private.
+
+        Args:
+            records: site name -> what it trains on; of every site of the plan.
+
+        Raises:
+            PlanError: ``plan_unknown``; ``plan_conflict``, a site has no records, or records of another unit
+                of privacy.
+            InputError: a label is none of the plan's classes.
+        """
+        if missing := {site.name for site in self.plan.sites} - set(records):
+            raise PlanError("plan_conflict", f"There are no records of {min(missing)}.")
+        for site, found in records.items():
+            require_unit(self.plan, site, found)
+        # All tokenizers are the same; what frozen layers say is worked out site by site, as a site does.
+        tokens = iter(self._tokens([text for found in records.values() for text in found.texts]))
+        return {site: self._learner(site, found, tokens) for site, found in records.items()}
+
+    def _learner(self, site: str, records: Records, tokens: Iterator[NDArray[np.int64]]) -> AdapterLearner:
+        trainer = LocalTrainer(
+            self.classifier,
+            prepare(self.classifier, list(islice(tokens, len(records)))),
+            records.targets(self.plan.task.labels),
+            persons.numbers(records),
+            audit=self._audit(),
+        )
+        return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], ...]:
+        return tokenize(self.base, texts, self.plan.base.max_tokens)
+
+    def accuracy(self, model: Vector, records: Records) -> float:
+        """The share of records whose class a model finds."""
+        features = prepare(self.classifier, self._tokens(records.texts))
+        found = predict(self.classifier, features, model)
+        return float((found == records.targets(self.plan.task.labels)).mean())
+
+    def _audit(self) -> Audit | None:
+        if (mechanism := self.plan.site_mechanism) is None:
+            return None
+        pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
+        return Audit.begin(self.plan.digest, pipeline)
+
+
+def _moment(at: Moment) -> TrainingMoment:
+    return TrainingMoment(at.round, at.attempt, at.model)

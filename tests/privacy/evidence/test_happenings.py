@@ -1,0 +1,145 @@
+"""Consents, decisions, incidents and citations follow from events, are bounded, and are verified."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloister.privacy.errors import InputError
+from cloister.privacy.evidence import happenings
+from cloister.privacy.evidence.checks.run import verify
+from cloister.privacy.evidence.events import GENESIS, Event
+from cloister.privacy.evidence.evidence import Evidence
+from cloister.privacy.evidence.render import render
+from tests.privacy.evidence.conftest import Stage
+from tests.privacy.evidence.test_render import Element, Page, section
+from tests.reports import evidence
+
+JOB = "sha256:" + "0" * 64
+
+
+def event(seq: int, type: str, writer: str = "lead", round: int | None = None, **body: Any) -> Event:
+    return Event(writer, seq, f"2026-01-31T12:00:{seq % 60:02}.000Z", type, JOB, round, body, GENESIS)
+
+
+def test_what_repeats_is_one_entry_with_its_number() -> None:
+    failed = [event(n, "auth.failed", reason="certificate_invalid") for n in range(10_000)]
+    other = event(10_000, "auth.failed", reason="replay", party="north")
+    found = happenings.incidents({"lead": [*failed, other]})
+    assert [(one["times"], one["events"]) for one in found] == [
+        ("10000", ["lead/0", "lead/9999"]),
+        ("1", ["lead/10000"]),
+    ]
+    assert [one["about"] for one in found] == [None, "north"]
+    assert len(happenings.cited({"lead": [*failed, other]}, found)) == 3
+
+
+def test_decisions_with_other_outcomes_stand_apart() -> None:
+    body = {"policy": JOB, "request": JOB, "rules": ["approval.people"]}
+    made = [
+        event(n, "policy.decision", "north", **body, outcome=outcome)
+        for n, outcome in enumerate(("ask", "ask", "refuse"))
+    ]
+    changed = event(3, "dataset.changed", "north", dataset="notes", outcome="refused")
+    found = happenings.decisions({"north": [*made, changed]})
+    assert [(one["outcome"], one["times"]) for one in found] == [
+        ("ask", "2"),
+        ("refuse", "1"),
+        ("refuse", "1"),
+    ]
+    assert found[2]["about"] == "notes"
+
+
+def test_a_consent_says_who_by_role_and_when() -> None:
+    granted = event(4, "approval.granted", "north", subject=JOB, stage="start", role="steward")
+    (found,) = happenings.consents({"north": [granted]})
+    assert (found["role"], found["stage"], found["about"], found["event"]) == (
+        *("steward", "start", JOB),
+        "north/4",
+    )
+    assert found["at"] == granted.ts
+
+
+def test_a_line_cites_few_events(stage: Stage) -> None:
+    plan = stage.plain.job.plan
+    lost = [event(n, "site.lost", round=1, site="site-01", reason="site_lost") for n in range(1, 40)]
+    lead = [Event(**{**vars(e), "job": plan.digest}) for e in (*lost, event(99, "round.closed", round=1))]
+    (found,) = [s for s in happenings.sources(plan, {"lead": lead}) if s["about"] == "round.1"]
+    assert len(found["events"]) == happenings.MOST_CITED
+    assert (found["events"][0], found["events"][-1]) == ("lead/99", "lead/39")
+
+
+def anchors(root: Element) -> set[str]:
+    return {row.attributes["id"] for row in section(root, 18).tags("tr") if "id" in row.attributes}
+
+
+@pytest.mark.parametrize("name", ["en", "zh"])
+def test_every_event_that_a_line_names_stands_on_the_page(name: str) -> None:
+    root = Page(render(evidence(), name)).root
+    named = {a.attributes["href"][1:] for a in root.tags("a") if "event-" in a.attributes["href"]}
+    assert named == anchors(root)
+    assert len(named) == len(evidence()["cited"]) > 50
+
+
+def test_what_rests_on_events_names_them() -> None:
+    root = Page(render(evidence())).root
+    for number in (2, 4, 5, 6):
+        assert all(row.tags("a") for row in section(root, number).tags("tbody")[0].tags("tr"))
+    (seventh,) = [r for r in section(root, 4).tags("tr") if r.text().startswith("Round 6 ")]
+    assert len(seventh.tags("a")) == 2  # closed, and one site lost
+
+
+def test_tables_say_what_was_decided_and_what_went_wrong() -> None:
+    root = Page(render(evidence())).root
+    consents, decisions, incidents = (section(root, number).text() for number in (15, 16, 17))
+    for said in ("data use agreement", "until 2027-12-31", "Approved before the start", "data steward"):
+        assert said in consents
+    for said in ("ask a person", "Update refused", "update_range", "Policy in force"):
+        assert said in decisions
+    for said in ("model_fell", "Sign-in refused", "Connection refused", "Site withdrew", "Site lost"):
+        assert said in incidents
+
+
+def test_where_nothing_is_recorded_it_is_said() -> None:
+    nothing: dict[str, Any] = {key: [] for key in ("consents", "decisions", "incidents", "sources", "cited")}
+    root = Page(render(evidence(**nothing))).root
+    for number in (15, 16, 17):
+        assert section(root, number).tags("li")[0].grades() == ["Recorded"]
+    assert section(root, 18).grades() == ["Not known"]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda value: value["cited"].pop(), "not those that the entries name"),
+        (lambda value: value["cited"].append(value["cited"][0]), "not those that the entries name"),
+        (lambda value: value["sources"].append(value["sources"][0]), "twice"),
+        (lambda value: value["incidents"][0].update(party="nobody"), "nobody in the plan"),
+    ],
+)
+def test_lists_that_contradict_each_other_are_refused(change: Any, why: str) -> None:
+    value = evidence()
+    change(value)
+    with pytest.raises(InputError, match=why):
+        Evidence.from_json(value)
+
+
+@pytest.mark.parametrize("field", ["consents", "decisions", "sources", "cited"])
+def test_a_list_that_leaves_something_out_is_found(stage: Stage, field: str) -> None:
+    """Whoever verifies derives each list again; the cheat signs everything anew and keeps it consistent."""
+    forger = stage.plain
+    honest = forger.job.contents()
+    assert honest.evidence[field]
+    value = {**honest.evidence}
+    value[field] = value[field][field != "cited" :]
+    named = {
+        one for part in ("sources", "decisions", "incidents") for e in value[part] for one in e["events"]
+    }
+    named |= {one["event"] for one in value["consents"]}
+    value["cited"] = [one for one in value["cited"] if one["event"] in named]
+    if field == "cited":
+        value["cited"][0] = {**value["cited"][0], "at": "2020-01-01T00:00:00Z"}
+    contents = type(honest)(**{**vars(honest), "evidence": value})
+    found = verify(contents.bundle(forger.job.lead), forger.job.trust).findings
+    assert any(one.check == "evidence" and field in one.place for one in found)
