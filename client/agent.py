@@ -26,6 +26,7 @@ from cloister.client.jobs import APPROVED, DONE, REFUSED, WAITING, Job, Jobs
 from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant, Replies
 from cloister.client.site import rotation
+from cloister.client.site.canaries import canaries_of
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder, refuse_restored
 from cloister.client.sums import SecureSums
@@ -262,6 +263,9 @@ class Agent:
         records = self._datasets.open(dataset, plan.digest)
         if changed := self._datasets.changed(dataset):
             self._say(changed)
+        canaries = canaries_of(plan, job.folder, vault)
+        if canaries is not None:
+            records = canaries.among(records[0]), records[1]
         learner = SiteLearner(
             plan, self._site.name, base, records, entropy, job.folder, device=self._device, vault=vault
         )
@@ -285,6 +289,7 @@ class Agent:
             complain=self._say,
             admit=lambda: self._admit(job, parties),
             tell=self._telling.mark,
+            canaries=canaries,
         )
 
     def _admit(self, job: Job, parties: Sequence[PublicIdentity]) -> None:

@@ -1,9 +1,9 @@
-"""``cloister site evidence`` and ``cloister site sign``: what a site says of a job, under its keys."""
+"""``cloister site audit``, ``evidence`` and ``sign``: what a site says of a job, under its keys."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from cloister.client.deposition import Deposition
 from cloister.client.jobs import Jobs
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.policies import Policies
-from cloister.privacy import durable
+from cloister.privacy import canonical, durable
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
@@ -26,8 +26,48 @@ Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module to ``cloister site``."""
-    for command in (evidence, sign):
+    for command in (audit, evidence, sign):
         app.command()(command)
+
+
+def audit(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")],
+    release: Annotated[
+        bool, typer.Option("--release", help="Put the figures into the event log, and so into the report.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
+    device: Annotated[str, typer.Option(help="Where the model runs, as torch names it.")] = "cpu",
+    directory: Directory = HERE,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Attack the finished model of a job with what this site knows: lower bounds on epsilon.
+
+    Without --release nothing but the opening of the dataset is written down, and nothing leaves. Figures of
+    membership are about real units and not covered by epsilon; do this before `cloister site evidence`.
+
+    Example: cloister site audit 3f9a --release --dir north
+    """
+    from cloister.client.attacks import ModelAudit
+    from cloister.privacy.model import describe
+
+    folder = SiteFolder.open(directory)
+    found = Jobs(folder).find(job)
+    audited = ModelAudit(folder, found, describe(model or found.plan.base.name), device)
+    attacks, missing = audited.run()
+    released = [audited.release(one) for one in attacks] if release else []
+    if json:
+        value: dict[str, Any] = {"attacks": [one.body for one in attacks], "not_run": missing}
+        typer.echo(canonical.encode(value | {"released": release}).decode())
+        return
+    for one in attacks:
+        typer.echo(one.line(found.plan.privacy.mode != "off"))
+    for reason in missing:
+        typer.echo(f"Not run: {reason}")
+    typer.echo("A low bound proves nothing.")
+    if attacks and not release:
+        typer.echo("Nothing of it leaves this site; with --release it stands in the event log.")
+    elif attacks:
+        typer.echo("Released." if any(released) else "Released before.")
 
 
 def evidence(

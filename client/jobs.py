@@ -38,7 +38,7 @@ from cloister.privacy.policy.terms import HeldOutTerms
 from cloister.privacy.wire.signed import Signed
 
 WAITING, APPROVED, REFUSED, DONE, LEFT = "waiting", "approved", "refused", "done", "left"
-_KEYS = ("ratchet.key", "sums.json", "audit.json")
+_KEYS = ("ratchet.key", "sums.json", "audit.json", "canaries.json")
 
 
 @dataclass(frozen=True)

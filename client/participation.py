@@ -34,6 +34,7 @@ from cloister.client.following import Following
 from cloister.client.guard import Guard, Score
 from cloister.client.held import HeldModels
 from cloister.client.rests import Rests
+from cloister.client.site.canaries import Canaries
 from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
@@ -65,7 +66,7 @@ from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
 
-_COMMITTED = "audit.committed"
+_COMMITTED, _PLANTED = "audit.committed", "audit.planted"
 
 
 class Learner(Protocol):
@@ -172,6 +173,7 @@ class Participant:
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
         admit: raises where this site takes no further part in the job, before anything else is done.
         tell: called when a round was answered, to show heads beside it; must be quick.
+        canaries: those that stand among the learner's records; None where the plan has none.
     """
 
     plan: Plan
@@ -190,6 +192,7 @@ class Participant:
     complain: Callable[[str], None] = lambda _: None
     admit: Callable[[], None] = lambda: None
     tell: Callable[[], None] = lambda: None
+    canaries: Canaries | None = None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     _committed: bool = field(default=False, init=False)
@@ -201,6 +204,8 @@ class Participant:
             raise ValueError("updates are masked exactly where the plan says so")
         if (self.following is not None) != self.plan.joint:
             raise ValueError("steps are followed exactly in joint mode")
+        if (self.canaries is not None) != (self.plan.canaries is not None):
+            raise ValueError("there are canaries exactly where the plan has some")
 
     @property
     def name(self) -> str:
@@ -499,28 +504,37 @@ class Participant:
                 return self._seal(header, sums.SHARES, answer)
 
     def _commit(self) -> None:
-        """Binds this site to the coins of its audit before the first step that they take part in.
+        """Binds this site to the coins of its audits before the first step that they take part in.
 
         Raises:
             StateError: ``state_damaged``, the log is bound to other coins, or to none after steps were seen.
         """
-        audit, job = self.learner.audit, self.plan.digest
-        if audit is None or self._committed:
+        audit, canaries = self.learner.audit, self.canaries
+        if self._committed:
             return
-        known = [e.body["commitment"] for e in self.log.entries() if (e.type, e.job) == (_COMMITTED, job)]
-        if not known and not audit.tally.steps:
-            self.log.append(
-                _COMMITTED,
-                job=job,
-                commitment=audit.commitment,
-                phantoms=audit.phantoms,
-                guesses=audit.guesses,
-            )
-        elif known != [audit.commitment]:
+        if audit is not None:
+            numbers = {"phantoms": audit.phantoms, "guesses": audit.guesses}
+            self._bind(_COMMITTED, audit.commitment, numbers, new=not audit.tally.steps)
+        if canaries is not None:
+            numbers = {"canaries": len(canaries), "guesses": canaries.guesses}
+            self._bind(_PLANTED, canaries.commitment, numbers, new=not self._trained())
+        self._committed = True
+
+    def _bind(self, kind: str, commitment: str, numbers: dict[str, int], *, new: bool) -> None:
+        """Writes down a commitment once, or finds it in the log."""
+        job = self.plan.digest
+        known = [e.body["commitment"] for e in self.log.entries() if (e.type, e.job) == (kind, job)]
+        if not known and new:
+            self.log.append(kind, job=job, commitment=commitment, **numbers)
+        elif known != [commitment]:
             raise StateError(
                 "state_damaged", "The audit of this job is not the one that the event log is bound to."
             )
-        self._committed = True
+
+    def _trained(self) -> bool:
+        """Whether a round of this job was begun here before."""
+        begun = ("budget.reserved", "update.sent")
+        return any(e.job == self.plan.digest and e.type in begun for e in self.log.entries())
 
     def _conclude(self) -> None:
         """Writes down what the audit found."""

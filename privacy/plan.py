@@ -271,10 +271,15 @@ class Aggregation(Part):
             )
 
 
+FEWEST_CANARIES, MOST_CANARIES = 20, 1000
+
+
 class Plan(Part):
     """A whole run. Two plans with the same terms differ in their nonce and are two jobs.
 
     Attributes:
+        canaries: false records that each site makes up and may train on, to measure what the model keeps
+            (``client.site.canaries``); absent from the bytes of a plan that has none.
         policy: the digest of the consortium's policy, which every site applies beside its own; absent from
             the bytes of a plan that is under none.
     """
@@ -292,6 +297,7 @@ class Plan(Part):
     training: Training
     privacy: Privacy
     aggregation: Aggregation
+    canaries: Annotated[int, Field(ge=FEWEST_CANARIES, le=MOST_CANARIES)] | None = None
     policy: Digest | None = None
 
     @model_validator(mode="after")
@@ -303,6 +309,8 @@ class Plan(Part):
             raise ValueError("minimum_sites is more than there are sites")
         if len(set(self.task.labels)) != len(self.task.labels):
             raise ValueError("a label stands twice")
+        if self.canaries and self.canaries > min(site.units.low for site in self.sites):
+            raise ValueError("there are more canaries than units at some site")
         if self.aggregation.secure:
             self._check_sums()
         if self.joint:
@@ -455,7 +463,8 @@ class Plan(Part):
         Raises:
             PlanError: ``plan_conflict``, no sound grid fits these terms.
         """
-        most = most_sampled(sum(site.units.high for site in self.sites), self.training.rate)
+        units = sum(site.units.high + (self.canaries or 0) for site in self.sites)
+        most = most_sampled(units, self.training.rate)
         return Grid(
             bound=self.privacy.bound,
             parameters=self.adapter.parameters,

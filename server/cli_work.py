@@ -45,6 +45,13 @@ JsonLines = Annotated[
     bool,
     typer.Option("--json", help="Say everything, and every event of the log, as one JSON object a line."),
 ]
+Canaries = Annotated[
+    int | None,
+    typer.Option(
+        help="False records that each site makes up, half of which it trains on: measures what the model "
+        "keeps, and costs accuracy. None without it."
+    ),
+]
 HERE = Path()
 
 
@@ -118,6 +125,7 @@ def propose(
         ),
     ] = False,
     bits: Bits = None,
+    canaries: Canaries = None,
     server_optimizer: Annotated[
         Literal["momentum", "nesterov", "adam"] | None,
         typer.Option(help="What the server makes of the mean change. Not with joint privacy."),
@@ -166,6 +174,7 @@ def propose(
         colluding=colluding,
         surplus=take_back,
         bits=bits,
+        canaries=canaries,
         server=_server(server_optimizer, server_rate),
         codec=codec,
         down=codec_down,

@@ -19,6 +19,8 @@ from cloister.privacy.layout import Layout, Placement, initial, layout
 from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
+    FEWEST_CANARIES,
+    MOST_CANARIES,
     Adapter,
     Aggregation,
     Base,
@@ -88,6 +90,7 @@ class Terms:
         secure: whether the server may open nothing but sums.
         colluding: with ``secure``, how many sites may put together what they know, and the server with them.
         bits: with ``secure`` and not in joint mode, how many a parameter travels as; None for 32.
+        canaries: false records that each site makes up and trains on by coins; None for none.
         server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
         proximal: mu of FedProx; None for none. Not in joint mode.
         factors: ``up`` trains LoRA's B alone, ``alternate`` B and A in turn; None both. Not in joint mode.
@@ -121,6 +124,7 @@ class Terms:
     colluding: int = 1
     surplus: bool = False
     bits: int | None = None
+    canaries: int | None = None
     server: ServerOptimizer | None = None
     robust: Robust | None = None
     proximal: float | None = None
@@ -155,6 +159,19 @@ def check_bits(terms: Terms, sites: int) -> None:
             "plan_conflict",
             f"{terms.bits} bits a parameter are not what {sites} sites can be added up in.",
             f"Take {fewest_bits(sites)} to {MOST_BITS}, or leave out --bits for 32.",
+        )
+
+
+def check_canaries(terms: Terms, sites: tuple[Site, ...]) -> None:
+    """Refuses more canaries than some site has units: ``plan_conflict``."""
+    least = min(site.units.low for site in sites)
+    if terms.canaries is not None and not FEWEST_CANARIES <= terms.canaries <= min(MOST_CANARIES, least):
+        raise PlanError(
+            "plan_conflict",
+            f"{terms.canaries} canaries do not suit sites of which one may have {least} units.",
+            f"Take {FEWEST_CANARIES} to {min(MOST_CANARIES, least)}, or leave out --canaries."
+            if least >= FEWEST_CANARIES
+            else "Leave out --canaries.",
         )
 
 
@@ -254,7 +271,8 @@ def _draft(
     check_bits(terms, len(sites))
     training, privacy = _training(terms), _privacy(terms, unit)
     rates = learning_rates(order, training.head_rate, training.adapter_rate)
-    norm = reach(training, privacy, sites, rates) if terms.bits else None
+    check_canaries(terms, sites)
+    norm = reach(training, privacy, sites, rates, terms.canaries or 0) if terms.bits else None
     plan = Plan(
         consortium=roster.consortium,
         purpose=terms.purpose,
@@ -268,6 +286,7 @@ def _draft(
         training=training,
         privacy=privacy,
         aggregation=_aggregation(terms, len(sites), norm),
+        canaries=terms.canaries,
         policy=terms.policy,
     )
     return plan, initial(order, plan.adapter.seed)

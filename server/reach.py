@@ -37,7 +37,9 @@ _ROUNDING: Final = 1.01
 """Room for float32, in which sites train."""
 
 
-def reach(training: Training, privacy: Privacy, sites: Sequence[Site], rates: Vector) -> float:
+def reach(
+    training: Training, privacy: Privacy, sites: Sequence[Site], rates: Vector, canaries: int = 0
+) -> float:
     """The Euclidean length that one site's weighted update of a round does not exceed.
 
     Args:
@@ -45,6 +47,7 @@ def reach(training: Training, privacy: Privacy, sites: Sequence[Site], rates: Ve
         privacy: clipping and noise.
         sites: all sites of the plan.
         rates: the learning rate of each parameter, shape (d,).
+        canaries: units that a site may have beside its own.
 
     Raises:
         PlanError: ``plan_conflict``, nothing bounds the update.
@@ -57,12 +60,14 @@ def reach(training: Training, privacy: Privacy, sites: Sequence[Site], rates: Ve
             "Without clipping nothing bounds an update by descent, so few bits have no range.",
             "Leave out --bits, or train with privacy.",
         )
-    return _ROUNDING * _descent(training, privacy, sites, rates)
+    return _ROUNDING * _descent(training, privacy, sites, rates, canaries)
 
 
-def _descent(training: Training, privacy: Privacy, sites: Sequence[Site], rates: Vector) -> float:
+def _descent(
+    training: Training, privacy: Privacy, sites: Sequence[Site], rates: Vector, canaries: int
+) -> float:
     counts = np.cumsum(training.momentum ** np.arange(training.steps))
-    most = max(most_sampled(site.units.high, training.rate) for site in sites)
+    most = max(most_sampled(site.units.high + canaries, training.rate) for site in sites)
     largest = float(rates.max())
     signal = most * largest * counts.sum()
     noise = privacy.noise_multiplier * (_length(rates) + DEVIATIONS * largest) * _length(counts)

@@ -19,7 +19,7 @@ from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT, describe
-from cloister.server.cli_work import Bits
+from cloister.server.cli_work import Bits, Canaries
 from cloister.server.jobs import Job
 from cloister.server.proposal import Terms, check_bits
 from cloister.simulations import demo as stagecraft
@@ -66,6 +66,7 @@ def demo(
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
     bits: Bits = None,
+    canaries: Canaries = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
         "cloister-demo"
@@ -86,6 +87,7 @@ def demo(
         play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
     terms = replace(terms, unit="person" if person else "record", secure=secure, bits=bits)
+    terms = replace(terms, canaries=canaries)
     _check_sites(len(play.train), privacy, secure=secure)
     check_bits(terms, len(play.train))
     if privacy != "off":

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from cloister.client.attacks import ModelAudit
+from cloister.client.jobs import Jobs as SiteJobs
 from cloister.privacy import canonical, durable
 from cloister.privacy.canonical import Json
 from cloister.privacy.evidence.card import card
@@ -39,6 +41,11 @@ def conclude(
     federated, own = ground.scores(run.model(), run.base, held)
     compared = baselines.measure(ground, train, demo.stage.test)
     found = Outcome(run, compared, federated, own, stage.majority(demo.stage.test), memory.peak_rss)
+    say("Attacking the finished model at every site")
+    for site in run.sites.values():
+        audited = ModelAudit(site, SiteJobs(site).find(run.plan.digest), run.base)
+        for one in audited.run()[0]:
+            audited.release(one)
     made = dossier.gather(found, len(demo.stage.test))
     bundle = dossier.bundle(found, made)
     bundle.write(demo.out / "bundle")

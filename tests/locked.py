@@ -56,6 +56,9 @@ def texts(name: str, value: Any) -> Iterator[bytes]:
         yield from (bytes.fromhex(value[key]) for key in value if key not in ("name", "role"))
     elif name == "ratchet.key":
         yield bytes.fromhex(value["key"])
+    elif name == "canaries.json":
+        yield bytes.fromhex(value["key"])
+        yield value["coins"]["included"].encode()
     elif name == "audit.json":
         yield bytes.fromhex(value["coins"]["nonce"])
         yield value["coins"]["included"].encode()

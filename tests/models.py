@@ -78,6 +78,37 @@ def labels(number: int, classes: int = 4, seed: int = 7) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, classes, number)
 
 
+def write_letters(folder: Path, width: int = 128) -> Path:
+    """A model folder whose tokens are letters and figures: wide enough to learn random words by heart."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = {word: number for number, word in enumerate([*_WORDS[:5], *letters])}
+    config = AutoConfig.for_model(
+        "bert",
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=width,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(21)
+        model = AutoModel.from_config(config)
+        for name, parameter in model.named_parameters():
+            if "LayerNorm" not in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
+    return folder
+
+
 def write(folder: Path, layers: int = 3, width: int = 32) -> Path:
     """A model folder as a hub would hold it: safetensors, config and a word-piece tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -8,12 +8,14 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.features import Features, chunks
 from cloister.privacy.update import Vector
 
 Classes: TypeAlias = NDArray[np.int64]
+Losses: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ def probabilities(classifier: Classifier, features: Features, vector: Vector) ->
     found = np.empty((len(lengths), classifier.head.out_features), dtype=np.float32)
     for rows in chunks(lengths, np.arange(len(lengths))):
         found[rows] = features.logits(classifier, rows).softmax(dim=1).cpu().numpy()
+    return found
+
+
+@torch.no_grad()
+def losses(classifier: Classifier, features: Features, vector: Vector, labels: Classes) -> Losses:
+    """The cross entropy of each document under the parameters ``vector``: float64, shape (documents,)."""
+    set_flat(classifier, vector)
+    targets, found = torch.from_numpy(labels), np.empty(len(labels))
+    for rows in chunks(features.lengths, np.arange(len(labels))):
+        logits = features.logits(classifier, rows).cpu()
+        found[rows] = cross_entropy(logits, targets[torch.from_numpy(rows)], reduction="none").numpy()
     return found
 
 

@@ -2,8 +2,9 @@
 
 It holds the ledger, the log, keys, datasets' descriptions, plans and decisions, and whatever else lies in
 the folder; it never holds what noise or masks of a job could be made again from (``ratchet.key``,
-``sums.json``, ``audit.json``), nor replies: a restored site leaves every job that was open. Of ``jobs/`` only
-files that are named here are taken: no secret gets in because somebody forgot to leave it out.
+``sums.json``, ``audit.json``, ``canaries.json``), nor replies: a restored site
+leaves every job that was open. Of ``jobs/`` only files that are named here are taken: no secret gets in
+because somebody forgot to leave it out.
 """
 
 from __future__ import annotations

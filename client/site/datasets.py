@@ -26,6 +26,7 @@ from cloister.client.site.ledger import Ledger
 from cloister.client.site.persons import PersonColumn
 from cloister.client.site.records import Missing, Records
 from cloister.client.site.sources.place import Place
+from cloister.client.site.trial import Trial, trial
 from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Offer
 from cloister.privacy.errors import InputError, StateError
@@ -244,6 +245,25 @@ class Datasets:
         if job is not None:
             self.site.log.append("dataset.opened", job=job, **_event(dataset, commitment))
         return split.train, split.held
+
+    def trial(self, name: str, job: str) -> Trial | None:
+        """The units of a dataset that the finished model of a job can be tested on; None if too few.
+
+        Raises:
+            InputError: as ``open``; ``data_changed``, they are not those that the job was trained on.
+        """
+        train, held = self.open(name, job)
+        opened = [e for e in self.site.log.entries() if (e.type, e.job) == ("dataset.opened", job)]
+        if len({event.body["commitment"] for event in opened}) != 1:
+            raise InputError(
+                "data_changed",
+                f"The data of {name} are not those that the job was trained on.",
+                "Nothing can be said of members any more; put the data back.",
+            )
+        column = self[name].selection.person
+        if column is not None:
+            held = persons.capped(held, column.most_rows, self._key("persons.key"))
+        return trial(train, held, fraction=HELD_OUT, key=self._key("held-out.key"), job=job)
 
     def changed(self, name: str) -> str:
         """A line that says so if the data were last seen to be others than were registered; else ""."""

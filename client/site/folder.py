@@ -67,6 +67,7 @@ SECRETS = (
     "jobs/*/ratchet.key",
     "jobs/*/sums.json",
     "jobs/*/audit.json",
+    "jobs/*/canaries.json",
     "jobs/*/rests/*.rest",
 )
 """Patterns of all secret files of a site."""

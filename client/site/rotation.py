@@ -35,7 +35,7 @@ from cloister.privacy.wire.succession import Handover, Succession
 NEXT, RETIRED = "next", "retired"
 HANDOVER = "handover.json"
 """The statement about the keys that come next; kept with the log of the ones before."""
-_COMMITTED = "audit.committed"
+_COMMITTED = ("audit.committed", "audit.planted")
 
 
 def place(site: SiteFolder, digest: str) -> Path:
@@ -141,11 +141,11 @@ def _install(site: SiteFolder, new: PrivateIdentity) -> None:
 
 def _carry(site: SiteFolder, old: list[Event]) -> None:
     """Binds the new log to the coins of audits that go on: the old one cannot be asked any longer."""
-    done = {event.job for event in site.log.entries() if event.type == _COMMITTED}
+    done = {(event.type, event.job) for event in site.log.entries()}
     for event in old:
-        if event.type == _COMMITTED and event.job not in done:
+        if event.type in _COMMITTED and (event.type, event.job) not in done:
             body: dict[str, Any] = dict(event.body)
-            site.log.append(_COMMITTED, job=event.job, **body)
+            site.log.append(event.type, job=event.job, **body)
 
 
 def forget(site: SiteFolder, needed: set[str]) -> None:

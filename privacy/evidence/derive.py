@@ -14,6 +14,7 @@ from typing import Any
 from cloister.privacy import canonical
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
+from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import lower_bound
@@ -43,6 +44,7 @@ def derived(
         heads: name of a party -> the newest head of its log.
     """
     lead = [event for event in logs.get(plan.lead.name, ()) if event.job == plan.digest]
+    privacy = [_guarantee(plan, s.name, logs[s.name]) for s in plan.sites if s.name in logs]
     order = (plan.lead.name, *(site.name for site in plan.sites))
     public = {member.name: member for member in keys}
     shown = {name: logs[name] for name in order if name in logs}
@@ -59,7 +61,8 @@ def derived(
         "plan": canonical.decode(plan.to_bytes()),
         "parties": [_member(public[name]) for name in order if name in public],
         "rounds": list(_rounds(lead)),
-        "privacy": [_guarantee(plan, s.name, logs[s.name]) for s in plan.sites if s.name in logs],
+        "privacy": privacy,
+        "attacks": [one for stated in privacy for one in attacked(plan, stated, logs[stated["site"]])],
         "traffic": list(_traffic(plan, lead)),
         "channels": list(_channels(plan, logs.get(plan.lead.name, ()))),
         "progress": list(_progress(plan, logs)),
@@ -277,6 +280,39 @@ def audited(plan: Plan, events: Iterable[Event]) -> dict[str, Any] | None:
         "bound": lower_bound(int(correct), int(guesses), int(phantoms), plan.privacy.delta),
         "failed": result["failed"],
     }
+
+
+def attacked(plan: Plan, stated: Mapping[str, Any], events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    """What attacks on the finished model found at a site.
+
+    An attacker sees what everybody sees of a joint job, so its claim is the one against outsiders.
+
+    Args:
+        plan: of the job.
+        stated: the site's entry in ``privacy``.
+        events: of the site's log.
+    """
+    told = (e.body for e in events if (e.type, e.job) == ("audit.model", plan.digest))
+    first = {str(body["attack"]): body for body in reversed([*told])}
+    for body in (first[name] for name in sorted(first)):
+        correct, guesses, trials = (_whole(body[name]) for name in ("correct", "guesses", "trials"))
+        if not correct <= guesses <= trials <= MOST_TRIALS:
+            continue  # the check of audits says so
+        figures = {name: body.get(name) for name in ("auc", "accused", "found", "exposure")}
+        yield {
+            "site": stated["site"],
+            "attack": body["attack"],
+            "model": body["model"],
+            "commitment": body.get("commitment"),
+            "trials": str(trials),
+            "guesses": str(guesses),
+            "correct": str(correct),
+            "claimed": stated["outside"] or stated["epsilon"],
+            "delta": f"{plan.privacy.delta:g}",
+            "bound": lower_bound(correct, guesses, trials, plan.privacy.delta),
+            **{name: None if value is None else f"{value:.2f}" for name, value in figures.items()},
+            "covered": body["covered"],
+        }
 
 
 def _progress(plan: Plan, logs: Logs) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
 from cloister.privacy.dp import tails
+from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
 from cloister.privacy.evidence.kinds import Group, Moment, Number, Reason, Share, Whole
@@ -154,6 +155,58 @@ class Guarantee(Part):
         return self
 
 
+class Attack(Part):
+    """What an attack on the finished model found at a site (``privacy.dp.membership``).
+
+    Attributes:
+        attack: on ``canaries`` that the site made up, or on its own units (``membership``).
+        model: digest of the model that was attacked.
+        commitment: to the canaries, from the site's log before its first step; None for its own units.
+        trials: units whose membership fair coins decided.
+        correct: right guesses, of ``guesses``.
+        claimed: the epsilon that covers the model; None without privacy.
+        delta: at which the bound holds.
+        bound: the lower bound at 95 % confidence, rounded down.
+        auc, accused, found, exposure: of ``membership.Separation``; None where there were too few units.
+        covered: whether these figures are covered by the job's epsilon.
+    """
+
+    site: Name
+    attack: Literal["canaries", "membership"]
+    model: Digest
+    commitment: Digest | None
+    trials: Whole
+    guesses: Whole
+    correct: Whole
+    claimed: Number | None
+    delta: Number
+    bound: Number
+    auc: Number | None
+    accused: Number | None
+    found: Number | None
+    exposure: Number | None
+    covered: bool
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the guesses refute what is claimed."""
+        return self.claimed is not None and float(self.bound) > float(self.claimed)
+
+    @property
+    def most(self) -> str:
+        """The bound if every guess had been right."""
+        return lower_bound(int(self.guesses), int(self.guesses), int(self.trials), float(self.delta))
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        correct, guesses, trials = map(int, (self.correct, self.guesses, self.trials))
+        if not correct <= guesses <= trials <= MOST_TRIALS or not float(self.delta) < 1:
+            raise ValueError("an attack's guesses cannot be those of one")
+        if self.bound != lower_bound(correct, guesses, trials, float(self.delta)):
+            raise ValueError("an attack's bound does not follow from its guesses")
+        return self
+
+
 class Traffic(Part):
     """Bytes of sealed messages that a site sent to the lead (up) and got from it (down)."""
 
@@ -270,6 +323,7 @@ class Evidence(Part):
     cited: tuple[Cited, ...]
     seconds: Number
     peak_memory: Whole | None
+    attacks: tuple[Attack, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -330,6 +384,16 @@ class Evidence(Part):
             raise ValueError("the unit of privacy is not that of the plan")
         if not {name for done in self.rounds for name in done.accepted} <= {s.site for s in self.privacy}:
             raise ValueError("a site whose update was accepted has no privacy statement")
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_are_on_the_model(self) -> Self:
+        claims = {stated.site: stated.outside or stated.epsilon for stated in self.privacy}
+        for one in self.attacks:
+            if one.site not in claims or one.claimed != claims[one.site]:
+                raise ValueError("an attack is held to another claim than its site's")
+        if len({(one.site, one.attack) for one in self.attacks}) != len(self.attacks):
+            raise ValueError("an attack of a site stands twice")
         return self
 
     @model_validator(mode="after")

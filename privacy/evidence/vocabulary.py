@@ -90,6 +90,10 @@ def _is_hundredth(value: object) -> bool:
     return isinstance(value, int | float) and _number(0, 1)(value) and round(value, 2) == value
 
 
+def _is_bits(value: object) -> bool:
+    return isinstance(value, int | float) and _number(0, 64)(value) and round(value, 2) == value
+
+
 DIGEST = Kind("digest, sha256:<64 hexadecimal digits>", canonical.is_digest)
 NAME = Kind("name of a party or dataset", _pattern(_NAME))
 REASON = Kind("error id", lambda value: isinstance(value, str) and value in _REASONS)
@@ -102,6 +106,7 @@ DELTA = Kind("delta, 0 to below 1", lambda value: _number(0, 1)(value) and value
 RATE = Kind("sampling rate of the plan, above 0 to 1", lambda value: _number(0, 1)(value) and value != 0)
 SCALE = Kind("noise multiplier or clipping bound of the plan, 0 to 1e9", _number(0, 1e9))
 HUNDREDTH = Kind("share of test data in steps of 0.01", _is_hundredth)
+BITS = Kind("bits in steps of 0.01, 0 to 64", _is_bits)
 OFFSET = Kind("milliseconds, within a day", _whole(-86_400_000, 86_400_000))
 
 ROLE = one_of("lead", "site", "auditor", "witness")
@@ -151,6 +156,7 @@ IDENTIFIERS = (
     "own",
 )
 """Kinds of identifiers that a site counts in its texts; ``own`` are those of its own patterns."""
+ATTACK = one_of("canaries", "membership")
 METRIC = one_of("accuracy", "macro-f1", "auc", "worst-site-accuracy")
 
 Fields = Mapping[str, Kind]
@@ -355,6 +361,26 @@ FAMILIES: Mapping[str, Family] = {
             "bound": EPSILON,
             "delta": DELTA,
             "failed": FLAG,
+        }
+    ),
+    # Attacks on the finished model (privacy.dp.membership). What a site makes up and may train on is bound
+    # before the first round. `covered`: whether the figures are covered by the job's epsilon.
+    "audit.planted": _job({"commitment": DIGEST, "canaries": COUNT, "guesses": COUNT}),
+    "audit.model": _job(
+        {
+            "attack": ATTACK,
+            "model": DIGEST,
+            "commitment?": DIGEST,
+            "trials": COUNT,
+            "guesses": COUNT,
+            "correct": COUNT,
+            "bound": EPSILON,
+            "delta": DELTA,
+            "auc?": HUNDREDTH,
+            "accused?": HUNDREDTH,
+            "found?": HUNDREDTH,
+            "exposure?": BITS,
+            "covered": FLAG,
         }
     ),
     "budget.opened": _party(_CHARGE),

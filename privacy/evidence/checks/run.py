@@ -12,6 +12,7 @@ from cloister.privacy.errors import CloisterError, IdentityError, InputError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks import (
     accounts,
+    audits,
     claims,
     logs,
     meeting,
@@ -33,6 +34,7 @@ ALONE: tuple[Check, ...] = (
     logs.heads,
     rounds.grammar,
     accounts.sites,
+    audits.attacks,
     surplus.given,
     claims.policies,
 )

@@ -37,7 +37,9 @@ def page(evidence: Evidence, language: str) -> bytes:
     """``first-page.<language>.html``, self-contained and without script."""
     found = words(language)
     shown = _template(evidence.version).render(
-        e=evidence, w=found, lines=[*_who(evidence, found), *_limits(evidence, found), *_rest(found)]
+        e=evidence,
+        w=found,
+        lines=[*_who(evidence, found), *_limits(evidence, found), *_rest(evidence, found)],
     )
     return shown.encode()
 
@@ -115,6 +117,6 @@ def _at_sites(more: reading.Several, w: Words) -> str:
     return w["sites_each"].format(number=more.number, odds=ceiling(more.odds))
 
 
-def _rest(w: Words) -> Iterator[Line]:
+def _rest(evidence: Evidence, w: Words) -> Iterator[Line]:
     yield w["unprotected"], Grade.DECLARED
-    yield f"{w['untested']} {w['check']}", Grade.NOT_KNOWN
+    yield f"{w['attacked' if evidence.attacks else 'untested']} {w['check']}", Grade.NOT_KNOWN

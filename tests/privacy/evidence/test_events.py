@@ -63,6 +63,7 @@ SAMPLES = {
     vocabulary.RATE: 0.01,
     vocabulary.SCALE: 1.1,
     vocabulary.HUNDREDTH: 0.87,
+    vocabulary.BITS: 1.44,
     vocabulary.OFFSET: -12,
 }
 
@@ -135,6 +136,7 @@ def test_the_error_never_repeats_the_value():
         (vocabulary.DELTA, [0, 1e-5], [1, -1e-5, float("nan")]),
         (vocabulary.RATE, [1, 0.01], [0, 1.01]),
         (vocabulary.HUNDREDTH, [0, 1, 0.5, 0.29], [0.123, 0.8333333333333334, 1.01, -0.01, True]),
+        (vocabulary.BITS, [0, 1.44, 64], [0.123, -0.01, 64.01, True]),
         (vocabulary.OFFSET, [-5, 5], [86_400_001, 0.5]),
         (vocabulary.many(vocabulary.NAME), [[], ["a", "b"], ("a",)], [["b", "a"], ["a", "a"], ["A"], "ab"]),
         (vocabulary.UNIT, ["record"], ["records", "", None, ["record"]]),

@@ -27,7 +27,7 @@ TERMS = frozenset(
     {
         *("Cloister", "DEMO", "SIMULATION", "Flower", "NIST", "SP", "SATRE", "TLS", "SHA", "URL", "HTTP"),
         *("LoRA", "RDP", "PLD", "PRV", "TF", "IDF", "Wilson", "Rényi", "NaN", "Merkle", "KiB", "MiB", "GiB"),
-        *("epsilon", "Epsilon", "delta", "Delta", "float", "pickle"),
+        *("AUC", "epsilon", "Epsilon", "delta", "Delta", "float", "pickle"),
         *("approvals", "events"),  # folders of the bundle
         *(
             "local",

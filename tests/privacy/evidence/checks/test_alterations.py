@@ -13,6 +13,7 @@ import pytest
 
 from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, approval
+from cloister.privacy.dp import tails
 from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks import signatures
 from cloister.privacy.evidence.checks.case import Opening
@@ -688,6 +689,35 @@ def decide_under_a_policy_that_was_never_loaded(stage: Any) -> Bundle:
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
 
+def told(stage: Any, **body: Any) -> Part:
+    """The part of a site that tells of an attack on the finished model."""
+    plan = stage.plain.job.plan
+    bound = tails.epsilon_lower_bound(20, 32, 64, plan.privacy.delta)
+    found = {"attack": "membership", "model": made_up("model", 3), "trials": 64, "guesses": 32, "correct": 20}
+    found |= {"delta": plan.privacy.delta, "bound": bound, "covered": False, **body}
+
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "model.received") + 1
+        return [*lines[:place], replace(lines[place - 1], type="audit.model", body=found), *lines[place:]]
+
+    return stage.plain.rewritten("site-01", edit)
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def claim_a_smaller_bound_than_an_attack_gave(stage: Any) -> Bundle:
+    return stage.plain.bundle(told(stage, bound=0.0, correct=32))
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def attack_another_model(stage: Any) -> Bundle:
+    return stage.plain.bundle(told(stage, model=FAKE))
+
+
+@found_by("evidence", Result.NOT_REPRODUCIBLE)
+def leave_out_an_attack(stage: Any) -> Bundle:
+    return stage.plain.bundle(told(stage), evidence=lambda value: value.update(attacks=[]))
+
+
 @found_by("chain")
 def show_an_event_of_another_job(stage: Any) -> Bundle:
     lead = stage.plain
@@ -708,6 +738,11 @@ def test_what_nobody_altered_is_verified(stage: Any) -> None:
         verdict = verify(forger.bundle(), forger.job.trust)
         assert [finding.line() for finding in verdict.findings] == []
         assert verdict.result is Result.VERIFIED
+
+
+def test_an_attack_that_was_told_truly_is_verified(stage: Any) -> None:
+    verdict = verify(stage.plain.bundle(told(stage)), stage.plain.job.trust)
+    assert [finding.line() for finding in verdict.findings] == []
 
 
 def test_there_are_enough_of_them() -> None:

@@ -1,0 +1,91 @@
+"""Attacks on the finished model: bound before the first step, made on that model, and counted right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cloister.privacy.dp import membership, tails
+from cloister.privacy.evidence.checks.case import Case
+from cloister.privacy.evidence.checks.findings import Findings, unfounded
+from cloister.privacy.evidence.part import Shown
+
+_CHECK = "audits"
+_CLOSE = 1e-9
+
+
+def attacks(case: Case) -> Findings:
+    """Every attack that a site tells of is one that plan and log allow, with the bound that follows.
+
+    How many guesses were right is the site's word.
+    """
+    for name in case.sites:
+        if name not in case.writers:
+            continue
+        events = case.of_job(name)
+        yield from _planted(case, events)
+        seen: set[Any] = set()
+        for one in (one for one in events if one.event.type == "audit.model"):
+            if one.event.body["attack"] in seen:
+                yield unfounded(_CHECK, one.id, "this attack was told of before, and counts once")
+            seen.add(one.event.body["attack"])
+            for reason in (*_faults(case, one), *_terms(case, events, one)):
+                yield unfounded(_CHECK, one.id, reason)
+
+
+def _planted(case: Case, events: tuple[Shown, ...]) -> Findings:
+    """Canaries are as many as the plan says, and bound once, before anything was trained."""
+    begun = next((e for e in events if e.event.type in ("budget.reserved", "update.sent")), None)
+    planted = [one for one in events if one.event.type == "audit.planted"]
+    for one in planted:
+        if one.event.body["canaries"] != case.plan.canaries:
+            yield unfounded(_CHECK, one.id, "the plan has another number of canaries")
+        if begun is not None and one.event.seq > begun.event.seq:
+            yield unfounded(
+                _CHECK, one.id, f"canaries were bound after the first round was begun ({begun.id})"
+            )
+    for one in planted[1:]:
+        yield unfounded(_CHECK, one.id, "canaries were bound before")
+
+
+def _faults(case: Case, one: Shown) -> Iterator[str]:
+    """What is wrong with an attack's numbers by themselves."""
+    body, plan = _numbers(one), case.plan
+    if not body["correct"] <= body["guesses"] <= body["trials"] <= membership.MOST_TRIALS:
+        yield "its guesses cannot be those of an attack"
+        return
+    if body["guesses"] != membership.guesses_of(body["trials"]):
+        yield "it made another number of guesses than so many units have"
+    if body["delta"] != plan.privacy.delta:
+        yield "its delta is not the plan's"
+        return
+    counts = (body["correct"], body["guesses"], body["trials"])
+    bound = tails.epsilon_lower_bound(*counts, body["delta"])
+    if not math.isclose(body["bound"], bound, rel_tol=_CLOSE, abs_tol=_CLOSE):
+        yield f"a bound of {body['bound']:.4f} is told; its guesses give {bound:.4f}"
+
+
+def _terms(case: Case, events: tuple[Shown, ...], one: Shown) -> Iterator[str]:
+    """What is wrong with an attack in view of the plan and of what the site wrote before."""
+    body, private = one.event.body, case.plan.privacy.mode != "off"
+    before = [e.event for e in events if e.event.seq < one.event.seq]
+    if body["model"] not in [e.body["model"] for e in before if e.type == "model.received"]:
+        yield "it was made on another model than the site received at the end"
+    if body["attack"] == "membership":
+        if body["covered"]:
+            yield "figures about real units are told as covered by epsilon"
+        return
+    bound = [e.body for e in before if e.type == "audit.planted"]
+    if not bound:
+        yield "its canaries were never bound"
+    elif (body.get("commitment"), body["trials"], body["guesses"]) != tuple(
+        bound[0][name] for name in ("commitment", "canaries", "guesses")
+    ):
+        yield "its canaries are others than those that were bound"
+    if body["covered"] and not private:
+        yield "its figures are told as covered by an epsilon that there is not"
+
+
+def _numbers(one: Shown) -> Mapping[str, Any]:
+    return one.event.body
