@@ -197,7 +197,8 @@ class Stand:
         train = self.sentences.train[name]
         learner = SiteLearner(plan, name, describe(DEFAULT), (train, train.take([])), entropy, folder)
         peers = {peer: key.public for peer, key in keys.items()}
-        secure = plan.sum_terms and SecureSums(plan.sum_terms, keys[name], peers, folder / "sums.json")
+        terms, place = plan.sum_terms, folder / "sums.json"
+        secure = SecureSums(terms, keys[name], peers, place) if terms else None
         return Participant(
             plan=plan,
             identity=keys[name],

@@ -76,7 +76,7 @@ def _step(classifier: Classifier, state: OrderedDict[str, Tensor], ids: Tensor, 
         groups.append({"params": others, "lr": ADAPTER_RATE})
     optimizer = torch.optim.SGD(groups)
     optimizer.zero_grad()
-    cross_entropy(classifier(ids, torch.ones_like(ids)), classes).backward()
+    torch.autograd.backward(cross_entropy(classifier(ids, torch.ones_like(ids)), classes))
     optimizer.step()
 
 
@@ -84,6 +84,6 @@ def _head_step(state: OrderedDict[str, Tensor], features: Tensor, classes: Tenso
     parameters = {name: nn.Parameter(value) for name, value in state.items()}
     optimizer = torch.optim.SGD(parameters.values(), lr=HEAD_RATE)
     logits = SCALE * features @ parameters["head.weight"].T + parameters["head.bias"]
-    cross_entropy(logits, classes).backward()
+    torch.autograd.backward(cross_entropy(logits, classes))
     optimizer.step()
     state.update((name, value.detach()) for name, value in parameters.items())

@@ -193,4 +193,5 @@ class Pace:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Pace:
         """What a process printed."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**found)
