@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ from cloister.privacy.wire.portions import Wish, Word, cut
 from cloister.server.dossier import Assembly, contents
 from cloister.server.gathering import Gathering
 from tests.dossiers import NAMES, Dossiers, finished
+from tests.fleet import environment, until
 from tests.service import Service
 
 
@@ -423,3 +426,25 @@ def test_portions_that_are_none(sent: list[str], limit: int, reason: str) -> Non
     with pytest.raises(CloisterError) as caught:
         portions.joined((pb.Portion(name=name, data=b"xy") for name in sent), limit)
     assert caught.value.id == reason
+
+
+@pytest.mark.slow
+def test_a_running_agent_hands_over_and_signs_by_itself(made: Dossiers) -> None:
+    """`cloister site up`, as a process: told that there is news, it does what is wanted."""
+    north = made.sites["north"]
+    command = [sys.executable, "-m", "cloister.privacy.cli", "site", "up", "--dir", str(north.path)]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    presence = made.service.server.presence
+    try:
+        until(lambda: "north" in gathering(made).answered(), "a part of north", 300)
+        turn(made, "east", "south", "west")
+        bundle = offered(made)
+        presence.announce("evidence")
+        until(lambda: "north" in gathering(made).words(bundle.digest), "a word of north", 300)
+        assert gathering(made).words(bundle.digest)["north"].refused == ""
+    finally:
+        process.terminate()
+        said, _ = process.communicate(timeout=120)
+    assert f"Handed over the evidence of {made.plan.digest[7:19]}" in said
+    assert f"Checked and signed the evidence of {made.plan.digest[7:19]}." in said
+    made.sites["north"] = type(north).open(north.path)  # the process wrote to its log
