@@ -407,7 +407,7 @@ class Evidence(Part):
         if len({one.about for one in self.sources}) != len(self.sources):
             raise ValueError("the sources name something twice")
         parties = {self.plan.lead.name, *(site.name for site in self.plan.sites)}
-        writers = {event.partition("/")[0] for event in listed}
+        writers = {event.partition("/")[0].partition("@")[0] for event in listed}
         told = {one.party for one in repeated} | {one.party for one in self.consents}
         if not writers | told <= parties:
             raise ValueError("an event is of nobody in the plan")

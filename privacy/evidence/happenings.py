@@ -137,14 +137,38 @@ class Incident(_Repeated):
     type: Trouble
 
 
-def event_id(event: Event) -> str:
-    """How findings and reports name an event."""
-    return f"{event.writer}/{event.seq}"
+class Names:
+    """How a report names events: ``north/7``, and ``north@0123456789abcdef/7`` in a log under later keys.
+
+    Args:
+        logs: every event that is named, those of one party log after log.
+    """
+
+    def __init__(self, logs: Logs) -> None:
+        self._names: dict[tuple[str, int, str, str], str] = {}
+        for name, events in logs.items():
+            opened = 0
+            label = ""
+            for event in events:
+                if event.type == "log.opened":
+                    opened += 1
+                    label = f"@{str(event.body['identity'])[7:23]}" if opened > 1 else ""
+                self._names[_key(event)] = f"{name}{label}/{event.seq}"
+
+    def __call__(self, event: Event) -> str:
+        """The name of an event."""
+        return self._names[_key(event)]
+
+
+def _key(event: Event) -> tuple[str, int, str, str]:
+    """What no two events share: two logs of a party have the same numbers, and begin alike."""
+    return event.writer, event.seq, event.prev, event.ts
 
 
 def consents(logs: Logs) -> list[dict[str, Any]]:
     """All consents and approvals, party by party."""
-    return [_consent(event) for event in _of(logs, get_args(Consent))]
+    names = Names(logs)
+    return [{**_consent(event), "event": names(event)} for event in _of(logs, get_args(Consent))]
 
 
 def _consent(event: Event) -> dict[str, Any]:
@@ -160,13 +184,12 @@ def _consent(event: Event) -> dict[str, Any]:
         "until": body.get("not_after"),
         "reason": body.get("reason"),
         "at": event.ts,
-        "event": event_id(event),
     }
 
 
 def decisions(logs: Logs) -> list[dict[str, Any]]:
     """Decisions and refusals: those of one party that are alike stand together."""
-    return _together((event, _decision(event)) for event in _of(logs, get_args(Decision)))
+    return _together(logs, ((event, _decision(event)) for event in _of(logs, get_args(Decision))))
 
 
 _OUTCOMES = {"allowed": "allow", "refused": "refuse"}
@@ -185,7 +208,7 @@ def _decision(event: Event) -> dict[str, Any]:
 
 def incidents(logs: Logs) -> list[dict[str, Any]]:
     """What went wrong or changed: entries of one party that are alike stand together."""
-    return _together((event, _what(event)) for event in _of(logs, get_args(Trouble)))
+    return _together(logs, ((event, _what(event)) for event in _of(logs, get_args(Trouble))))
 
 
 def _what(event: Event) -> dict[str, Any]:
@@ -194,7 +217,8 @@ def _what(event: Event) -> dict[str, Any]:
     return {"party": event.writer, "type": event.type, "about": about, "reason": body.get("reason")}
 
 
-def _together(found: Iterable[tuple[Event, dict[str, Any]]]) -> list[dict[str, Any]]:
+def _together(logs: Logs, found: Iterable[tuple[Event, dict[str, Any]]]) -> list[dict[str, Any]]:
+    names = Names(logs)
     alike: dict[bytes, tuple[dict[str, Any], list[Event]]] = {}
     for event, said in found:
         alike.setdefault(canonical.encode(said), (said, []))[1].append(event)
@@ -204,7 +228,7 @@ def _together(found: Iterable[tuple[Event, dict[str, Any]]]) -> list[dict[str, A
             "times": str(len(events)),
             "first": events[0].ts,
             "last": events[-1].ts,
-            "events": [event_id(event) for event in (events[0], *events[1:][-1:])],
+            "events": [names(event) for event in (events[0], *events[1:][-1:])],
         }
         for said, events in alike.values()
     ]
@@ -230,8 +254,9 @@ def sources(plan: Plan, logs: Logs) -> list[dict[str, Any]]:
         found[f"party.{name}"] = _typed(events, "log.opened")
     for site in plan.sites:
         found |= _of_site(plan, site.name, logs, lead)
+    names = Names(logs)
     return [
-        {"about": about, "events": [event_id(event) for event in _few(events)]}
+        {"about": about, "events": [names(event) for event in _few(events)]}
         for about, events in found.items()
         if events
     ]
@@ -281,9 +306,10 @@ def cited(logs: Logs, *entries: Iterable[Mapping[str, Any]]) -> list[dict[str, A
         for entry in listed
         for name in (*entry.get("events", ()), *([entry["event"]] if "event" in entry else []))
     }
+    names = Names(logs)
     return [
-        {"event": event_id(event), "type": event.type, "round": event.round, "at": event.ts}
+        {"event": names(event), "type": event.type, "round": event.round, "at": event.ts}
         for events in logs.values()
         for event in events
-        if event_id(event) in named
+        if names(event) in named
     ]

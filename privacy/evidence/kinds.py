@@ -26,5 +26,5 @@ Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")]
 Reason = Annotated[str, AfterValidator(_declared)]
-EventId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}/(0|[1-9]\d{0,15})$")]
+EventId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}(@[0-9a-f]{16})?/(0|[1-9]\d{0,15})$")]
 """``writer/seq``, as findings name an event."""

@@ -277,7 +277,7 @@ def test_a_site_holds_the_bundle_to_the_heads_that_it_countersigned(
     site, bundle = made.sites["north"], offered(made)
     case = Opening(bundle).case()
     assert case is not None
-    size = case.writers["lead"].grown[0].size + more
+    size = case.writers["lead"].logs[0].grown[0].size + more
     fork = EventLog.open(tmp_path / "fork", made.lead.identity)
     for _ in range(size - 1):
         fork.append("log.heartbeat")

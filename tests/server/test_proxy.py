@@ -32,3 +32,18 @@ def test_a_round_goes_through_the_proxy(tmp_path: Path, monkeypatch: pytest.Monk
                 session.run(asks(["north"], [b"one"], answers))
         assert [envelope(reply) for reply in answers[b"one"].values()] == [b"one from north"]
         assert set(proxy.asked) == {fleet.fleet}
+
+
+def test_the_lead_s_own_calls_use_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with closing(Fleet(tmp_path, ("north",))) as fleet, ConnectProxy() as proxy:
+        fleet.start()
+        for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        with closing(fleet.runtime()) as runtime:
+            fleet.register(runtime)
+            runtime.start_run(bundle.build(), "sha256:" + "5" * 64)
+            with runtime.acquire() as session:
+                session.finish("completed")
+        assert proxy.asked == []
