@@ -14,6 +14,7 @@ demo: .venv
 IN_MEMORY = scratch=$$(mktemp -d -p /dev/shm cloister-XXXXXX 2>/dev/null || mktemp -d); trap 'rm -rf "$$scratch"' EXIT
 
 test: check
+	$(IN_MEMORY); HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "job and not slow and not long" --basetemp=$$scratch/tests
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "slow and not long"
 	$(MAKE) test-flower
 
@@ -21,7 +22,7 @@ check: .venv
 	$(BIN)/ruff check $(HOUSE)
 	$(BIN)/ruff format --check $(HOUSE)
 	$(BIN)/mypy .links/cloister
-	$(IN_MEMORY); HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not long" --basetemp=$$scratch/tests
+	$(IN_MEMORY); HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not job and not slow and not long" --basetemp=$$scratch/tests
 
 test-long: .venv
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long

@@ -32,6 +32,8 @@ from cloister.server.proposal import Rates, Terms, draft
 from tests import models
 from tests.site_keys import keyed_site
 
+pytestmark = pytest.mark.job
+
 LABELS = ("chest", "head")
 PRIVATE = Terms(
     "notes to wards", LABELS, rounds=2, steps=2, rate=0.5, epsilon=2.0, max_tokens=32, canaries=64

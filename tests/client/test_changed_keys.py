@@ -27,6 +27,8 @@ from cloister.simulations.bench.staged import made_up
 from tests.dossiers import Dossiers
 from tests.service import Service
 
+pytestmark = pytest.mark.job
+
 
 class Changed(Dossiers):
     """North has new keys since the first round; the old ones are gone with the job's end."""

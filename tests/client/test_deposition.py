@@ -33,6 +33,8 @@ from tests.dossiers import NAMES, Dossiers, finished
 from tests.fleet import environment, until
 from tests.service import Service
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dossiers]:

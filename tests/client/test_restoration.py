@@ -34,6 +34,8 @@ from cloister.privacy.vault import CLEAR
 from tests.plans import plan_json
 from tests.service import Service
 
+pytestmark = pytest.mark.job
+
 DELTA = 1e-5
 SITES = ("north", "south", "west")
 

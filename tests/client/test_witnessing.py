@@ -20,6 +20,8 @@ from cloister.privacy.evidence.witnessing import Said, Witness
 from cloister.privacy.identity import PublicIdentity
 from tests.service import Service
 
+pytestmark = pytest.mark.job
+
 NAMES = ("north", "south", "west")
 
 

@@ -25,6 +25,8 @@ from tests.parties import NAMES, Consortium
 from tests.plans import plan_json
 from tests.server.test_sums import FOUR, OFF, SECURE
 
+pytestmark = pytest.mark.job
+
 D = 700
 WIDE = plan_json()["adapter"] | {"parameters": D}
 CODECS: list[Any] = ["bf16", "int8", "int4", "ternary"]

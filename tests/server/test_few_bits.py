@@ -25,6 +25,8 @@ from tests.parties import Consortium
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, OFF, SECURE, Weather, run
 
+pytestmark = pytest.mark.job
+
 D = 5001
 """No power of two, and no whole number of bytes at 12 bits."""
 NORM = 40.0

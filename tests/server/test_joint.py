@@ -28,6 +28,8 @@ from tests.parties import QUICK, Consortium, MeanLearner
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, SECURE, Weather, run
 
+pytestmark = pytest.mark.job
+
 JOINT = plan_json()["privacy"] | {"mode": "joint"}
 TRAINING = plan_json()["training"] | {"rounds": 4, "steps": 1}
 

@@ -21,6 +21,8 @@ from cloister.server.sums import Ask
 from tests.parties import Consortium
 from tests.plans import plan_json
 
+pytestmark = pytest.mark.job
+
 Words: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 
 FOUR = ("north", "south", "west", "coast")

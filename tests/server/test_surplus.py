@@ -25,6 +25,8 @@ from tests.plans import plan, plan_json
 from tests.server.test_joint import JOINT, TRAINING, Postman
 from tests.server.test_sums import FOUR, SECURE, Weather, kind_of, run
 
+pytestmark = pytest.mark.job
+
 SURPLUS = SECURE | {"surplus": True}
 ROUNDS = 3
 

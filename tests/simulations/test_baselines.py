@@ -20,6 +20,8 @@ from cloister.simulations.baselines import Documents, Ground, measure, tfidf
 from cloister.simulations.generator import GeneratorSettings, generate, records
 from tests import models, plans
 
+pytestmark = pytest.mark.job
+
 SITES = ("north", "south")
 CHEST, HEAD, CARD = (" ".join([word] * 8) for word in ("chest", "head", "card"))
 PRIVACY_OFF = {

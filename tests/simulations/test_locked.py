@@ -29,6 +29,8 @@ from tests.hands import write_records
 from tests.locked import leaks, names_of, patterns, secret_files, secrets_of
 from tests.parties import Consortium
 
+pytestmark = pytest.mark.job
+
 FOUR = ("north", "south", "west", "coast")
 SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1}
 IN_CLEAR = (

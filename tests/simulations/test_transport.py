@@ -16,6 +16,8 @@ from cloister.server.app import server_app
 from tests.parties import Consortium
 from tests.privacy.test_plan import PRIVACY_OFF
 
+pytestmark = pytest.mark.job
+
 
 def reasons(consortium: Consortium, type_: str) -> list[dict[str, Any]]:
     return [dict(event.body) for event in consortium.log.entries() if event.type == type_]

@@ -21,6 +21,8 @@ from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import trusted, verify
 from cloister.privacy.evidence.cli import verify as command
 
+pytestmark = pytest.mark.job
+
 ROOT = Path(__file__).parents[3]
 LOCK = ROOT / "requirements-verify.lock"
 

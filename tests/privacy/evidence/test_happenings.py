@@ -16,6 +16,8 @@ from tests.privacy.evidence.conftest import Stage
 from tests.privacy.evidence.test_render import Element, Page, section
 from tests.reports import evidence
 
+pytestmark = pytest.mark.job
+
 JOB = "sha256:" + "0" * 64
 
 

@@ -53,6 +53,8 @@ from tests import sums
 from tests.privacy.secagg.test_rounds import OTHER_MODEL, fate, outcome
 from tests.sums import NAMES, Adders, identity, terms_of
 
+pytestmark = pytest.mark.job
+
 _T = TypeVar("_T")
 Sites = tuple[str, ...]
 

@@ -23,6 +23,8 @@ from tests.parties import Consortium
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, OFF, SECURE
 
+pytestmark = pytest.mark.job
+
 KINDS = ("trimmed-mean", "median", "multi-krum")
 SOME = st.floats(-4, 4, width=32)
 

@@ -20,6 +20,8 @@ from cloister.server.optimizers import stepping
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, OFF, SECURE, Weather, consortium, run
 
+pytestmark = pytest.mark.job
+
 MEANS = [np.array([1.0, -2.0], np.float32), np.array([0.5, 0.5], np.float32)]
 BY_HAND: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
     # v = 1, -2, then 0.5 * 1 + 0.5 = 1, -0.5

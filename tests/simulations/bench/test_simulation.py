@@ -18,6 +18,8 @@ from cloister.simulations.bench.simulation import Sides
 from cloister.simulations.bench.simulation_work import BATCH, TOKENS, Pace, Rows, Work
 from tests import models
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Work:

@@ -27,6 +27,8 @@ from cloister.simulations.engine.plans import DATASET, Promise
 from cloister.simulations.engine.rounds import Account
 from tests import models
 
+pytestmark = pytest.mark.job
+
 SITES = ("north", "south", "west")
 LABELS = ("cardiology", "neurology", "gastro")
 _WORDS = {"cardiology": ("chest", "card"), "neurology": ("headache", "head"), "gastro": ("pain", "since")}

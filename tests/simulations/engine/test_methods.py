@@ -24,6 +24,8 @@ from cloister.simulations.engine.plans import Course, Parties, Promise
 from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, job_of
 
+pytestmark = pytest.mark.job
+
 SITES = ("north", "south", "west", "coast")
 LABELS = ("a", "b", "c")
 INPUTS = 6

@@ -18,6 +18,8 @@ from cloister.simulations.scenarios.comparison import METHODS
 from cloister.simulations.scenarios.simulation import simulate
 from tests import models
 
+pytestmark = pytest.mark.job
+
 REAL = Path(__file__).parents[3] / "../shared/data"
 SITES = {"cleveland": 0.45, "hungarian": 0.35, "switzerland": 0.9, "va": 0.75}
 

@@ -27,6 +27,8 @@ from cloister.privacy.wire.signed import Signed
 from cloister.simulations.bench.staged import made_up
 from tests.cheating import Forger, Lines, changed, where
 
+pytestmark = pytest.mark.job
+
 FAKE = made_up("forged")
 
 

@@ -20,6 +20,8 @@ from cloister.privacy.wire.signed import Signed
 from tests.parties import Consortium
 from tests.plans import plan_json
 
+pytestmark = pytest.mark.job
+
 FOUR = ("north", "south", "west", "east")
 SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1}
 JOINT = plan_json()["privacy"] | {"mode": "joint"}

@@ -19,6 +19,8 @@ from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.papers import annex, crosswalk, forms
 from tests.reports import VECTOR, evidence, jointly, per_person, replanned, without_privacy
 
+pytestmark = pytest.mark.job
+
 ROOT = Path(__file__).parents[4]
 REGISTRY = ROOT.parent / "shared" / "data" / "opendp_registry" / "deployments-schema.yaml"
 HOSTILE = 'a: b # c\n- "d" \u2028 \x7f <script>&{{ x }}|\\'
