@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.derive import Said, composed, derived
 from cloister.privacy.evidence.part import Part
+from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.messages import model_digest
 from cloister.privacy.wire.signed import Signed
 from tests.parties import Consortium
 from tests.plans import plan_json
+from tests.server.test_sums import Weather
 
 pytestmark = pytest.mark.job
 
@@ -30,7 +33,7 @@ OFF = plan_json()["privacy"] | {"mode": "off", "noise_multiplier": 0.0, "epsilon
 SAID = Said("simulation", "2999-01-01T00:00:00Z", "1.0")
 
 
-def ran(consortium: Consortium, **grid: Any) -> Bundle:
+def ran(consortium: Consortium, *, present: Callable[[], list[str]] | None = None, **grid: Any) -> Bundle:
     """Approves, runs and ends a job as sites and lead do, and makes its bundle."""
     plan, job = consortium.plan, consortium.plan.digest
     about: dict[str, Any] = {"job": job, "subject": job, "stage": "start", "role": "administrator"}
@@ -41,7 +44,7 @@ def ran(consortium: Consortium, **grid: Any) -> Bundle:
                 site.log.append("key.confirmed", party=other.name, identity=other.digest(), method="words")
         site.log.append("approval.granted", **about)
         consortium.log.append("job.accepted", job=job, site=name)
-    federation = consortium.federation()
+    federation = consortium.federation(**({"present": present} if present else {}))
     model = model_digest(federation.resume.model)
     consortium.log.append("job.started", job=job, model=model, code=plan.lead.code)
     end = federation.run(consortium.grid(**grid))
@@ -77,6 +80,17 @@ def test_a_plain_job_verifies(tmp_path: Path) -> None:
 def test_a_job_with_secure_sums_verifies(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path, FOUR, aggregation=SECURE)
     assert lines(checked(consortium, ran(consortium))) == []
+
+
+@pytest.mark.parametrize("kind", [sums.SURVIVE, sums.OPEN])
+def test_a_job_verifies_whose_site_went_away_after_its_upload_and_came_back(
+    tmp_path: Path, kind: str
+) -> None:
+    consortium = Consortium(tmp_path, FOUR, aggregation=SECURE)
+    weather = Weather(("west", kind), back=messages.TASK)
+    bundle = ran(consortium, present=lambda: [n for n in FOUR if n not in weather.away], fault=weather)
+    assert [event.body["site"] for event in consortium.log.entries() if event.type == "site.lost"] == ["west"]
+    assert lines(checked(consortium, bundle)) == []
 
 
 @pytest.mark.slow
