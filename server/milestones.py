@@ -33,7 +33,7 @@ class Milestones:
         now = self.clock()
         if self._began is None:
             self._began, self._said = (now, progress.round), now
-        if now - self._said < EVERY_S:
+        if now - self._said < EVERY_S or progress.round > progress.rounds:  # the end is no round
             return
         self._said = now
         states = [standing.state for standing in progress.standings.values()]

@@ -95,6 +95,8 @@ def test_a_restored_site_has_charged_everything_and_takes_part_again(
     with standing.running(TERMS) as (end, plan):
         backup = ("site", "backup", "--dir", str(west.path), "--out", str(file))
         person.do(*backup, "--key", f"passphrase-file:{person.place / 'pass'}")
+        later = len(standing.events(plan, "round.closed")) + 2  # by then others hold a newer head of west
+        until(lambda: len(standing.events(plan, "round.closed")) >= later, "two rounds after the backup")
         stop_without(standing, actors, plan)
         true = Datasets(west).ledger.epsilon(DATASET)
         told = person.json("site", "restore", str(file), "--dir", str(again))

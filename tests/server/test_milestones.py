@@ -35,3 +35,13 @@ def test_a_run_that_has_done_nothing_yet_promises_nothing() -> None:
     seconds = EVERY_S
     milestones.pass_by(at(4))
     assert said == ["0123: round 4 of 10, 1 of 2 sites in"]
+
+
+def test_the_end_of_a_job_is_no_round() -> None:
+    said: list[str] = []
+    seconds = 0.0
+    milestones = Milestones(said.append, "0123", lambda: seconds)
+    milestones.pass_by(at(10))
+    seconds = EVERY_S
+    milestones.pass_by(at(11))
+    assert said == []
