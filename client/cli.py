@@ -12,10 +12,10 @@ from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.client.site.policies import Policies
 from cloister.privacy import canonical
-from cloister.privacy.errors import EnrolmentError, IdentityError, PolicyError, TransportError
+from cloister.privacy.endorsements import handed_in
+from cloister.privacy.errors import EnrolmentError, PolicyError, TransportError
 from cloister.privacy.evidence.log import now
 from cloister.privacy.keysource import KeySource
-from cloister.privacy.wire import endorsement
 from cloister.privacy.wire.endorsement import Endorsement
 from cloister.privacy.wire.joining import INVITE_LIMIT, Invite
 
@@ -106,7 +106,7 @@ def endorse_(
 
     Example: cloister site endorse north.endorsement --dir north
     """
-    folder, found = SiteFolder.open(directory), Endorsement.from_bytes(_statement(file))
+    folder, found = SiteFolder.open(directory), handed_in(file)
     said = found.said
     if said.name == folder.name:
         found.check(folder.membership.consortium, folder.identity.public)
@@ -117,14 +117,6 @@ def endorse_(
     folder.endorsements.keep(found, folder.roster)
     typer.echo(f"{found.authority.name} has signed for {said.name}, until {said.ends}.")
     typer.echo(f"It counts while the policy names {said.authority} under roster.authorities.")
-
-
-def _statement(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(endorsement.LARGEST + 1)
-    except OSError as error:
-        raise IdentityError("endorsement_malformed", f"{file} cannot be read: {error.strerror}.") from error
 
 
 @peers_app.callback()

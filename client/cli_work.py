@@ -21,21 +21,12 @@ from cloister.privacy import canonical
 from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.journal import Journal
 from cloister.privacy.plan import Plan
+from cloister.privacy.watching import JsonLines, Metrics
 from cloister.privacy.wire.messages import known
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
-Metrics = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT", help="Show figures to Prometheus there; a port alone is on this machine only."
-    ),
-]
-JsonLines = Annotated[
-    bool,
-    typer.Option("--json", help="Say everything, and every event of the log, as one JSON object a line."),
-]
 HERE = Path()
 
 

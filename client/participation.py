@@ -376,9 +376,8 @@ class Participant:
         """The delta with what was left out before, coded; what is left out now is on disk."""
         rest = self.replies.rests.before(header.round, delta.values.size)
         fed = feedback.encode(codec, delta.values, rest)
-        encode(
-            Delta(fed.values, ()), self.plan.weight(self.name), self.plan.ring
-        )  # in range, as for the lead
+        # What the lead will make of it is in range, or nothing leaves.
+        encode(Delta(fed.values, ()), self.plan.weight(self.name), self.plan.ring)
         self.replies.rests.keep(header.round, fed.rest)
         return Coded(fed.content, delta.mechanisms)
 

@@ -13,11 +13,24 @@ from pathlib import Path
 from cloister.privacy import durable, folder
 from cloister.privacy.errors import CloisterError, IdentityError, StateError
 from cloister.privacy.identity import PublicIdentity, Roster
-from cloister.privacy.wire.endorsement import Endorsement
+from cloister.privacy.wire.endorsement import LARGEST, Endorsement
 
 MOST = 16
 """Statements that are kept about the same keys; a lead could make any number of authorities."""
 _SHORT = slice(7, 39)
+
+
+def handed_in(file: Path) -> Endorsement:
+    """The statement in a file that somebody was given.
+
+    Raises:
+        IdentityError: ``endorsement_malformed``, it cannot be read or is none.
+    """
+    try:
+        with file.open("rb") as opened:
+            return Endorsement.from_bytes(opened.read(LARGEST + 1))
+    except OSError as error:
+        raise IdentityError("endorsement_malformed", f"{file} cannot be read: {error.strerror}.") from error
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from datetime import datetime
 
 from cloister.privacy import canonical
 from cloister.privacy.canonical import Json
+from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence.events import Event, timestamp
 from cloister.privacy.evidence.log import EventLog, now
 
@@ -87,7 +88,7 @@ class Journal:
     def __init__(self, write: Say, log: EventLog, *, machine: bool) -> None:
         self._write, self._log, self._machine = write, log, machine
         self._mutex, self._stop = threading.Lock(), threading.Event()
-        self._place = log.since(0)[1] if machine else 0
+        self._place, self._trouble = log.since(0)[1] if machine else 0, ""
         self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
 
     def say(self, text: str) -> None:
@@ -103,7 +104,15 @@ class Journal:
             self._show()
 
     def _show(self) -> None:
-        events, self._place = self._log.since(self._place)
+        """Writes what is new in the log; a log that cannot be read is said once, and looked at again."""
+        try:
+            events, self._place = self._log.since(self._place)
+        except CloisterError as error:
+            if error.line() != self._trouble:
+                self.say(error.line())
+            self._trouble = error.line()
+            return
+        self._trouble = ""
         for one in events:
             self._put(event(one))
 

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from cloister.privacy import canonical
-from cloister.privacy.errors import IdentityError, PolicyError
+from cloister.privacy.endorsements import handed_in
+from cloister.privacy.errors import PolicyError
 from cloister.privacy.policy.reading import LARGEST
 from cloister.privacy.policy.words import explain
-from cloister.privacy.wire import endorsement
-from cloister.privacy.wire.endorsement import Endorsement
 from cloister.server.folder import LeadFolder
 from cloister.server.policies import Policies
 
@@ -92,7 +91,7 @@ def endorse(
     """
     lead = LeadFolder.open(directory)
     for file in files:
-        found = Endorsement.from_bytes(_statement(file))
+        found = handed_in(file)
         member = lead.endorsements.keep(found, lead.enrolment.roster)
         typer.echo(f"{found.authority.name} has signed for {member.name}, until {found.said.ends}.")
 
@@ -103,14 +102,6 @@ def _policy(file: Path) -> bytes:
             return opened.read(LARGEST + 1)
     except OSError as error:
         raise PolicyError("policy_missing", f"{file} cannot be read: {error.strerror}.") from error
-
-
-def _statement(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(endorsement.LARGEST + 1)
-    except OSError as error:
-        raise IdentityError("endorsement_malformed", f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _print(value: dict[str, Any]) -> None:

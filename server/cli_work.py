@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +17,10 @@ from cloister.privacy.journal import Journal
 from cloister.privacy.methods import Codec as CodecName
 from cloister.privacy.methods import Robust, ServerOptimizer
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
+from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
+from cloister.privacy.watching import JsonLines, Metrics
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
@@ -34,16 +37,6 @@ Bits = Annotated[
         max=MOST_BITS,
         help="Bits that a parameter travels as; 32 without it. Not with joint privacy.",
     ),
-]
-Metrics = Annotated[
-    str,
-    typer.Option(
-        metavar="HOST:PORT", help="Show figures to Prometheus there; a port alone is on this machine only."
-    ),
-]
-JsonLines = Annotated[
-    bool,
-    typer.Option("--json", help="Say everything, and every event of the log, as one JSON object a line."),
 ]
 Canaries = Annotated[
     int | None,
@@ -191,32 +184,38 @@ def propose(
     plan, start = draft(terms, folder.enrolment.roster, desk.offers(), base, code.installed())
     job = desk.propose(plan, start, folder.identity, agreed_layout(plan, base))
     if json:
-        _print(
-            {
-                "job": plan.digest,
-                "state": job.state,
-                "unit": plan.privacy.unit,
-                "noise_multiplier": plan.privacy.noise_multiplier,
-                "secure": plan.aggregation.secure,
-                "bits": plan.aggregation.width,
-                "method": plan.method,
-                "rounding": plan.aggregation.rounding,
-                "policy": plan.policy,
-            }
-        )
-        return
-    typer.echo(f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}.")
-    typer.echo(f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}.")
-    typer.echo(f"The method is {plan.method}.")
-    typer.echo(f"The unit of privacy is the {plan.privacy.unit}.")
-    typer.echo(f"{plan.aggregation.visibility}.")
-    if plan.aggregation.rounding:
-        typer.echo(f"{plan.aggregation.rounding}.")
-    if plan.aggregation.taking_back:
-        typer.echo(f"{plan.aggregation.taking_back}.")
+        _print(_proposed(job))
+    else:
+        typer.echo("\n".join(_told(plan)))
+
+
+def _proposed(job: Job) -> dict[str, Any]:
+    """What was proposed, as JSON."""
+    plan = job.plan
+    return {
+        "job": plan.digest,
+        "state": job.state,
+        "unit": plan.privacy.unit,
+        "noise_multiplier": plan.privacy.noise_multiplier,
+        "secure": plan.aggregation.secure,
+        "bits": plan.aggregation.width,
+        "method": plan.method,
+        "rounding": plan.aggregation.rounding,
+        "policy": plan.policy,
+    }
+
+
+def _told(plan: Plan) -> Iterator[str]:
+    """What was proposed, in sentences."""
+    how = plan.aggregation
+    yield f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}."
+    yield f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}."
+    yield f"The method is {plan.method}."
+    yield f"The unit of privacy is the {plan.privacy.unit}."
+    yield from (f"{said}." for said in (how.visibility, how.rounding, how.taking_back) if said)
     if plan.policy:
-        typer.echo(f"It is under the consortium's policy {plan.policy[7:19]}, beside each site's own.")
-    typer.echo("Each site decides with `cloister site approve`.")
+        yield f"It is under the consortium's policy {plan.policy[7:19]}, beside each site's own."
+    yield "Each site decides with `cloister site approve`."
 
 
 def _server(kind: str | None, rate: float | None) -> ServerOptimizer | None:

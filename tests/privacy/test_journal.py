@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloister.privacy import canonical
+from cloister.privacy.errors import LogError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.journal import Journal, line
 from tests.known import party
@@ -78,3 +79,22 @@ def test_of_other_libraries_only_level_and_logger_pass(log: EventLog) -> None:
     assert theirs.keys() == {"level", "logger", "time"}
     assert (theirs["level"], theirs["logger"]) == ("warning", "elsewhere.files")
     assert (ours["text"], ours["error"]) == ("It does not answer. [unreachable]", "unreachable")
+
+
+def test_a_log_that_cannot_be_read_for_a_while_is_said_once_and_no_event_is_lost(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    def unreadable(_: int) -> object:
+        raise LogError("log_unwritable", "It cannot be read.")
+
+    with Journal(lines.append, log, machine=True) as journal:
+        with monkeypatch.context() as patched:
+            patched.setattr(log, "since", unreadable)
+            journal._show()
+            journal._show()
+        log.append("job.finished", job=JOB, model=JOB, rounds=2)
+    found = [json.loads(one) for one in lines]
+    assert [one.get("error") for one in found if "text" in one] == ["log_unwritable"]
+    assert [one["event"]["type"] for one in found if "event" in one][-1] == "job.finished"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cloister.server.app import Progress
 from cloister.server.milestones import EVERY_S, Milestones
 from cloister.server.rounds import ACCEPTED, WAITING, Standing
@@ -27,21 +29,18 @@ def test_a_line_now_and_then_with_the_time_that_is_left() -> None:
     ]
 
 
-def test_a_run_that_has_done_nothing_yet_promises_nothing() -> None:
+@pytest.mark.parametrize(
+    ("first", "then", "lines"),
+    [
+        (4, 4, ["0123: round 4 of 10, 1 of 2 sites in"]),  # nothing is done yet, nothing is promised
+        (10, 11, []),  # the end of a job is no round
+    ],
+)
+def test_what_is_said_after_a_while(first: int, then: int, lines: list[str]) -> None:
     said: list[str] = []
     seconds = 0.0
     milestones = Milestones(said.append, "0123", lambda: seconds)
-    milestones.pass_by(at(4))
+    milestones.pass_by(at(first))
     seconds = EVERY_S
-    milestones.pass_by(at(4))
-    assert said == ["0123: round 4 of 10, 1 of 2 sites in"]
-
-
-def test_the_end_of_a_job_is_no_round() -> None:
-    said: list[str] = []
-    seconds = 0.0
-    milestones = Milestones(said.append, "0123", lambda: seconds)
-    milestones.pass_by(at(10))
-    seconds = EVERY_S
-    milestones.pass_by(at(11))
-    assert said == []
+    milestones.pass_by(at(then))
+    assert said == lines
