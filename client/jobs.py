@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from cloister.privacy.errors import (
     UsageError,
 )
 from cloister.privacy.evidence.witnessing import Witness
-from cloister.privacy.plan import Plan
+from cloister.privacy.plan import Plan, parsed
 from cloister.privacy.policy.decision import Decision as Ruling
 from cloister.privacy.policy.request import instant
 from cloister.privacy.policy.terms import HeldOutTerms
@@ -39,6 +40,12 @@ from cloister.privacy.wire.signed import Signed
 
 WAITING, APPROVED, REFUSED, DONE, LEFT = "waiting", "approved", "refused", "done", "left"
 _KEYS = ("ratchet.key", "sums.json", "audit.json", "canaries.json")
+
+
+@lru_cache(maxsize=128)
+def _decision(data: bytes) -> Decision:
+    """A decision of bytes: an agent looks at the same ones twice a second."""
+    return Decision.from_bytes(data)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Job:
     def decision(self) -> Decision | None:
         """This site's word, if it has spoken."""
         path = self.folder / "decision.json"
-        return Decision.from_bytes(path.read_bytes()) if path.exists() else None
+        return _decision(path.read_bytes()) if path.exists() else None
 
     def close(self) -> None:
         """Notes that the final model was received and kept."""
@@ -131,7 +138,7 @@ class Jobs:
 
     def __iter__(self) -> Iterator[Job]:
         for path in sorted((self.site.path / "jobs").glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
-            yield Job(path.parent, Plan.from_bytes(path.read_bytes()))
+            yield Job(path.parent, parsed(path.read_bytes()))
 
     def find(self, name: str) -> Job:
         """The job whose digest starts with ``name``; raises ``PlanError`` ``plan_unknown``."""

@@ -24,7 +24,7 @@ from cloister.client.site.people import People
 from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.errors import InputError, PolicyError
-from cloister.privacy.plan import Plan
+from cloister.privacy.plan import Plan, parsed
 from cloister.privacy.policy.decision import Decision, decide, replay
 from cloister.privacy.policy.request import Identifiers, Known, Peer, Request, instant, moment
 from cloister.privacy.policy.strictest import strictest
@@ -236,7 +236,7 @@ class Rulings:
         Raises:
             PolicyError: ``decision_altered``, one comes out otherwise, or is not the one in the event log.
         """
-        records, plan = list(self.records(job)), Plan.from_bytes((job / "plan.json").read_bytes())
+        records, plan = list(self.records(job)), parsed((job / "plan.json").read_bytes())
         for record in records:
             own = Policies(self.site).kept(record.decision.policy)
             replay(own, record.request, record.decision, self.shared(plan))
@@ -283,7 +283,7 @@ class Rulings:
             granted = _at(path)
             if path.parent == own or granted is None or granted[:10] != at[:10] or granted > at:
                 continue
-            other = Plan.from_bytes((path.parent / "plan.json").read_bytes())
+            other = parsed((path.parent / "plan.json").read_bytes())
             number += other.site(self.site.name).dataset == dataset
         return number
 

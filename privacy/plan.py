@@ -10,7 +10,7 @@ rows that count, or one record: ``privacy.unit`` says which.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -496,3 +496,9 @@ def malformed(error: ValidationError) -> PlanError:
     first: Any = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "plan"
     return PlanError("plan_malformed", f"The plan cannot be used: {place}: {first['msg']}.")
+
+
+@lru_cache(maxsize=128)
+def parsed(data: bytes) -> Plan:
+    """``Plan.from_bytes`` for who looks at the same jobs again and again: equal bytes are parsed once."""
+    return Plan.from_bytes(data)

@@ -29,7 +29,7 @@ from cloister.privacy.errors import PlanError, StateError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Signature
 from cloister.privacy.layout import Layout
-from cloister.privacy.plan import Plan
+from cloister.privacy.plan import Plan, parsed
 from cloister.privacy.update import Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.messages import model_digest
@@ -275,7 +275,7 @@ class Jobs:
 
     def __iter__(self) -> Iterator[Job]:
         for path in sorted(self.folder.glob("*/plan.json"), key=lambda p: p.stat().st_mtime):
-            yield Job(path.parent, Plan.from_bytes(path.read_bytes()))
+            yield Job(path.parent, parsed(path.read_bytes()))
 
     def find(self, name: str) -> Job:
         """The job whose digest starts with ``name`` (with or without ``sha256:``).

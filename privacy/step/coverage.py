@@ -27,12 +27,15 @@ def engine_for(
         ModelError: ``layer_unsupported``, the trainable tensors are not those of the layout, or no engine
             covers one of them.
     """
-    from cloister.privacy.step.fused import FusedEngine
-    from cloister.privacy.step.hooks import HooksEngine
     from cloister.privacy.step.layers import covers
 
-    kind = FusedEngine if covers(module) else HooksEngine
-    return kind(module, layout, trained, phantoms=phantoms)
+    if covers(module):
+        from cloister.privacy.step.fused import FusedEngine
+
+        return FusedEngine(module, layout, trained, phantoms=phantoms)
+    from cloister.privacy.step.hooks import HooksEngine  # Opacus, and SciPy's statistics with it
+
+    return HooksEngine(module, layout, trained, phantoms=phantoms)
 
 
 def refuse_strays(module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter]) -> None:
