@@ -45,6 +45,14 @@ Canaries = Annotated[
         "keeps, and costs accuracy. None without it."
     ),
 ]
+TakeBack = Annotated[
+    bool,
+    typer.Option(
+        "--take-back",
+        help="With --privacy joint: take noise back that lost sites would have made needed; two vectors "
+        "up a step instead of one.",
+    ),
+]
 HERE = Path()
 
 
@@ -109,14 +117,7 @@ def propose(
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
     colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
-    take_back: Annotated[
-        bool,
-        typer.Option(
-            "--take-back",
-            help="With --privacy joint: take noise back that lost sites would have made needed; two vectors "
-            "up a step instead of one.",
-        ),
-    ] = False,
+    take_back: TakeBack = False,
     bits: Bits = None,
     canaries: Canaries = None,
     server_optimizer: Annotated[

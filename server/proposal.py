@@ -140,6 +140,16 @@ class Terms:
         return Course(self.rounds or usual.rounds, self.steps or usual.steps, self.rate or usual.rate)
 
 
+def check_surplus(terms: Terms) -> None:
+    """Raises ``PlanError`` ``plan_conflict`` where noise is to be taken back and none is added in shares."""
+    if terms.surplus and terms.mode != "joint":
+        raise PlanError(
+            "plan_conflict",
+            "Surplus noise can be taken back only where noise is added in shares.",
+            "Add --privacy joint, or leave out --take-back.",
+        )
+
+
 def check_bits(terms: Terms, sites: int) -> None:
     """Refuses few bits where they would not do: rounding comes after all noise, and levels must be left.
 
@@ -252,12 +262,7 @@ def _draft(
             "Leave out --no-secure and --steps; --rounds says how many steps there are.",
         )
     check_methods(terms)
-    if terms.surplus and terms.mode != "joint":
-        raise PlanError(
-            "plan_conflict",
-            "Surplus noise can be taken back only where noise is added in shares.",
-            "Add --privacy joint, or leave out --take-back.",
-        )
+    check_surplus(terms)
     missing = [site.name for site in roster.sites if site.name not in offers]
     if missing or not roster.sites:
         raise PlanError(

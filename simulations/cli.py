@@ -19,9 +19,9 @@ from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT, describe
-from cloister.server.cli_work import Bits, Canaries
+from cloister.server.cli_work import Bits, Canaries, TakeBack
 from cloister.server.jobs import Job
-from cloister.server.proposal import Terms, check_bits
+from cloister.server.proposal import Terms, check_bits, check_surplus
 from cloister.simulations import demo as stagecraft
 from cloister.simulations import stage
 from cloister.simulations.processes import Memory, Troupe
@@ -65,6 +65,7 @@ def demo(
     secure: Annotated[
         bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
     ] = True,
+    take_back: TakeBack = False,
     bits: Bits = None,
     canaries: Canaries = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
@@ -87,7 +88,8 @@ def demo(
         play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
     terms = replace(terms, unit="person" if person else "record", secure=secure, bits=bits)
-    terms = replace(terms, canaries=canaries)
+    terms = replace(terms, canaries=canaries, surplus=take_back)
+    check_surplus(terms)
     _check_sites(len(play.train), privacy, secure=secure)
     check_bits(terms, len(play.train))
     if privacy != "off":

@@ -44,6 +44,12 @@ def test_a_parameter_travels_as_32_bits_unless_fewer_are_asked_for(asked: Asked)
     assert asked("--sites", "3", "--secure", "--bits", "12").terms.bits == 12
 
 
+def test_surplus_noise_is_taken_back_if_asked(asked: Asked) -> None:
+    joint = ("--sites", "4", "--secure", "--privacy", "joint")
+    assert not asked(*joint).terms.surplus
+    assert asked(*joint, "--take-back").terms.surplus
+
+
 @pytest.mark.parametrize("privacy", ["local", "off"])
 def test_with_one_it_is_the_person(asked: Asked, privacy: str) -> None:
     demo = asked("--person", "patient", "--rows-per-person", "3", "--privacy", privacy)
@@ -70,6 +76,7 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
         (["--privacy", "joint", "--sites", "2"], 2, "option_invalid"),
         (["--privacy", "joint", "--bits", "12"], 1, "plan_conflict"),
         (["--no-secure", "--bits", "12"], 1, "plan_conflict"),
+        (["--take-back"], 1, "plan_conflict"),
         (["--sites", "20", "--bits", "6"], 1, "plan_conflict"),
     ],
 )
