@@ -10,7 +10,7 @@ import pytest
 from cloister.privacy.errors import CloisterError, PlanError, areas
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def test_every_error_id_is_documented_with_its_meaning() -> None:
