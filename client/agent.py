@@ -37,6 +37,7 @@ from cloister.privacy.channel import certificates
 from cloister.privacy.descent import Descent
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
+from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.layout import Layout, initial
 from cloister.privacy.plan import Plan
@@ -56,6 +57,7 @@ class Agent:
         say: gets one line for the person at this machine whenever something happens.
         device: where models train, as torch names it.
         willing: what it gives the lead for the evidence of finished jobs without asking anybody.
+        shows: how much of the site's policy it hands over with it.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class Agent:
         say: Callable[[str], None],
         device: str = "cpu",
         willing: Willing = "sign",
+        shows: Shows = "whole",
     ) -> None:
         self._site, self._model, self._say, self._device = site, model, say, device
         self._willing: Willing = willing
+        self._shows: Shows = shows
         self._jobs, self._datasets = Jobs(site), Datasets(site)
         self._participants: dict[str, Participant] = {}
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
@@ -91,7 +95,7 @@ class Agent:
             refuse_restored(self._site)
             self._heads = Heads(self._site, member)
             self._telling = Telling(self._heads, self._once)
-            self._deposing = Deposing(self._site, member, self._once, self._willing)
+            self._deposing = Deposing(self._site, member, self._once, self._willing, self._shows)
             watch = Watch(member, self._notices.put)
             letters = Correspondence(member, lambda data: answer(self._participants, data), self._largest)
             fleet = threading.Thread(target=self._answer, args=(stop,), name="fleet", daemon=True)

@@ -18,10 +18,20 @@ from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.lineage import identities
 from cloister.privacy.evidence.log import now
+from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.plan import Plan
 
 HERE = Path()
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
+
+
+PoliciesShown = Annotated[
+    Shows,
+    typer.Option(
+        "--policies",
+        help="The most that others are shown of this site's policy: all, what each rule said, its digest.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -73,6 +83,7 @@ def audit(
 def evidence(
     job: Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
+    policies: PoliciesShown = "whole",
     directory: Directory = HERE,
 ) -> None:
     """Write this site's part of the evidence of a job: its events with proofs, its heads, signed.
@@ -84,7 +95,7 @@ def evidence(
     folder = SiteFolder.open(directory)
     if out.exists():
         raise UsageError("folder_in_use", f"{out} is there already.", "Name another file with --out.")
-    part = Deposition(folder).part(Jobs(folder).find(job))
+    part = Deposition(folder, policies).part(Jobs(folder).find(job))
     durable.write(out, part.to_bytes(), mode=0o644)
     typer.echo(f"{out} holds {len(part.events)} events. Hand it to the lead, for `cloister report`.")
 

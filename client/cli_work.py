@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloister.client.approvals import Voice
+from cloister.client.cli_evidence import PoliciesShown
 from cloister.client.cli_policy import role_of
 from cloister.client.jobs import WAITING, Job, Jobs
 from cloister.client.limits import Share
@@ -54,6 +55,7 @@ def up(
             "or nothing."
         ),
     ] = "sign",
+    policies: PoliciesShown = "whole",
     metrics: Metrics = "",
     as_json: JsonLines = False,
 ) -> None:
@@ -76,7 +78,7 @@ def up(
     with Journal(_say, site.log, machine=as_json) as journal:
         journal.say(f"{site.name} is up; the lead is {site.membership.service}.")
         with endpoint(metrics, site.log, SiteFigures(site)):
-            whole = Agent(site, model, journal.say, device, evidence).run(stop)
+            whole = Agent(site, model, journal.say, device, evidence, policies).run(stop)
         if not whole:
             journal.say("Stopped in the middle of a round; it will be computed again at the next start.")
     if not whole:

@@ -8,6 +8,9 @@ manifest or says why not. All of it can be said again, so nothing is lost when a
 What a site checks before it signs: the bundle shows the part that it handed over; everything that
 ``cloister verify`` checks, against the keys of the plan that it approved; no log is another one than the
 heads that it holds (``privacy.evidence.witnessing``). The policies of other sites are not shown to it.
+
+How much of its policy it hands over, the site decides (``privacy.evidence.rulings.Shows``); whoever checks a
+bundle can tell what the lead left out of that.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from cloister.privacy.evidence.checks.logs import root_at
 from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.lineage import Retired, identities
 from cloister.privacy.evidence.part import Part, statement_place
+from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.identity import PublicIdentity, Signature
 from cloister.privacy.plan import Plan
@@ -60,9 +64,11 @@ class Deposition:
 
     Attributes:
         site: its folder.
+        shows: how much of its policy it hands over.
     """
 
     site: SiteFolder
+    shows: Shows = "whole"
 
     def part(self, job: Job) -> Part:
         """This site's part of the evidence of a job, and a note that it was handed over.
@@ -76,8 +82,9 @@ class Deposition:
             raise PlanError(
                 "plan_not_approved", "This site has not approved the plan, so it has no evidence of it."
             )
-        evidence = Rulings(self.site).evidence(job.plan)
-        made = Part.make(self.site.log, self.site.identity, job.plan, evidence, retired(self.site, job.plan))
+        site, plan = self.site, job.plan
+        evidence, before = Rulings(site).evidence(plan), retired(site, plan)
+        made = Part.make(site.log, site.identity, plan, evidence, before, self.shows)
         handed = [*self._handed(job), made.digest][-_MOST_HANDED:]
         durable.write(job.folder / _HANDED, "\n".join(handed).encode())
         return made
@@ -185,17 +192,23 @@ class Deposing(threading.Thread):
         member: its connection.
         say: gets one line for the person at this machine.
         willing: what is said without asking anybody.
+        shows: how much of the site's policy is handed over.
 
     Attributes:
         failure: this machine cannot write; the thread has ended.
     """
 
     def __init__(
-        self, site: SiteFolder, member: Consortium, say: Callable[[str], None], willing: Willing = "sign"
+        self,
+        site: SiteFolder,
+        member: Consortium,
+        say: Callable[[str], None],
+        willing: Willing = "sign",
+        shows: Shows = "whole",
     ) -> None:
         super().__init__(name="evidence", daemon=True)
         self.failure: CloisterError | None = None
-        self._jobs, self._deposition, self._log = Jobs(site), Deposition(site), site.log
+        self._jobs, self._deposition, self._log = Jobs(site), Deposition(site, shows), site.log
         self._lead, self._member, self._say, self._willing = site.membership.leader.name, member, say, willing
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._unreached = False

@@ -13,11 +13,12 @@ from datetime import datetime
 from typing import Literal
 
 from cloister.privacy.errors import EvidenceError
-from cloister.privacy.evidence.bundle import Audience, Bundle, Contents, keys_of
+from cloister.privacy.evidence.bundle import Bundle, Contents, keys_of
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.derive import Said, composed, derived
 from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.evidence.printing import printed
@@ -77,7 +78,7 @@ def contents(
         keys=keys,
         parts=everybody,
         approvals=_approvals(job),
-        evidence=composed(fields, said or _plain(logs[plan.lead.name])),
+        evidence=composed(fields, said or _plain(logs[plan.lead.name]), audience),
         audience=audience,
     )
 

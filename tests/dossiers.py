@@ -32,6 +32,9 @@ class _Play(Play):
             self.ledgers[name].open_budget(DATASET, "record", 1.0, 1e-5)
             self.staged.logs[name].append("job.refused", job=made_up("another job"), reason="site_refused")
 
+    def decide(self, name: str) -> None:
+        """These sites have policies of their own, which nobody asked."""
+
 
 class Dossiers:
     """A consortium behind a running service, with a job that has ended.

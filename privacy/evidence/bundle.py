@@ -8,7 +8,7 @@
 ``plan.json``, ``keys.json``    what was run, and the public keys of its parties
 ``approvals/<party>.json``      the plan under the lead's keys, each site's decision under its own
 ``events/``, ``heads/``         this job's events of every party with proofs, under signed heads (``part``)
-``policies/``                   policies that events name, as far as the audience may see them
+``policies/``, ``rulings/``     policies that events name, and what each rule said, as the audience may see
 ``attestations/``               in-toto statements about parts, plan, final model and report
 documents                       written from the evidence alone (``papers``)
 ``report.pdf``                  optional, with ``report.pdf.json``, with what it was made (``printing``)
@@ -25,17 +25,19 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.canonical import Json
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence import byhand
 from cloister.privacy.evidence.dsse import Envelope, Statement, encoding
+from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.evidence.papers import documents
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.evidence.printing import Printed
 from cloister.privacy.evidence.render import render
+from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
@@ -45,8 +47,8 @@ MANIFEST_FILE, EVIDENCE_FILE, REPORT_FILE = "MANIFEST.json", "evidence.json", "r
 FILE_LIMIT, TOTAL_LIMIT = 512 << 20, 2 << 30
 """Largest file and largest bundle in bytes that are read."""
 
-Audience: TypeAlias = Literal["auditor", "partner", "public"]
-"""Who a bundle is for. An auditor sees the policies that events name; others see their digests only."""
+AUDIENCES: Mapping[str, Shows] = {"auditor": "whole", "partner": "rules", "public": "digest"}
+"""How much of sites' policies each audience is shown, where the site hands over as much."""
 
 _VERSION = 1
 _SAFE = re.compile(r"[A-Za-z0-9@._-]{1,160}(/[A-Za-z0-9@._-]{1,160}){0,3}")
@@ -209,7 +211,9 @@ def withheld_from(party: str, name: str) -> bool:
 
 def shown_to(name: str, audience: str) -> bool:
     """Whether an audience sees a file of a party's part."""
-    return audience == "auditor" or not name.startswith("policies/")
+    shows = AUDIENCES.get(audience, "whole")
+    hidden = {"whole": (), "rules": ("policies/",), "digest": ("policies/", "rulings/")}[shows]
+    return not name.startswith(hidden)
 
 
 def listing(files: Mapping[str, bytes], plan: Plan, audience: Audience) -> Statement:

@@ -19,13 +19,14 @@ from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import lower_bound
 from cloister.privacy.evidence.heads import SignedHead
+from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.plan import Plan
 
 Logs = Mapping[str, Sequence[Event]]
 """Name of a party -> its events of the job, in order (``selection.selected``)."""
 
-DECLARED = ("accuracy", "created", "kind", "peak_memory", "seconds", "version")
+DECLARED = ("accuracy", "audience", "created", "kind", "peak_memory", "seconds", "version")
 """Fields of the evidence that no event decides."""
 
 
@@ -105,7 +106,7 @@ class Said:
     prv: Mapping[str, str] = field(default_factory=dict)
 
 
-def composed(fields: Mapping[str, Any], said: Said) -> dict[str, Any]:
+def composed(fields: Mapping[str, Any], said: Said, audience: Audience = "auditor") -> dict[str, Any]:
     """The evidence: what follows from the records, and what its maker says."""
     totals = {(point["site"], point["round"]): point["epsilon"] for point in fields["progress"]}
     progress = [
@@ -122,6 +123,7 @@ def composed(fields: Mapping[str, Any], said: Said) -> dict[str, Any]:
         **fields,
         "version": 1,
         "kind": said.kind,
+        "audience": audience,
         "created": said.created,
         "privacy": privacy,
         "progress": progress,

@@ -27,7 +27,7 @@ from cloister.privacy.dp import tails
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
-from cloister.privacy.evidence.kinds import Group, Moment, Number, Reason, Share, Whole
+from cloister.privacy.evidence.kinds import Audience, Group, Moment, Number, Reason, Share, Whole
 from cloister.privacy.plan import Digest, Name, Part, Plan, Text, Unit
 
 _MOST_PHANTOMS = 100_000
@@ -298,10 +298,15 @@ class Log(Part):
 
 
 class Evidence(Part):
-    """All that a report says, before it is put into words."""
+    """All that a report says, before it is put into words.
+
+    Attributes:
+        audience: who the bundle is for that it stands in, which decides how much of policies is in it.
+    """
 
     version: Literal[1]
     kind: Literal["demo", "federation", "simulation"]
+    audience: Audience
     job: Digest
     consortium: Name
     purpose: Text

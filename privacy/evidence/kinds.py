@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -25,6 +25,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")]
+Audience: TypeAlias = Literal["auditor", "partner", "public"]
+"""Who a bundle is for."""
 Reason = Annotated[str, AfterValidator(_declared)]
 EventId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}(@[0-9a-f]{16})?/(0|[1-9]\d{0,15})$")]
 """``writer/seq``, as findings name an event."""

@@ -6,12 +6,14 @@
     heads/<writer>/<size>.head             the newest head, and the newest that each witness countersigned
     heads/<writer>/growth.json             every other signed size: its root, and that the log only grew
     policies/<writer>@<64 hex>.json        policies, and requests decided under them, that the events name
+    rulings/<writer>.json                  what each rule of them said (``rulings``)
     attestations/<writer>.part.dsse.json   the digests of the files above, signed
     attestations/<writer>.approval.dsse.json, attestations/<writer>.model.dsse.json
 
 A party that changed its keys during the job shows the log under its later keys, too (``lineage``).
 
-A party makes its part alone, from its own folder, and hands it over as one file.
+A party makes its part alone, from its own folder, and hands it over as one file. Of its policies it hands
+over as much as it wants to, and its statement about the part says how much.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from cloister.privacy.errors import ChannelError, EvidenceError, LogError
 from cloister.privacy.evidence import files, merkle
 from cloister.privacy.evidence.dsse import Envelope, Statement
 from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.happenings import Names
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.lineage import Retired, identities, label, order, succession_place
 from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.evidence.rulings import Shows, encoded, ruling_place, rulings
 from cloister.privacy.evidence.selection import chosen
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
@@ -39,6 +43,8 @@ from cloister.privacy.plan import Plan
 PART, APPROVAL, MODEL = (f"urn:cloister:evidence:{what}:1" for what in ("part", "approval", "model"))
 PART_LIMIT = 256 << 20
 """Largest part in bytes that is read."""
+POLICIES = "policies"
+"""Where a statement about a part says how much of its policies the party hands over."""
 
 _VERSION = 1
 _LINE = re.compile(rb'\{"event":(\{.*\}),"proof":"([A-Za-z0-9+/]*={0,2})"\}')
@@ -117,6 +123,7 @@ class Part:
         plan: Plan,
         policies: Mapping[str, bytes] | None = None,
         retired: Sequence[Retired] = (),
+        shows: Shows = "whole",
     ) -> Part:
         """The part of a party about a job.
 
@@ -127,9 +134,11 @@ class Part:
             policies: digest -> canonical bytes, of policies and of requests that were decided; those that
                 events name are shown.
             retired: logs under keys that the party had before, those of the plan first.
+            shows: how much of its policies the party hands over.
 
         Raises:
             LogError: the log is damaged or cannot be written.
+            PolicyError: a policy or a request is malformed.
             EvidenceError: ``job_unfinished``, the log says nothing of the job.
         """
         newest, name = log.head(), party.public.name
@@ -141,7 +150,7 @@ class Part:
         shown = [event for place, event in enumerate(events) if place in places]
         if not any(event.job == plan.digest for event in shown):
             raise EvidenceError("job_unfinished", f"The log of {name} says nothing of the job.")
-        made = _policies(name, shown, policies or {})
+        made = _policies(name, shown, policies or {}, shows)
         offset = 0
         for number, one in enumerate(logs):
             own = [place - offset for place in sorted(places) if 0 <= place - offset < len(one.lines)]
@@ -150,7 +159,7 @@ class Part:
         for before in retired:
             new = PublicIdentity.from_json(before.handover.said.identity)
             made[succession_place(name, new.digest())] = before.handover.to_bytes()
-        return cls(name, {**made, **_attested(party, plan, shown, [one.newest for one in logs], made)})
+        return cls(name, {**made, **_attested(party, plan, shown, [one.newest for one in logs], made, shows)})
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -259,6 +268,7 @@ def owned(name: str, writer: str) -> bool:
         rf"heads/{own}(@[0-9a-f]{{16}})?/(growth\.json|\d{{15}}\.head)",
         rf"successions/{own}@[0-9a-f]{{16}}\.json",
         rf"policies/{own}@[0-9a-f]{{64}}\.json",
+        rf"rulings/{own}\.json",
         rf"attestations/{own}\.(part|approval|model)\.dsse\.json",
     )
     return re.fullmatch("|".join(forms), name) is not None
@@ -328,11 +338,19 @@ def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) 
     return canonical.encode({"size": newest.size, "earlier": grown})
 
 
-def _policies(name: str, events: Iterable[Event], policies: Mapping[str, bytes]) -> dict[str, bytes]:
+def _policies(
+    name: str, events: Sequence[Event], policies: Mapping[str, bytes], shows: Shows
+) -> dict[str, bytes]:
+    if shows == "digest":
+        return {}
+    ruled = tuple(rulings(events, map(Names({name: events}), events), policies))
+    made = {ruling_place(name): encoded(ruled)} if ruled else {}
+    if shows == "rules":
+        return made
     fields = ("policy", "request", "shared")
     named = {str(event.body[field]) for event in events for field in fields if field in event.body}
     shown = {digest: policies[digest] for digest in named & policies.keys()}
-    return {f"policies/{name}@{d.removeprefix('sha256:')}.json": data for d, data in shown.items()}
+    return made | {f"policies/{name}@{d.removeprefix('sha256:')}.json": data for d, data in shown.items()}
 
 
 def _attested(
@@ -341,10 +359,11 @@ def _attested(
     events: Iterable[Event],
     newest: Sequence[SignedHead],
     made: Mapping[str, bytes],
+    shows: Shows,
 ) -> dict[str, bytes]:
     """The statements of a party about its part, the plan and the final model."""
     name = party.public.name
-    said = {"part": Statement(_digests(made), PART, predicate(plan, newest))}
+    said = {"part": Statement(_digests(made), PART, predicate(plan, newest, shows))}
     said |= statements(name, plan, events)
     return {
         f"attestations/{name}.{what}.dsse.json": Envelope.make(statement, party).to_bytes()
@@ -352,15 +371,17 @@ def _attested(
     }
 
 
-def predicate(plan: Plan, newest: Sequence[SignedHead]) -> dict[str, Any]:
+def predicate(plan: Plan, newest: Sequence[SignedHead], shows: Shows = "whole") -> dict[str, Any]:
     """What a party states of its part, besides the files.
 
     Args:
         plan: of the job.
         newest: the newest head of each of its logs, that under the plan's keys first.
+        shows: how much of its policies it hands over; all of them is not said.
     """
     heads: list[Json] = [{"origin": h.origin, "size": h.size, "root": h.root.hex()} for h in newest]
-    return {"job": plan.digest, "head": heads[0], **({"later": heads[1:]} if heads[1:] else {})}
+    less = {POLICIES: shows} if shows != "whole" else {}
+    return {"job": plan.digest, "head": heads[0], **({"later": heads[1:]} if heads[1:] else {}), **less}
 
 
 def statements(name: str, plan: Plan, events: Iterable[Event]) -> dict[str, Statement]:

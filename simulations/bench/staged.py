@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,24 @@ from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
-from cloister.privacy.evidence.bundle import Audience, Contents
+from cloister.privacy.evidence.bundle import Contents
 from cloister.privacy.evidence.derive import Said, composed, derived
 from cloister.privacy.evidence.heads import Growth
+from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
+from cloister.privacy.policy import reading
+from cloister.privacy.policy.decision import decide
+from cloister.privacy.policy.request import Approval, Known, Peer, Request, instant
+from cloister.privacy.policy.template import template
 from cloister.privacy.wire.signed import Signed
 
 DATASET = "records"
-POLICY = b'{"stands":"for the policy of a site"}'
+POLICY = reading.read(template(date(2026, 1, 1)).encode())
+"""What every site allows: the policy that a new site starts with."""
 _OTHER_JOB = canonical.digest(b"another job of the same parties")
 _EPSILON, _DELTA, _STEPS, _RATE = 1.0, 1e-5, 4, 0.05
 _BYTES = 60_000
@@ -60,12 +67,14 @@ class Staged:
         lead: the lead's keys.
         sites: name -> the site's keys.
         logs: name of a party -> its log.
+        policies: digest -> bytes of the sites' policy and of all requests that were decided under it.
     """
 
     plan: Plan
     lead: PrivateIdentity
     sites: dict[str, PrivateIdentity]
     logs: dict[str, EventLog]
+    policies: dict[str, bytes] = field(default_factory=lambda: {POLICY.digest: POLICY.to_bytes()})
 
     @property
     def keys(self) -> tuple[PublicIdentity, ...]:
@@ -85,9 +94,9 @@ class Staged:
         """What every party says."""
         return tuple(self.part(name) for name in self.logs)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str, shows: Shows = "whole") -> Part:
         """What one party says."""
-        return Part.make(self.logs[name], self.identity(name), self.plan, {canonical.digest(POLICY): POLICY})
+        return Part.make(self.logs[name], self.identity(name), self.plan, self.policies, shows=shows)
 
     def approvals(self) -> dict[str, Signed]:
         """The plan under the lead's keys, and every site's decision under its own."""
@@ -103,7 +112,7 @@ class Staged:
         heads = {part.writer: part.newest for part in found}
         fields = derived(self.plan, self.keys, logs, heads)
         said = Said("simulation", "2026-02-01T12:00:00Z", "60.0")
-        evidence = composed(fields, said)
+        evidence = composed(fields, said, audience)
         return Contents(self.plan, self.keys, found, self.approvals(), evidence, audience)
 
 
@@ -236,7 +245,7 @@ class Play:
             logs[name].append("channel.opened", party="lead", local=own, remote=server, **facts)
             self.ledgers[name].open_budget(DATASET, "record", _EPSILON, _DELTA)
             logs[name].append("job.refused", job=_OTHER_JOB, reason="site_refused")
-            logs[name].append("policy.loaded", policy=canonical.digest(POLICY), signers=["steward"])
+            logs[name].append("policy.loaded", policy=POLICY.digest, signers=["steward"])
             for other in self.staged.keys:
                 if other.name != name:
                     logs[name].append(
@@ -251,12 +260,27 @@ class Play:
         self.log("lead", "job.proposed", sites=self.names, **proposed)
         for name in self.names:
             self.log(name, "approval.requested", **about)
+            self.decide(name)
             self.log(name, "approval.granted", **about)
             self.log("lead", "job.accepted", site=name)
         self.log("lead", "job.started", model=made_up("model", 0), code=plan.lead.code)
         for name in self.names:
             self.log(name, "sum.agreed", sites=self.names)
             self.log(name, "audit.committed", commitment=made_up("coins", name), phantoms=1000, guesses=200)
+
+    def decide(self, name: str) -> None:
+        """The site's policy asks for somebody's approval, and allows the job once it is there."""
+        plan, at = self.staged.plan, instant(datetime(2026, 1, 31, 12, tzinfo=UTC))
+        peers = (Peer(name=m.name, identity=m.digest(), confirmed=True) for m in self.staged.keys)
+        asked = Known(at=at, asked=at, peers=tuple(peers))
+        person = Approval(person="dana", role="steward", at=at, signed=False, proposes=False)
+        for known in (asked, asked.model_copy(update={"approvals": (person,)})):
+            request = Request.of(plan, name, known)
+            decision = decide(POLICY, request)
+            rules = sorted(one.rule for one in decision.deciding)
+            said: dict[str, Any] = {"outcome": decision.outcome, "rules": rules}
+            self.log(name, "policy.decision", policy=POLICY.digest, request=request.digest, **said)
+            self.staged.policies[request.digest] = canonical.encode(request.to_json())
 
     def round(self, number: int, model: str) -> str:
         """One round; the digest of the model after it."""

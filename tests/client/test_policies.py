@@ -26,7 +26,7 @@ from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, code, durable
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.evidence.checks.claims import decided_again, hidden_decisions
+from cloister.privacy.evidence.checks.decisions import decided_again, hidden_decisions
 from cloister.privacy.evidence.part import Part, Shown
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan

@@ -17,7 +17,7 @@ from cloister.privacy import canonical, durable
 from cloister.privacy.authority import Authority
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.evidence.checks.claims import decided_again, hidden_decisions, policies
+from cloister.privacy.evidence.checks.decisions import decided_again, hidden_decisions, policies
 from cloister.privacy.evidence.part import Part, Shown
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.terms import Policy

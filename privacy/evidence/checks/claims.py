@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,9 @@ from cloister.privacy.evidence.checks.findings import (
     incomplete,
     unfounded,
 )
-from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.papers import documents
-from cloister.privacy.evidence.part import Shown
 from cloister.privacy.evidence.render import render
-from cloister.privacy.policy.decision import decide
-from cloister.privacy.policy.request import Request
-from cloister.privacy.policy.terms import Policy
 
 _PREFIX = "base_model.model."
 
@@ -58,6 +52,8 @@ def evidence(case: Case) -> Findings:
         for place in _differences(value, stated, field):
             yield unfounded("evidence", f"{EVIDENCE_FILE} {place}", "the events say otherwise")
     yield from _created(case)
+    if found.get("audience") != case.manifest.predicate.get("audience"):
+        yield unfounded("evidence", f"{EVIDENCE_FILE} audience", "the manifest names another one")
 
 
 def _without_prv(privacy: Any) -> Any:
@@ -117,93 +113,6 @@ def papers(case: Case) -> Findings:
     for name, data in expected.items():
         if name in case.bundle.files and case.bundle.files[name] != data:
             yield unfounded("papers", name, "written from evidence.json it reads differently")
-
-
-def policies(case: Case) -> Findings:
-    """Policies and requests that are shown are those that events name; decisions fell under one in force."""
-    for name, writer in case.writers.items():
-        loaded: set[Any] = set()
-        decided: set[Any] = set()
-        for one in writer.shown:
-            if one.event.type in ("policy.loaded", "policy.changed"):
-                loaded.add(one.event.body["policy"])
-            if one.event.type == "policy.decision":
-                decided |= {one.event.body["request"], one.event.body.get("shared")}
-                if one.event.body["policy"] not in loaded:
-                    yield unfounded("policy", one.id, "it was decided under a policy that was never loaded")
-                yield from decided_again(case, name, one)
-        for place, digest in _shown_policies(case, name):
-            data = case.bundle.files[place]
-            if canonical.digest(data) != digest:
-                yield altered("policy", place, "it is not the policy that its name says")
-            if digest not in loaded | decided:
-                yield altered("policy", place, f"no event of {name} names it")
-
-
-def decided_again(case: Case, name: str, one: Shown) -> Findings:
-    """A decision is what the policies that are shown say to the request that is shown."""
-    body, files = one.event.body, case.bundle.files
-    if one.event.job == case.plan.digest and body.get("shared") != case.plan.policy:
-        yield unfounded(
-            "policy", one.id, "it was decided under another policy of the consortium than the plan's"
-        )
-    places = _places(name, one.event)
-    if not all(place in files for place in places):
-        return  # ``hidden_decisions`` counts it
-    asked, written, *shared = (files[place] for place in places)
-    malformed = InputError("evidence_malformed", "A request is not canonical JSON.")
-    try:
-        request = Request.from_json(canonical.decode(asked, otherwise=malformed))
-        made = decide(Policy.from_bytes(written), request, *map(Policy.from_bytes, shared))
-    except CloisterError:
-        yield altered("policy", one.id, "its policy or its request cannot be read")
-        return
-    if request != Request.of(case.plan, name, request.known):
-        yield unfounded("policy", one.id, "its request says other things than the plan")
-    rules = sorted(found.rule for found in made.deciding)
-    if (made.outcome, rules) != (body["outcome"], _texts(body["rules"])):
-        yield unfounded("policy", one.id, "its policy says otherwise to its request")
-
-
-def _texts(value: Any) -> list[str]:
-    return [str(one) for one in value]
-
-
-def _places(name: str, decision: Event) -> list[str]:
-    """Where a bundle shows the request and the policy of a decision, and the consortium's if it was asked."""
-    fields = (field for field in ("request", "policy", "shared") if field in decision.body)
-    digests = (str(decision.body[field]).removeprefix("sha256:") for field in fields)
-    return [f"policies/{name}@{digest}.json" for digest in digests]
-
-
-def hidden_decisions(case: Case) -> dict[str, int]:
-    """Name of a party -> how many of its policy decisions cannot be made again from what is shown."""
-    decisions = {
-        name: [one for one in writer.events if one.type == "policy.decision"]
-        for name, writer in case.writers.items()
-    }
-    hidden = {
-        name: sum(any(place not in case.bundle.files for place in _places(name, one)) for one in found)
-        for name, found in decisions.items()
-    }
-    return {name: count for name, count in hidden.items() if count}
-
-
-def hidden_policies(case: Case) -> dict[str, int]:
-    """Name of a party -> how many policies its events name that the bundle does not show."""
-    found = {}
-    for name, writer in case.writers.items():
-        events = [e for e in writer.events if e.type in ("policy.loaded", "policy.changed")]
-        shown = {digest for _, digest in _shown_policies(case, name)}
-        if hidden := {str(e.body["policy"]) for e in events} - shown:
-            found[name] = len(hidden)
-    return found
-
-
-def _shown_policies(case: Case, name: str) -> Iterator[tuple[str, str]]:
-    for place in sorted(case.bundle.files):
-        if match := re.fullmatch(rf"policies/{name}@([0-9a-f]{{64}})\.json", place):
-            yield place, f"sha256:{match[1]}"
 
 
 def model(case: Case, file: Path) -> Findings:

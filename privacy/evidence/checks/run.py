@@ -14,6 +14,7 @@ from cloister.privacy.evidence.checks import (
     accounts,
     audits,
     claims,
+    decisions,
     logs,
     meeting,
     mixtures,
@@ -36,7 +37,8 @@ ALONE: tuple[Check, ...] = (
     accounts.sites,
     audits.attacks,
     surplus.given,
-    claims.policies,
+    decisions.policies,
+    decisions.handed_over,
 )
 """Checks that hold what is there to itself."""
 
@@ -161,12 +163,7 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
     for name, writer in case.writers.items():
         if not seen.get(name):
             notes.append(f"No head of the log of {name} is countersigned by another party.")
-        if policies := claims.hidden_policies(case).get(name):
-            notes.append(f"{policies} policies of {name} are named by digest only.")
-        if decisions := claims.hidden_decisions(case).get(name):
-            notes.append(
-                f"{decisions} policy decisions of {name} were not made again: policy or request is not shown."
-            )
+        notes += decisions.notes(case, name)
         hidden = sum(log.newest.size for log in writer.logs) - len(writer.shown)
         if hidden:
             notes.append(

@@ -12,6 +12,7 @@ from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence import bundle as bundles
 from cloister.privacy.evidence import papers
 from cloister.privacy.evidence.bundle import EVIDENCE_FILE, MANIFEST_FILE, REPORT_FILE
+from cloister.privacy.evidence.checks import decisions
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, Result, altered, incomplete
 from cloister.privacy.evidence.dsse import Envelope, Statement
@@ -150,7 +151,8 @@ def _expected(case: Case, party: str) -> dict[str, Statement]:
         for name, data in case.bundle.files.items()
         if owned(name, party) and not name.startswith("attestations/")
     }
-    said = {"part": Statement(own, PART, predicate(case.plan, [log.newest for log in writer.logs]))}
+    newest = [log.newest for log in writer.logs]
+    said = {"part": Statement(own, PART, predicate(case.plan, newest, decisions.handed(case, party)))}
     said |= statements(party, case.plan, writer.events)
     if party == case.plan.lead.name:
         subjects = {

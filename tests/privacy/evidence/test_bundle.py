@@ -60,16 +60,50 @@ def test_a_folder_in_use_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_an_audience_without_policies_still_verifies(stage: Any) -> None:
+@pytest.mark.parametrize(
+    ("audience", "shown", "word"),
+    [
+        ("auditor", ("policies/", "rulings/"), None),
+        ("partner", ("rulings/",), " What each rule said is the word of site-01."),
+        ("public", (), ""),
+    ],
+)
+def test_an_audience_sees_its_share_of_policies(
+    stage: Any, audience: Any, shown: tuple[str, ...], word: str | None
+) -> None:
     job = stage.witnessed.job
-    for audience in ("partner", "public"):
-        found = job.contents(stage.witnessed.parts(), audience).bundle(job.lead)
-        assert not [name for name in found.files if name.startswith("policies/")]
-        verdict = verify(found, job.trust)
-        assert verdict.result is Result.VERIFIED
-        assert "1 policies of site-01 are named by digest only." in verdict.notes
-    whole = verify(job.contents(stage.witnessed.parts()).bundle(job.lead), job.trust)
-    assert not [note for note in whole.notes if "policies of" in note]
+    found = job.contents(stage.witnessed.parts(), audience).bundle(job.lead)
+    folders = {name.partition("/")[0] + "/" for name in found.files}
+    assert folders & {"policies/", "rulings/"} == set(shown)
+    assert found.manifest.statement().predicate["audience"] == audience
+    assert json.loads(found.files["evidence.json"])["audience"] == audience
+    verdict = verify(found, job.trust)
+    assert (verdict.result, verdict.findings) == (Result.VERIFIED, ())
+    told = [note for note in verdict.notes if "policies of site-01" in note or "decisions of site-01" in note]
+    again = f"2 policy decisions of site-01 were not made again: policy or request is not shown.{word}"
+    assert told == ([] if word is None else ["1 policies of site-01 are named by digest only.", again])
+
+
+def test_the_first_page_says_for_whom_it_was_made(stage: Any) -> None:
+    job = stage.witnessed.job
+    for audience, en, zh in (("partner", "a partner", "合作方"), ("public", "the public", "公众")):
+        files = job.contents(stage.witnessed.parts(), audience).bundle(job.lead).files
+        for page in ("report.html", "first-page.en.html"):
+            assert en in files[page].decode()
+        for page in ("report.zh.html", "first-page.zh.html"):
+            assert zh in files[page].decode()
+
+
+@pytest.mark.parametrize(("shows", "said"), [("rules", " but what each rule said"), ("digest", "")])
+def test_a_site_that_hands_over_less_of_its_policy_says_so(stage: Any, shows: Any, said: str) -> None:
+    job = stage.witnessed.job
+    parts = [part for part in stage.witnessed.parts() if part.writer != "site-02"]
+    found = job.contents([*parts, job.part("site-02", shows)]).bundle(job.lead)
+    assert not [name for name in found.files if name.startswith("policies/site-02")]
+    assert ("rulings/site-02.json" in found.files) == (shows == "rules")
+    verdict = verify(found, job.trust)
+    assert verdict.findings == ()
+    assert f"By its own statement, site-02 hands over no policy{said}." in verdict.notes
 
 
 def test_who_did_not_sign_and_witness_is_named(stage: Any, bundle: Bundle) -> None:

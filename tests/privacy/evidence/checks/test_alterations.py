@@ -14,14 +14,14 @@ import pytest
 from cloister.privacy import canonical
 from cloister.privacy.consent import DECISION_CONTEXT, approval
 from cloister.privacy.dp import tails
-from cloister.privacy.evidence.bundle import Bundle
+from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle, relisted
 from cloister.privacy.evidence.checks import signatures
 from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.dsse import Envelope
 from cloister.privacy.evidence.events import Event
-from cloister.privacy.evidence.part import Part, Shown
+from cloister.privacy.evidence.part import POLICIES, Part, Shown, statement_place
 from cloister.privacy.evidence.render import render
 from cloister.privacy.wire.signed import Signed
 from cloister.simulations.bench.staged import made_up
@@ -608,6 +608,43 @@ def hide_a_policy_from_an_auditor(stage: Any) -> Bundle:
     return stage.plain.bundle(files=edit)
 
 
+def _for_a_partner(stage: Any, edit: Callable[[dict[str, bytes]], None]) -> Bundle:
+    job = stage.plain.job
+    bundle = job.contents(stage.plain.parts(), "partner").bundle(job.lead)
+    files = {name: data for name, data in bundle.files.items() if name != MANIFEST_FILE}
+    edit(files)
+    return relisted(Bundle(files), job.plan, "partner", job.lead)
+
+
+@found_by("signatures")
+def hide_from_a_partner_what_each_rule_said(stage: Any) -> Bundle:
+    return _for_a_partner(stage, lambda files: files.pop("rulings/site-01.json"))
+
+
+@found_by("signatures")
+def tell_a_partner_that_a_rule_allowed(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "rulings/site-01.json"
+        files[place] = files[place].replace(b'"approval.people":"ask"', b'"approval.people":"allow"')
+
+    return _for_a_partner(stage, edit)
+
+
+@found_by("evidence", Result.NOT_REPRODUCIBLE)
+def call_a_partners_bundle_one_for_an_auditor_on_its_page(stage: Any) -> Bundle:
+    job = stage.plain.job
+    made = job.contents(stage.plain.parts(), "partner")
+    return replace(made, evidence={**made.evidence, "audience": "auditor"}).bundle(job.lead)
+
+
+@found_by("signatures")
+def call_a_partners_bundle_one_for_an_auditor(stage: Any) -> Bundle:
+    job = stage.plain.job
+    made = job.contents(stage.plain.parts(), "partner")
+    bundle = replace(made, evidence={**made.evidence, "audience": "auditor"}).bundle(job.lead)
+    return relisted(bundle, job.plan, "auditor", job.lead)
+
+
 @found_by("updates")
 def show_an_older_part_of_a_site(stage: Any) -> Bundle:
     """What the site had said, and signed, in the middle of the job."""
@@ -617,6 +654,78 @@ def show_an_older_part_of_a_site(stage: Any) -> Bundle:
 
 
 # One site colludes: it signs what the lead wants
+
+
+def _signed_anew(part: Part, stage: Any, edit: Callable[[dict[str, bytes]], Any], said: str = "") -> Part:
+    """A part with other files, under a statement of its party."""
+    files = dict(part.files)
+    edit(files)
+    place = statement_place(part.writer)
+    before = Envelope.from_bytes(part.files[place]).statement()
+    subjects = {
+        name: canonical.digest(data).removeprefix("sha256:")
+        for name, data in files.items()
+        if not name.startswith("attestations/")
+    }
+    told = replace(
+        before, subjects=subjects, predicate={**before.predicate, **({POLICIES: said} if said else {})}
+    )
+    files[place] = Envelope.make(told, stage.plain.job.identity(part.writer)).to_bytes()
+    return replace(part, files=files)
+
+
+@found_by("policy", Result.NOT_REPRODUCIBLE)
+def rule_otherwise_than_the_policy_says(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "rulings/site-01.json"
+        value = canonical.decode(files[place])
+        del value[0]["rules"]["privacy.epsilon"]
+        files[place] = canonical.encode(value)
+
+    return stage.plain.bundle(_signed_anew(stage.plain.job.part("site-01"), stage, edit))
+
+
+@found_by("policy")
+def rule_otherwise_than_the_log_says(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "rulings/site-01.json"
+        files[place] = files[place].replace(b'"approval.people":"ask"', b'"approval.people":"allow"')
+
+    return stage.plain.bundle(_signed_anew(stage.plain.job.part("site-01"), stage, edit))
+
+
+@found_by("policy")
+def rule_on_what_was_never_decided(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "rulings/site-01.json"
+        value = canonical.decode(files[place])
+        files[place] = canonical.encode([*value, {**value[0], "event": "site-01/0"}])
+
+    return stage.plain.bundle(_signed_anew(stage.plain.job.part("site-01"), stage, edit))
+
+
+@found_by("policy", Result.INCOMPLETE)
+def leave_a_policy_out_and_sign_that(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        for name in [name for name in files if name.startswith("policies/")]:
+            del files[name]
+
+    return stage.plain.bundle(_signed_anew(stage.plain.job.part("site-01"), stage, edit))
+
+
+@found_by("policy", Result.INCOMPLETE)
+def leave_a_ruling_out_and_sign_that(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "rulings/site-01.json"
+        files[place] = canonical.encode(canonical.decode(files[place])[:1])
+
+    return stage.plain.bundle(_signed_anew(stage.plain.job.part("site-01"), stage, edit))
+
+
+@found_by("signatures")
+def say_that_a_policy_is_not_handed_over_and_hand_it_over(stage: Any) -> Bundle:
+    part = _signed_anew(stage.plain.job.part("site-01"), stage, lambda _: None, "secret")
+    return stage.plain.bundle(part)
 
 
 @found_by("consent", Result.NOT_REPRODUCIBLE)
