@@ -263,6 +263,8 @@ def _terms(plan: Plan) -> str:
             "the noise is shared: it protects while secure aggregation holds and at most "
             f"{how.colluding} of the others act together with the lead"
         )
+    if plan.rehearsal:
+        parts.append(f"it is a {plan.rehearsal}, in which no organisation takes part")
     if plan.canaries:
         parts.append(f"{plan.canaries} canaries: false records that each site makes up, half are trained on")
     said = (how.visibility, how.rounding, how.taking_back)

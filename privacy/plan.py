@@ -11,7 +11,7 @@ rows that count, or one record: ``privacy.unit`` says which.
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -272,6 +272,7 @@ class Aggregation(Part):
 
 
 FEWEST_CANARIES, MOST_CANARIES = 20, 1000
+Rehearsal: TypeAlias = Literal["demo", "simulation"]
 
 
 class Plan(Part):
@@ -282,6 +283,9 @@ class Plan(Part):
             (``client.site.canaries``); absent from the bytes of a plan that has none.
         policy: the digest of the consortium's policy, which every site applies beside its own; absent from
             the bytes of a plan that is under none.
+        rehearsal: that no organisation takes part: a ``demo`` plays all parties as processes of one machine,
+            a ``simulation`` in one program. Absent from the bytes of a plan that is meant. The report of a
+            rehearsal carries a mark on every page.
     """
 
     version: Literal[1] = 1
@@ -299,6 +303,7 @@ class Plan(Part):
     aggregation: Aggregation
     canaries: Annotated[int, Field(ge=FEWEST_CANARIES, le=MOST_CANARIES)] | None = None
     policy: Digest | None = None
+    rehearsal: Rehearsal | None = None
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -151,4 +151,4 @@ def _approvals(job: Job) -> Mapping[str, Signed]:
 def _plain(events: Iterable[Event]) -> Said:
     times = [datetime.fromisoformat(e.ts) for e in events if e.type in ("job.started", "job.finished")]
     seconds = (times[-1] - times[0]).total_seconds() if times else 0.0
-    return Said("federation", now().strftime("%Y-%m-%dT%H:%M:%SZ"), f"{max(0.0, seconds):.1f}")
+    return Said(now().strftime("%Y-%m-%dT%H:%M:%SZ"), f"{max(0.0, seconds):.1f}")

@@ -27,6 +27,7 @@ from cloister.privacy.plan import (
     Party,
     Plan,
     Privacy,
+    Rehearsal,
     Site,
     Task,
     Training,
@@ -99,6 +100,7 @@ class Terms:
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
         surplus: in joint mode, whether noise for losses that did not happen is taken back.
         policy: the digest of the consortium's policy; None where each site's own decides alone.
+        rehearsal: what the plan is instead of a job of organisations (``Plan.rehearsal``), if it is.
     """
 
     purpose: str
@@ -125,6 +127,7 @@ class Terms:
     surplus: bool = False
     bits: int | None = None
     canaries: int | None = None
+    rehearsal: Rehearsal | None = None
     server: ServerOptimizer | None = None
     robust: Robust | None = None
     proximal: float | None = None
@@ -293,6 +296,7 @@ def _draft(
         aggregation=_aggregation(terms, len(sites), norm),
         canaries=terms.canaries,
         policy=terms.policy,
+        rehearsal=terms.rehearsal,
     )
     return plan, initial(order, plan.adapter.seed)
 

@@ -187,7 +187,8 @@ def propose(demo: Demo, cast: Cast) -> tuple[Job, BaseModel]:
     base = describe(demo.model)
     desk = FolderDesk(cast.lead.path, cast.lead.log, cast.lead.vault)
     _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
-    plan, start = draft(demo.terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
+    terms = replace(demo.terms, rehearsal="demo")
+    plan, start = draft(terms, cast.lead.enrolment.roster, desk.offers(), base, code.installed())
     return desk.propose(plan, start, cast.lead.identity, agreed_layout(plan, base)), base
 
 

@@ -52,7 +52,6 @@ def _said(outcome: Outcome, test_rows: int) -> Said:
     run = outcome.run
     accounts = {name: epsilon(run, name)["accountants"] for name in run.sites}
     return Said(
-        kind="demo",
         created=now().strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=f"{run.seconds:.1f}",
         peak_memory=str(outcome.peak_memory),

@@ -15,7 +15,16 @@ VECTOR = Path(__file__).parent / "vectors" / "evidence" / "report-evidence.json"
 def evidence(**changes: Any) -> dict[str, Any]:
     """The evidence of the vector as JSON; ``changes`` replace top-level parts."""
     value: dict[str, Any] = json.loads(VECTOR.read_text(encoding="utf-8"))
-    return value | changes
+    return value | _rehearsed(value["plan"], changes.get("kind")) | changes
+
+
+def _rehearsed(plan: dict[str, Any], kind: str | None) -> dict[str, Any]:
+    """The plan of a run of another kind, and its job."""
+    if kind not in ("demo", "simulation", "federation"):
+        return {}
+    meant = {name: value for name, value in plan.items() if name != "rehearsal"}
+    found = meant if kind == "federation" else meant | {"rehearsal": kind}
+    return {"plan": found, "job": canonical.digest_of(found)}
 
 
 def replanned(**terms: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cloister.privacy.plan import Plan
 Logs = Mapping[str, Sequence[Event]]
 """Name of a party -> its events of the job, in order (``selection.selected``)."""
 
-DECLARED = ("accuracy", "audience", "created", "kind", "peak_memory", "seconds", "version")
+DECLARED = ("accuracy", "audience", "created", "peak_memory", "seconds", "version")
 """Fields of the evidence that no event decides."""
 
 
@@ -56,6 +56,7 @@ def derived(
         "sources": happenings.sources(plan, shown),
     }
     return {
+        "kind": plan.rehearsal or "federation",
         "job": plan.digest,
         "consortium": plan.consortium,
         "purpose": plan.purpose,
@@ -88,7 +89,6 @@ class Said:
     """What the maker of a report says besides, which no record decides.
 
     Attributes:
-        kind: ``demo``, ``federation`` or ``simulation``.
         created: when the evidence was put together, RFC 3339 in UTC.
         seconds: how long the job took.
         peak_memory: bytes, where it was measured.
@@ -97,7 +97,6 @@ class Said:
         prv: site -> epsilon by Opacus' accountant, rounded up.
     """
 
-    kind: str
     created: str
     seconds: str
     peak_memory: str | None = None
@@ -122,7 +121,6 @@ def composed(fields: Mapping[str, Any], said: Said, audience: Audience = "audito
     return {
         **fields,
         "version": 1,
-        "kind": said.kind,
         "audience": audience,
         "created": said.created,
         "privacy": privacy,

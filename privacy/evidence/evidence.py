@@ -6,7 +6,7 @@ as a string rounds it up.
 
 Formal guarantees:
     ``Evidence.from_json`` returns only values in which the job is the digest of the plan, consortium,
-    purpose, base model, parties, privacy mode and unit are those of the plan, every fingerprint's
+    purpose, kind, base model, parties, privacy mode and unit are those of the plan, every fingerprint's
     words belong to its digest, and every site whose update was accepted has a privacy statement.
     It checks no signature, and not that anything recorded is true.
 """
@@ -301,6 +301,7 @@ class Evidence(Part):
     """All that a report says, before it is put into words.
 
     Attributes:
+        kind: what the plan is a rehearsal of, or a federation; whatever is made of a rehearsal is marked.
         audience: who the bundle is for that it stands in, which decides how much of policies is in it.
     """
 
@@ -356,6 +357,8 @@ class Evidence(Part):
         stated = (self.job, self.consortium, self.purpose)
         if stated != (plan.digest, plan.consortium, plan.purpose):
             raise ValueError("job, consortium and purpose are not those of the plan")
+        if self.kind != (plan.rehearsal or "federation"):
+            raise ValueError("whether it is a rehearsal is not what the plan says")
         model = (self.model.base, self.model.base_digest, self.model.parameters)
         if model != (plan.base.name, plan.base.digest, str(plan.adapter.parameters)):
             raise ValueError("base model or number of parameters is not that of the plan")

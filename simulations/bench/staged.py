@@ -111,7 +111,7 @@ class Staged:
         logs = {part.writer: part.events for part in found}
         heads = {part.writer: part.newest for part in found}
         fields = derived(self.plan, self.keys, logs, heads)
-        said = Said("simulation", "2026-02-01T12:00:00Z", "60.0")
+        said = Said("2026-02-01T12:00:00Z", "60.0")
         evidence = composed(fields, said, audience)
         return Contents(self.plan, self.keys, found, self.approvals(), evidence, audience)
 
@@ -158,6 +158,7 @@ def planned(
         "version": 1,
         "consortium": consortium,
         "purpose": "a job that never ran",
+        "rehearsal": "simulation",
         "nonce": hashlib.sha256(b"staged").hexdigest()[:32],
         "roster": roster.digest(),
         "lead": {"name": "lead", "identity": lead.public.digest(), "code": code},

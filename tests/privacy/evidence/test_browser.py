@@ -127,7 +127,31 @@ def test_it_prints_on_paper(browser: Any, tmp_path: Path, case: str) -> None:
                   getComputedStyle(document.querySelector("#s11")).breakBefore]"""
     )
     # The head of a table repeats, and what is fixed stands on every page.
-    assert styles == ["table-header-group", "fixed", '"DEMO"' if case == "vector" else '"SIMULATION"', "page"]
+    assert styles == ["table-header-group", "fixed", '"SIMULATION"', "page"]
+    page.context.close()
+
+
+@pytest.mark.parametrize("media", ["screen", "print"])
+@pytest.mark.parametrize(("kind", "marked"), [("simulation", True), ("demo", True), ("federation", False)])
+def test_the_mark_of_a_rehearsal_is_drawn_on_every_screen_and_hides_nothing(
+    browser: Any, tmp_path: Path, media: str, kind: str, marked: bool
+) -> None:
+    """Looked at as a picture, wherever the page is scrolled to: it stands behind the letters, not on them."""
+    page = opened(browser, tmp_path, evidence(kind=kind), 1000)
+    page.emulate_media(media=media)
+    hide = "body::before { display: none !important; }"
+    for place in (0, 2000, 5000):
+        page.evaluate(f"window.scrollTo(0, {place})")
+        whole = page.screenshot()
+        style = page.add_style_tag(content=hide)
+        assert (page.screenshot() != whole) == marked
+        style.evaluate("one => one.remove()")
+        assert page.screenshot() == whole
+    behind = page.evaluate(
+        """() => { const mark = getComputedStyle(document.body, "::before");
+                   return [mark.position, mark.zIndex, mark.pointerEvents]; }"""
+    )
+    assert behind == (["fixed", "-1", "none"] if marked else ["static", "auto", "auto"])
     page.context.close()
 
 

@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parents[3] / "privacy" / "evidence"
 ENGLISH, CHINESE = (language(name) for name in LANGUAGES)
 TERMS = frozenset(
     {
-        *("Cloister", "DEMO", "SIMULATION", "Flower", "NIST", "SP", "SATRE", "TLS", "SHA", "URL", "HTTP"),
+        *("Cloister", "SIMULATION", "Flower", "NIST", "SP", "SATRE", "TLS", "SHA", "URL", "HTTP"),
         *("LoRA", "RDP", "PLD", "PRV", "TF", "IDF", "Wilson", "Rényi", "NaN", "Merkle", "KiB", "MiB", "GiB"),
         *("AUC", "epsilon", "Epsilon", "delta", "Delta", "float", "pickle"),
         *("approvals", "events"),  # folders of the bundle

@@ -599,7 +599,16 @@ def test_figures_on_few_test_records_are_held_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "word"), [("simulation", "SIMULATION"), ("demo", "DEMO"), ("federation", None)]
+    ("kind", "word"), [("simulation", "SIMULATION"), ("demo", "SIMULATION"), ("federation", None)]
+)
+def test_what_it_is_the_plan_says(kind: str, word: str | None) -> None:
+    assert word is None or word in render(evidence(kind=kind))
+    with pytest.raises(InputError, match="rehearsal"):
+        render(evidence(kind=kind) | {"kind": "demo" if kind != "demo" else "federation"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [("simulation", "SIMULATION"), ("demo", "SIMULATION"), ("federation", None)]
 )
 def test_what_is_no_federation_says_so_across_every_page(kind: str, word: str | None) -> None:
     css = page(evidence(kind=kind)).tags("style")[0].text()

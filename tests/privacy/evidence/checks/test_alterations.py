@@ -454,13 +454,13 @@ def _replaced(name: str, old: bytes, new: bytes) -> Callable[[dict[str, bytes]],
     return edit
 
 
-def _report_signed(stage: Any, edit: Callable[[bytes], bytes]) -> Bundle:
+def _report_signed(stage: Any, edit: Callable[[bytes], bytes], name: str = "report.html") -> Bundle:
     def change(files: dict[str, bytes]) -> None:
-        files["report.html"] = edit(files["report.html"])
+        files[name] = edit(files[name])
         place = "attestations/lead.report.dsse.json"
         said = Envelope.from_bytes(files[place]).statement()
-        hexed = canonical.digest(files["report.html"]).removeprefix("sha256:")
-        said = replace(said, subjects={**said.subjects, "report.html": hexed})
+        hexed = canonical.digest(files[name]).removeprefix("sha256:")
+        said = replace(said, subjects={**said.subjects, name: hexed})
         files[place] = Envelope.make(said, stage.plain.job.lead).to_bytes()
 
     return stage.plain.bundle(files=change)
@@ -475,6 +475,32 @@ def edit_the_page(stage: Any) -> Bundle:
 def put_another_report_in_its_place(stage: Any) -> Bundle:
     value = dict(stage.plain.job.contents(stage.plain.parts()).evidence)
     return _report_signed(stage, lambda _: render({**value, "seconds": "1.0"}).encode())
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def cut_the_mark_of_a_simulation_out_of_the_page(stage: Any) -> Bundle:
+    def cut(page: bytes) -> bytes:
+        assert b'content: "SIMULATION"' in page
+        return page.replace(b'content: "SIMULATION"', b'content: ""')
+
+    return _report_signed(stage, cut)
+
+
+@found_by("evidence", Result.NOT_REPRODUCIBLE)
+def call_a_simulation_a_federation(stage: Any) -> Bundle:
+    old, new = b'"kind":"simulation"', b'"kind":"federation"'
+    return _report_signed(stage, lambda evidence: evidence.replace(old, new), "evidence.json")
+
+
+@found_by("consent")
+def take_the_mark_of_a_simulation_out_of_the_plan(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        old, new = b'"rehearsal":"simulation",', b""
+        for name in ("plan.json", "evidence.json"):
+            assert old in files[name]
+            files[name] = files[name].replace(old, new)
+
+    return stage.plain.bundle(files=edit)
 
 
 @found_by("papers", Result.NOT_REPRODUCIBLE)

@@ -30,7 +30,7 @@ SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "col
 JOINT = plan_json()["privacy"] | {"mode": "joint"}
 STEPS = plan_json()["training"] | {"rounds": 3, "steps": 1}
 OFF = plan_json()["privacy"] | {"mode": "off", "noise_multiplier": 0.0, "epsilon": 0.0, "delta": 0.0}
-SAID = Said("simulation", "2999-01-01T00:00:00Z", "1.0")
+SAID = Said("2999-01-01T00:00:00Z", "1.0")
 
 
 def ran(consortium: Consortium, *, present: Callable[[], list[str]] | None = None, **grid: Any) -> Bundle:
