@@ -13,7 +13,7 @@ Formal guarantees:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloister.client.jobs import DONE, Job
@@ -24,9 +24,11 @@ from cloister.client.site.canaries import Canaries
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.trial import FEWEST
+from cloister.privacy import canonical, durable
 from cloister.privacy.dp import membership, tails
 from cloister.privacy.dp.membership import Coins, Floats
 from cloister.privacy.errors import EvidenceError, ModelError
+from cloister.privacy.evidence.opening import Opening
 from cloister.privacy.model import BaseModel
 from cloister.privacy.wire.messages import model_digest
 
@@ -41,9 +43,15 @@ NOT_BUILT = "inversion, reconstruction, shadow models, updates of single rounds:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What one attack found; ``body`` is the event that would tell it."""
+    """What one attack found.
+
+    Attributes:
+        body: of the event that would tell it.
+        opening: of the canaries that it was made on, and what it guessed of them.
+    """
 
     body: dict[str, Any]
+    opening: Opening | None = None
 
     @property
     def attack(self) -> str:
@@ -108,7 +116,8 @@ class ModelAudit:
             own = planted.records(persons=False)
             told = {"commitment": planted.commitment, "covered": plan.privacy.mode != "off"}
             scores, coins = attack.on_canaries(*given, own), planted.coins.included
-            found.append(self._told(CANARIES, ended, (scores, coins), planted.guesses, told))
+            one = self._told(CANARIES, ended, (scores, coins), planted.guesses, told)
+            found.append(replace(one, opening=planted.opening(scores)))
         else:
             missing.insert(0, NOT_BOUND if plan.canaries else NO_CANARIES)
         trial = Datasets(self.site).trial(plan.site(self.site.name).dataset, plan.digest)
@@ -135,6 +144,31 @@ class ModelAudit:
         if not known:
             self.site.log.append(_EVENT, job=self.job.plan.digest, **found.body)
         return not known
+
+    def open(self, found: Attacked) -> bool:
+        """Puts the opening of the canaries into the site's part; whether there was one to open.
+
+        The figures of the attack must have been released.
+
+        Raises:
+            EvidenceError: ``claim_not_reproducible``, other guesses were opened before.
+        """
+        if found.opening is None:
+            return False
+        data = found.opening.to_bytes()
+        commitment = found.opening.commitment
+        body: dict[str, Any] = {"commitment": commitment, "opening": canonical.digest(data)}
+        known = [dict(event.body) for event in self._events("audit.opened")]
+        if known and known[0] != body:
+            raise EvidenceError(
+                "claim_not_reproducible",
+                "Other guesses of these canaries were opened before.",
+                "Data, software or model have changed since; what was opened stands.",
+            )
+        durable.write(self.job.folder / canaries.OPENING, data)  # before the event that names it
+        if not known:
+            self.site.log.append("audit.opened", job=self.job.plan.digest, **body)
+        return True
 
     def _ended(self) -> str:
         """The digest of the model that the job ended with, by the log."""

@@ -45,6 +45,12 @@ def audit(
     release: Annotated[
         bool, typer.Option("--release", help="Put the figures into the event log, and so into the report.")
     ] = False,
+    opened: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="With --release, also open the canaries: false records that tell of nobody."
+        ),
+    ] = False,
     model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
     device: Annotated[str, typer.Option(help="Where the model runs, as torch names it.")] = "cpu",
     directory: Directory = HERE,
@@ -55,8 +61,12 @@ def audit(
     Without --release nothing but the opening of the dataset is written down, and nothing leaves. Figures of
     membership are about real units and not covered by epsilon; do this before `cloister site evidence`.
 
-    Example: cloister site audit 3f9a --release --dir north
+    With --open, whoever checks the bundle counts the right guesses of canaries itself.
+
+    Example: cloister site audit 3f9a --release --open --dir north
     """
+    if opened and not release:
+        raise UsageError("option_invalid", "Canaries are opened with what is released.", "Add --release.")
     from cloister.client.attacks import ModelAudit
     from cloister.privacy.model import describe
 
@@ -65,9 +75,10 @@ def audit(
     audited = ModelAudit(folder, found, describe(model or found.plan.base.name), device)
     attacks, missing = audited.run()
     released = [audited.release(one) for one in attacks] if release else []
+    told = any(audited.open(one) for one in attacks) if opened else False
     if json:
         value: dict[str, Any] = {"attacks": [one.body for one in attacks], "not_run": missing}
-        typer.echo(canonical.encode(value | {"released": release}).decode())
+        typer.echo(canonical.encode(value | {"released": release, "opened": told}).decode())
         return
     for one in attacks:
         typer.echo(one.line(found.plan.privacy.mode != "off"))
@@ -78,6 +89,10 @@ def audit(
         typer.echo("Nothing of it leaves this site; with --release it stands in the event log.")
     elif attacks:
         typer.echo("Released." if any(released) else "Released before.")
+    if opened and not told:
+        typer.echo("There were no canaries to open.")
+    elif told:
+        typer.echo("The canaries are opened: this site's part of the evidence shows what they were.")
 
 
 def evidence(

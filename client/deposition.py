@@ -25,6 +25,7 @@ from cloister.client.consortium import Consortium
 from cloister.client.jobs import REFUSED, WAITING, Job, Jobs
 from cloister.client.rulings import Rulings
 from cloister.client.site import rotation
+from cloister.client.site.canaries import opened
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import durable
 from cloister.privacy.errors import (
@@ -83,7 +84,7 @@ class Deposition:
                 "plan_not_approved", "This site has not approved the plan, so it has no evidence of it."
             )
         site, plan = self.site, job.plan
-        evidence, before = Rulings(site).evidence(plan), retired(site, plan)
+        evidence, before = Rulings(site).evidence(plan) | opened(job.folder), retired(site, plan)
         made = Part.make(site.log, site.identity, plan, evidence, before, self.shows)
         handed = [*self._handed(job), made.digest][-_MOST_HANDED:]
         durable.write(job.folder / _HANDED, "\n".join(handed).encode())

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from cloister.client.jobs import Jobs as SiteJobs
 from cloister.client.rulings import Rulings
+from cloister.client.site.canaries import opened
 from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence.bundle import Bundle, Contents
 from cloister.privacy.evidence.checks.findings import Result
@@ -22,7 +24,12 @@ def gather(outcome: Outcome, test_rows: int) -> Contents:
     """What the bundle of a finished demo is made of: each site makes its part from its own folder."""
     run = outcome.run
     parts = [
-        Part.make(site.log, site.identity, run.plan, Rulings(site).evidence(run.plan))
+        Part.make(
+            site.log,
+            site.identity,
+            run.plan,
+            Rulings(site).evidence(run.plan) | opened(SiteJobs(site).find(run.plan.digest).folder),
+        )
         for site in run.sites.values()
     ]
     return contents(run.lead, run.job, parts, _said(outcome, test_rows))

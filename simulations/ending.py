@@ -46,6 +46,7 @@ def conclude(
         audited = ModelAudit(site, SiteJobs(site).find(run.plan.digest), run.base)
         for one in audited.run()[0]:
             audited.release(one)
+            audited.open(one)
     made = dossier.gather(found, len(demo.stage.test))
     bundle = dossier.bundle(found, made)
     bundle.write(demo.out / "bundle")

@@ -29,14 +29,16 @@ from cloister.client.site.records import Records
 from cloister.privacy import canonical
 from cloister.privacy.dp import membership
 from cloister.privacy.dp.audit import Coins
+from cloister.privacy.dp.membership import Floats
 from cloister.privacy.entropy import KeyStream
 from cloister.privacy.errors import StateError
+from cloister.privacy.evidence.opening import Opening, bound
 from cloister.privacy.plan import Plan
 from cloister.privacy.vault import CLEAR, Vault
 
 WORDS = 4
 """Words of a canary: few, so that one differs from the next in more than noise."""
-FILE = "canaries.json"
+FILE, OPENING = "canaries.json", "opening.json"
 _KEY = 32
 
 
@@ -73,8 +75,24 @@ class Canaries:
     @property
     def commitment(self) -> str:
         """Digest of job, texts and coins: binds the site to them and tells nobody what they are."""
-        about: dict[str, canonical.Json] = {"job": self.job, "guesses": self.guesses, "key": self.key.hex()}
-        return canonical.digest_of({**about, **self.coins.to_json()})
+        return bound(self.job, self.guesses, self.key.hex(), self.coins.to_json())
+
+    def opening(self, scores: Floats) -> Opening:
+        """What they were and what an attack guessed of them: for after the job, when it tells nothing.
+
+        Args:
+            scores: of the attack, shape (m,).
+        """
+        told_in, told_out = membership.told(scores, self.guesses)
+        coins = self.coins.to_json()
+        return Opening(
+            job=self.job,
+            key=self.key.hex(),
+            included=str(coins["included"]),
+            nonce=str(coins["nonce"]),
+            told_in=tuple(sorted(map(int, told_in))),
+            told_out=tuple(sorted(map(int, told_out))),
+        )
 
     def records(self, *, persons: bool) -> Records:
         """All of them, in order, each of a person of its own where persons are known."""
@@ -132,6 +150,15 @@ def canaries_of(plan: Plan, folder: Path, vault: Vault = CLEAR) -> Canaries | No
     made = Canaries.make(plan)
     vault.write(path, made.to_bytes())
     return made
+
+
+def opened(folder: Path) -> dict[str, bytes]:
+    """Digest -> bytes of the opening of a job's canaries, where they were opened."""
+    path = folder / OPENING
+    if not path.exists():
+        return {}
+    data = path.read_bytes()
+    return {canonical.digest(data): data}
 
 
 def _coins(value: Mapping[str, Any]) -> Coins:

@@ -65,8 +65,19 @@ def guessed(scores: Floats, included: Coins, guesses: int) -> int:
         included: the coins, shape (m,).
         guesses: an even number up to m, fixed before.
     """
+    told_in, told_out = told(scores, guesses)
+    return int((~included[told_out]).sum() + included[told_in].sum())
+
+
+def told(scores: Floats, guesses: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places of those that are guessed to have been in, and of those not; shapes (guesses / 2,).
+
+    Args:
+        scores: shape (m,); equal ones keep their order.
+        guesses: an even number up to m, fixed before.
+    """
     half, order = guesses // 2, np.argsort(scores, kind="stable")
-    return int((~included[order[:half]]).sum() + included[order[len(order) - half :]].sum())
+    return order[len(order) - half :], order[:half]
 
 
 def separation(scores: Floats, included: Coins) -> Separation | None:

@@ -8,6 +8,7 @@
 ``plan.json``, ``keys.json``    what was run, and the public keys of its parties
 ``approvals/<party>.json``      the plan under the lead's keys, each site's decision under its own
 ``events/``, ``heads/``         this job's events of every party with proofs, under signed heads (``part``)
+``openings/``                   canaries that sites opened (``opening``)
 ``policies/``, ``rulings/``     policies that events name, and what each rule said, as the audience may see
 ``attestations/``               in-toto statements about parts, plan, final model and report
 documents                       written from the evidence alone (``papers``)

@@ -292,7 +292,9 @@ def attacked(plan: Plan, stated: Mapping[str, Any], events: Iterable[Event]) -> 
         stated: the site's entry in ``privacy``.
         events: of the site's log.
     """
-    told = (e.body for e in events if (e.type, e.job) == ("audit.model", plan.digest))
+    mine = [e for e in events if e.job == plan.digest]
+    told = (e.body for e in mine if e.type == "audit.model")
+    opened = any(e.type == "audit.opened" for e in mine)
     first = {str(body["attack"]): body for body in reversed([*told])}
     for body in (first[name] for name in sorted(first)):
         correct, guesses, trials = (_whole(body[name]) for name in ("correct", "guesses", "trials"))
@@ -312,6 +314,7 @@ def attacked(plan: Plan, stated: Mapping[str, Any], events: Iterable[Event]) -> 
             "bound": lower_bound(correct, guesses, trials, plan.privacy.delta),
             **{name: None if value is None else f"{value:.2f}" for name, value in figures.items()},
             "covered": body["covered"],
+            "opened": opened and body["attack"] == "canaries",
         }
 
 

@@ -169,6 +169,7 @@ class Attack(Part):
         bound: the lower bound at 95 % confidence, rounded down.
         auc, accused, found, exposure: of ``membership.Separation``; None where there were too few units.
         covered: whether these figures are covered by the job's epsilon.
+        opened: whether the canaries and the guesses are shown, so that the number of right ones follows.
     """
 
     site: Name
@@ -186,6 +187,7 @@ class Attack(Part):
     found: Number | None
     exposure: Number | None
     covered: bool
+    opened: bool = False
 
     @property
     def refuted(self) -> bool:

@@ -279,9 +279,20 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
         ],
         f"privacy.{name}": [*opened, *charged, *noised],
         f"audit.{name}": audit,
+        f"canaries.{name}": [
+            *_typed(own, "audit.planted"),
+            *_attack(own, "canaries"),
+            *_typed(own, "audit.opened"),
+        ],
+        f"membership.{name}": _attack(own, "membership"),
         f"traffic.{name}": _ends(counted),
         f"channel.{name}": [e for e in connected if e.body["party"] == name][-1:],
     }
+
+
+def _attack(events: Iterable[Event], attack: str) -> list[Event]:
+    """The first attack of a kind that is told of, which is the one that counts."""
+    return [event for event in _typed(events, "audit.model") if event.body["attack"] == attack][:1]
 
 
 def _typed(events: Iterable[Event], *types: str) -> list[Event]:

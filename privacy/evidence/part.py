@@ -7,6 +7,7 @@
     heads/<writer>/growth.json             every other signed size: its root, and that the log only grew
     policies/<writer>@<64 hex>.json        policies, and requests decided under them, that the events name
     rulings/<writer>.json                  what each rule of them said (``rulings``)
+    openings/<writer>.json                 its canaries, if it opened them (``opening``)
     attestations/<writer>.part.dsse.json   the digests of the files above, signed
     attestations/<writer>.approval.dsse.json, attestations/<writer>.model.dsse.json
 
@@ -35,6 +36,7 @@ from cloister.privacy.evidence.happenings import Names
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.lineage import Retired, identities, label, order, succession_place
 from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.evidence.opening import opening_place
 from cloister.privacy.evidence.rulings import Shows, encoded, ruling_place, rulings
 from cloister.privacy.evidence.selection import chosen
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
@@ -131,8 +133,8 @@ class Part:
             log: the party's log; a new head is signed.
             party: its keys.
             plan: of the job.
-            policies: digest -> canonical bytes, of policies and of requests that were decided; those that
-                events name are shown.
+            policies: digest -> canonical bytes, of policies, of requests that were decided, and of opened
+                canaries; those that events name are shown.
             retired: logs under keys that the party had before, those of the plan first.
             shows: how much of its policies the party hands over.
 
@@ -150,7 +152,7 @@ class Part:
         shown = [event for place, event in enumerate(events) if place in places]
         if not any(event.job == plan.digest for event in shown):
             raise EvidenceError("job_unfinished", f"The log of {name} says nothing of the job.")
-        made = _policies(name, shown, policies or {}, shows)
+        made = _policies(name, shown, policies or {}, shows) | _opening(name, shown, policies or {})
         offset = 0
         for number, one in enumerate(logs):
             own = [place - offset for place in sorted(places) if 0 <= place - offset < len(one.lines)]
@@ -269,6 +271,7 @@ def owned(name: str, writer: str) -> bool:
         rf"successions/{own}@[0-9a-f]{{16}}\.json",
         rf"policies/{own}@[0-9a-f]{{64}}\.json",
         rf"rulings/{own}\.json",
+        rf"openings/{own}\.json",
         rf"attestations/{own}\.(part|approval|model)\.dsse\.json",
     )
     return re.fullmatch("|".join(forms), name) is not None
@@ -351,6 +354,11 @@ def _policies(
     named = {str(event.body[field]) for event in events for field in fields if field in event.body}
     shown = {digest: policies[digest] for digest in named & policies.keys()}
     return made | {f"policies/{name}@{d.removeprefix('sha256:')}.json": data for d, data in shown.items()}
+
+
+def _opening(name: str, events: Iterable[Event], known: Mapping[str, bytes]) -> dict[str, bytes]:
+    named = [str(event.body["opening"]) for event in events if event.type == "audit.opened"]
+    return {opening_place(name): known[digest] for digest in named[:1] if digest in known}
 
 
 def _attested(

@@ -366,6 +366,7 @@ FAMILIES: Mapping[str, Family] = {
     # Attacks on the finished model (privacy.dp.membership). What a site makes up and may train on is bound
     # before the first round. `covered`: whether the figures are covered by the job's epsilon.
     "audit.planted": _job({"commitment": DIGEST, "canaries": COUNT, "guesses": COUNT}),
+    "audit.opened": _job({"commitment": DIGEST, "opening": DIGEST}),
     "audit.model": _job(
         {
             "attack": ATTACK,

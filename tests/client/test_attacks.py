@@ -12,18 +12,20 @@ from typer.testing import CliRunner
 
 from cloister.client.attacks import CANARIES, MEMBERSHIP, NOT_BOUND, Attacked, ModelAudit
 from cloister.client.cli import app
+from cloister.client.deposition import Deposition
 from cloister.client.jobs import Job
 from cloister.client.learn.learner import SiteLearner
 from cloister.client.participation import Participant, Replies
 from cloister.client.rulings import job_folder
 from cloister.client.site.canaries import Canaries, canaries_of
 from cloister.client.site.datasets import Datasets
-from cloister.privacy import code, durable
+from cloister.privacy import canonical, code, durable
 from cloister.privacy.dp.membership import guesses_of
 from cloister.privacy.entropy import FixedEntropy
-from cloister.privacy.errors import EvidenceError, InputError, ModelError, StateError
+from cloister.privacy.errors import EvidenceError, InputError, ModelError, StateError, UsageError
 from cloister.privacy.evidence import derive
 from cloister.privacy.evidence.evidence import Attack
+from cloister.privacy.evidence.opening import Opening
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.wire.envelope import Header
@@ -195,6 +197,33 @@ def test_other_figures_than_those_released_are_refused(private: ModelAudit) -> N
     private.release(first)
     with pytest.raises(EvidenceError) as caught:
         private.release(replace(first, body=first.body | {"correct": 0}))
+    assert caught.value.id == "claim_not_reproducible"
+
+
+def test_canaries_are_opened_with_what_is_released_and_only_then(private: ModelAudit) -> None:
+    refused = command(private, "--open")
+    assert isinstance(refused.exception, UsageError)
+    assert "Add --release" in refused.exception.do
+    assert "The canaries are opened" in command(private, "--release", "--open").stdout
+    command(private, "--release", "--open")
+    (event,), (told_of, *_) = events(private, "audit.opened"), events(private, "audit.model")
+    shown = Deposition(private.site).part(private.job).files["openings/north.json"]
+    assert event.body["opening"] == canonical.digest(shown)
+    found, (planted,) = Opening.from_bytes(shown), events(private, "audit.planted")
+    assert found.commitment == event.body["commitment"] == planted.body["commitment"]
+    assert found.correct == told_of.body["correct"]
+    assert private.site.name == "north"
+
+
+def test_other_guesses_than_those_opened_are_refused(private: ModelAudit) -> None:
+    (first, second), _ = private.run()
+    assert first.opening is not None
+    assert not private.open(second)  # real units are never opened
+    other = first.opening.model_copy(
+        update={"told_in": first.opening.told_out, "told_out": first.opening.told_in}
+    )
+    with pytest.raises(EvidenceError) as caught:
+        private.open(replace(first, opening=other))
     assert caught.value.id == "claim_not_reproducible"
 
 

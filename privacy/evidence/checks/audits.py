@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cloister.privacy import canonical
 from cloister.privacy.dp import membership, tails
+from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence.checks.case import Case
-from cloister.privacy.evidence.checks.findings import Findings, unfounded
+from cloister.privacy.evidence.checks.findings import Finding, Findings, altered, incomplete, unfounded
+from cloister.privacy.evidence.opening import Opening, opening_place
 from cloister.privacy.evidence.part import Shown
 
 _CHECK = "audits"
@@ -18,7 +21,7 @@ _CLOSE = 1e-9
 def attacks(case: Case) -> Findings:
     """Every attack that a site tells of is one that plan and log allow, with the bound that follows.
 
-    How many guesses were right is the site's word.
+    How many guesses were right is the site's word, where it did not open its canaries (``openings``).
     """
     for name in case.sites:
         if name not in case.writers:
@@ -32,6 +35,50 @@ def attacks(case: Case) -> Findings:
             seen.add(one.event.body["attack"])
             for reason in (*_faults(case, one), *_terms(case, events, one)):
                 yield unfounded(_CHECK, one.id, reason)
+
+
+def openings(case: Case) -> Findings:
+    """Opened canaries are those that the log was bound to, and the right guesses are as many as it tells."""
+    for name in case.sites:
+        if name not in case.writers:
+            continue
+        events, place = case.of_job(name), opening_place(name)
+        told = [one for one in events if one.event.type == "audit.opened"]
+        for one in told[1:]:
+            yield unfounded(_CHECK, one.id, "canaries were opened before")
+        data = case.bundle.files.get(place)
+        if told and data is None:
+            yield incomplete(_CHECK, place, f"{told[0].id} names it, and it is not here")
+        elif data is not None and not told:
+            yield altered(_CHECK, place, f"no event of {name} names it")
+        elif data is not None:
+            yield from _opened(case, events, told[0], data)
+
+
+def _opened(case: Case, events: tuple[Shown, ...], one: Shown, data: bytes) -> Findings:
+    place = opening_place(one.event.writer)
+    if canonical.digest(data) != one.event.body["opening"]:
+        yield altered(_CHECK, place, f"it is not what {one.id} names")
+        return
+    try:
+        found = Opening.from_bytes(data)
+    except CloisterError as error:
+        yield Finding.of(_CHECK, place, error)
+        return
+    before = [e.event for e in events if e.event.seq < one.event.seq]
+    bound = [e.body["commitment"] for e in before if e.type == "audit.planted"]
+    if (
+        found.job != case.plan.digest
+        or [found.commitment] != bound
+        or bound != [one.event.body["commitment"]]
+    ):
+        yield unfounded(_CHECK, one.id, "its canaries are others than those that were bound")
+    counted = [
+        e.body["correct"] for e in before if e.type == "audit.model" and e.body["attack"] == "canaries"
+    ]
+    if counted[:1] != [found.correct]:
+        said = f"its log tells {counted[0]}" if counted else "its log tells of no attack on them before"
+        yield unfounded(_CHECK, one.id, f"{found.correct} of the guesses opened are right; {said}")
 
 
 def _planted(case: Case, events: tuple[Shown, ...]) -> Findings:

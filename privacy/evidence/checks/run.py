@@ -36,6 +36,7 @@ ALONE: tuple[Check, ...] = (
     rounds.grammar,
     accounts.sites,
     audits.attacks,
+    audits.openings,
     surplus.given,
     decisions.policies,
     decisions.handed_over,

@@ -52,6 +52,23 @@ def test_a_bound_above_the_claim_is_red() -> None:
     assert shown.count('<strong class="failed">') == 2  # on the page of attacks, and on the decision sheet
 
 
+@pytest.mark.parametrize(("opened", "grade"), [(True, "derived"), (False, "recorded")])
+def test_a_row_names_its_events_and_rests_on_opened_coins(opened: bool, grade: str) -> None:
+    value = attacked(claiming("0.500"), 100, opened=opened)
+    site = value["privacy"][0]["site"]
+    event = value["cited"][0]["event"]
+    value["sources"] = [*value["sources"], {"about": f"canaries.{site}", "events": [event]}]
+    shown = render(value)
+    row = shown[
+        shown.index(f"{site}, guessing") if f"{site}, guessing" in shown else shown.index("AUC 0.61") - 3000 :
+    ]
+    row = row[: row.index("AUC 0.61") + 600]
+    assert f">{event}</a>" in row
+    assert f'<span class="grade {grade}">' in row
+    assert (f"{site} opened its canaries" in shown) == opened
+    assert ("已公开其诱饵样本" in render(value, "zh")) == opened
+
+
 def test_a_bound_below_the_claim_is_not() -> None:
     shown = render(attacked(claiming("0.500"), 100))
     assert 'class="failed"' not in shown

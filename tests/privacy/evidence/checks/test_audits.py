@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cloister.privacy import canonical
 from cloister.privacy.dp import tails
+from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence import derive
 from cloister.privacy.evidence.checks import audits
 from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.opening import Opening
 from cloister.privacy.evidence.part import Shown
 from cloister.privacy.plan import Plan
 from tests.plans import plan
@@ -45,6 +49,11 @@ class Told:
     plan: Plan
     shown: tuple[Shown, ...]
     sites: tuple[str, ...] = ("north",)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def bundle(self) -> Any:
+        return SimpleNamespace(files=self.files)
 
     @property
     def writers(self) -> dict[str, Any]:
@@ -124,3 +133,95 @@ def test_evidence_takes_the_first_word_only_and_rounds_down() -> None:
     assert found["membership"]["claimed"] == "7.998"
     assert float(found["membership"]["bound"]) <= MEMBERSHIP["bound"]  # type: ignore[operator]
     assert set(found) == {"canaries", "membership"}
+
+
+# Opened canaries
+
+ANOTHER_JOB = canonical.digest(b"another job")
+
+
+def opening(**changes: Any) -> Opening:
+    """64 canaries, every second one trained on, of which 32 were guessed and 28 of these rightly."""
+    given: dict[str, Any] = {
+        "job": plan(canaries=64).digest,
+        "key": "0a" * 32,
+        "included": "10" * 32,
+        "nonce": "0b" * 32,
+        "told_in": tuple(range(0, 32, 2)),
+        "told_out": (*range(1, 25, 2), *range(40, 48, 2)),
+    }
+    return Opening(**given | changes)
+
+
+def openings(
+    told: Opening, shown: bytes | None, *, more: tuple[Any, ...] = (), **changes: Any
+) -> list[tuple[str, str]]:
+    """What is found where a log is bound to one opening, tells of another, and a bundle has bytes."""
+    the_plan, commitment = plan(canaries=64), opening().commitment
+    body = {"commitment": commitment, "opening": canonical.digest(told.to_bytes())}
+    events = [
+        ("audit.planted", PLANTED | {"commitment": commitment}),
+        ("model.received", {"model": MODEL}),
+        ("audit.model", CANARIES | {"commitment": commitment} | changes),
+        ("audit.opened", body),
+        *more,
+    ]
+    found = [
+        Event("north", seq, "2026-01-31T11:00:00.000Z", kind, the_plan.digest, None, said, OTHER)
+        for seq, (kind, said) in enumerate(events)
+        if kind != "audit.opened" or told.job != ANOTHER_JOB
+    ]
+    files = {} if shown is None else {"openings/north.json": shown}
+    case: Any = Told(the_plan, tuple(Shown(event, b"", ()) for event in found), files=files)
+    return [(finding.result.word, finding.reason) for finding in audits.openings(case)]
+
+
+def test_opened_canaries_that_were_bound_are_counted_again() -> None:
+    assert opening().correct == 28
+    assert openings(opening(), opening().to_bytes()) == []
+
+
+OTHERS = opening(included="01" * 32)
+LUCKIER = opening(told_out=(*range(1, 33, 2),))
+
+
+@pytest.mark.parametrize(
+    ("told", "shown", "how", "found"),
+    [
+        (opening(), None, {}, "incomplete"),
+        (opening(), b"{}", {}, "altered"),
+        (OTHERS, opening().to_bytes(), {}, "altered"),
+        (OTHERS, OTHERS.to_bytes(), {}, "others than those that were bound"),
+        (opening(key="0c" * 32), opening(key="0c" * 32).to_bytes(), {}, "others than those that were bound"),
+        (opening(job=OTHER), opening(job=OTHER).to_bytes(), {}, "others than those that were bound"),
+        (LUCKIER, LUCKIER.to_bytes(), {}, "32 of the guesses opened are right; its log tells 28"),
+        (
+            opening(),
+            opening().to_bytes(),
+            {"correct": 20},
+            "28 of the guesses opened are right; its log tells 20",
+        ),
+        (opening(), opening().to_bytes(), {"attack": "membership"}, "tells of no attack on them before"),
+        (opening(), opening().to_bytes(), {"more": (("audit.opened", {}),)}, "canaries were opened before"),
+        (opening(job=ANOTHER_JOB), opening().to_bytes(), {}, "no event of north names it"),
+    ],
+)
+def test_anything_else_of_an_opening_is_found(
+    told: Opening, shown: bytes | None, how: dict[str, Any], found: str
+) -> None:
+    findings = openings(told, shown, **how)
+    assert any(found in (result, reason) or found in reason for result, reason in findings), findings
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"told_in": (0, 0, *range(2, 30, 2))},
+        {"told_in": (1, *range(2, 32, 2))},
+        {"told_in": ()},
+        {"told_in": (64, *range(2, 32, 2))},
+    ],
+)
+def test_guesses_that_no_attack_makes_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(EvidenceError, match="opens no canaries"):
+        Opening.from_bytes(opening(**changes).to_bytes())
