@@ -155,6 +155,18 @@ def test_the_mark_of_a_rehearsal_is_drawn_on_every_screen_and_hides_nothing(
     page.context.close()
 
 
+def test_paper_does_not_darken_the_mark(browser: Any, tmp_path: Path) -> None:
+    """A browser that saves ink prints light letters dark, which then hide what is in front of them."""
+    for number, text in enumerate((render(evidence()), firstpage.page(Evidence.from_json(evidence()), "en"))):
+        place = tmp_path / f"{number}.html"
+        place.write_bytes(text if isinstance(text, bytes) else text.encode())
+        page = browser.new_page()
+        page.goto(place.as_uri())
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).printColorAdjust") == "exact"
+        page.close()
+
+
 def has_chinese() -> bool:
     found = shutil.which("fc-list")
     return bool(found and subprocess.run([found, ":lang=zh"], capture_output=True, check=True).stdout)
