@@ -92,6 +92,7 @@ class EventLog:
         self._mutex = threading.RLock()
         self._file: int | None = None  # descriptor while the lock is held
         self._tip = self._durable = _Tip()
+        self._tree, self._in_tree = merkle.Tree(), 0  # over what proofs were asked of, and its bytes
 
     @classmethod
     def open(
@@ -132,7 +133,7 @@ class EventLog:
         head.verify(self._writer.public)
         with self.batch():
             size = self._tip.tree.size
-            roots = {head.size: merkle.root(self._leaves(head.size))} if head.size <= size else {}
+            roots = {head.size: self._root(head.size)} if head.size <= size else {}
             compare(Walk(size, b"", roots), (head,) if own else (), () if own else (head,))
 
     def append(
@@ -247,26 +248,30 @@ class EventLog:
         ``merkle.verify_inclusion(merkle.leaf_hash(event.encode()), seq, size, proof, root)`` checks it.
 
         Raises:
-            ValueError: there are fewer events.
+            ValueError: there are fewer events on the disk.
         """
-        return merkle.inclusion_proof(self._leaves(size), seq)
+        return self._grown().inclusion(seq, size)
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """Proof that the tree of ``new`` events begins with that of ``old`` events, 0 < old <= new.
 
         Raises:
-            ValueError: there are fewer events.
+            ValueError: there are fewer events on the disk.
         """
-        return merkle.consistency_proof(self._leaves(new), old)
+        return self._grown().consistency(old, new)
 
-    def _leaves(self, size: int) -> list[bytes]:
+    def _grown(self) -> merkle.Tree:
+        """The tree over all that is on the disk. Heads are shown every round: nothing is read twice."""
         with self.batch():
-            end = self._tip.end
-        lines = islice(files.lines(self.folder, 0, end), size)
-        leaves = [merkle.leaf_hash(line[:-1]) for line in lines]
-        if len(leaves) != size:
-            raise ValueError("the log has fewer events")
-        return leaves
+            for line in files.lines(self.folder, self._in_tree, self._durable.end):
+                self._tree.append(merkle.leaf_hash(line[:-1]))
+                self._in_tree += len(line)
+            return self._tree
+
+    def _root(self, size: int) -> bytes:
+        """The root over the first events as the file has them now."""
+        lines = islice(files.lines(self.folder, 0, self._tip.end), size)
+        return merkle.root(merkle.leaf_hash(line[:-1]) for line in lines)
 
     def _events(self) -> Iterator[Event]:
         return (Event.decode(line[:-1]) for line in files.lines(self.folder, 0, self._tip.end))

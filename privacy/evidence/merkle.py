@@ -10,7 +10,7 @@ The ``verify_`` functions return nothing or raise ``LogError`` with the id ``pro
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NoReturn, TypeAlias
@@ -20,7 +20,7 @@ from cloister.privacy.errors import LogError
 EMPTY = hashlib.sha256(b"").digest()
 """Root of the tree without leaves (RFC 6962, section 2.1)."""
 
-
+_HASH = len(EMPTY)
 _Part: TypeAlias = Callable[[int, int], bytes]
 """Root of the tree over the leaves from a place (inclusive) to another."""
 
@@ -62,7 +62,7 @@ class Frontier:
         return reduce(lambda right, left: node_hash(left, right), reversed(self.nodes))
 
 
-def root(leaves: Sequence[bytes]) -> bytes:
+def root(leaves: Iterable[bytes]) -> bytes:
     """Root of the tree over ``leaves``."""
     return reduce(Frontier.append, leaves, Frontier()).root()
 
@@ -112,19 +112,33 @@ def _consistency(part: _Part, old: int, size: int) -> tuple[bytes, ...]:
 
 
 class Tree:
-    """A tree with all its perfect subtrees at hand: many proofs of one log cost one pass over it.
+    """A tree that grows, with all its perfect subtrees at hand: a proof costs about ``log2(size)`` hashes.
+
+    It takes 64 bytes a leaf. Leaves are only ever added, so proofs may be made while others add some.
 
     Args:
-        leaves: the leaf hashes, in order.
+        leaves: the first leaf hashes, in order.
     """
 
-    def __init__(self, leaves: Sequence[bytes]) -> None:
-        level = list(leaves)
-        self.size = len(level)
-        self._levels = [level]
-        while len(level) > 1:
-            level = [node_hash(level[n], level[n + 1]) for n in range(0, len(level) - 1, 2)]
-            self._levels.append(level)
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._levels = [bytearray()]  # roots of perfect subtrees of 1, 2, 4 … leaves, end to end
+        for leaf in leaves:
+            self.append(leaf)
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self._levels[0]) // _HASH
+
+    def append(self, leaf: bytes) -> None:
+        """Adds a leaf hash at the right."""
+        self._levels[0] += leaf
+        below, count = 0, self.size
+        while not count & 1:
+            if below + 1 == len(self._levels):
+                self._levels.append(bytearray())
+            self._levels[below + 1] += node_hash(self._node(below, count - 2), self._node(below, count - 1))
+            below, count = below + 1, count >> 1
 
     def root(self, size: int) -> bytes:
         """Root of the tree over the first ``size`` leaves."""
@@ -145,9 +159,12 @@ class Tree:
     def _root(self, start: int, stop: int) -> bytes:
         size = stop - start
         if not size & (size - 1) and not start % size:
-            return self._levels[size.bit_length() - 1][start // size]
+            return self._node(size.bit_length() - 1, start // size)
         middle = _middle(start, stop)
         return node_hash(self._root(start, middle), self._root(middle, stop))
+
+    def _node(self, level: int, place: int) -> bytes:
+        return bytes(self._levels[level][place * _HASH : (place + 1) * _HASH])
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import LogError
-from cloister.privacy.evidence import merkle
+from cloister.privacy.evidence import files, merkle
 from cloister.privacy.evidence.events import GENESIS
 from cloister.privacy.evidence.heads import Growth, SignedHead
 from cloister.privacy.evidence.log import EventLog, events_of, verify_log
@@ -376,8 +376,34 @@ def test_an_event_is_proven_to_be_in_a_head(log):
     for event in list(log.entries())[: head.size]:
         proof = log.inclusion(event.seq, head.size)
         merkle.verify_inclusion(merkle.leaf_hash(event.encode()), event.seq, head.size, proof, head.root)
-    with pytest.raises(ValueError, match="fewer events"):
+    with pytest.raises(ValueError, match="no such leaf"):
         log.inclusion(0, 9)
+
+
+def test_a_proof_reads_only_what_was_written_since_the_last_one(log, monkeypatch):
+    read: list[int] = []
+    lines = files.lines
+
+    def noting(folder, start, end):
+        for line in lines(folder, start, end):
+            read.append(len(line))
+            yield line
+
+    for _ in range(20):
+        log.append("log.heartbeat")
+    log.consistency(1, 21)
+    log.append("log.heartbeat")
+    monkeypatch.setattr(files, "lines", noting)
+    log.consistency(21, 22)
+    assert len(read) == 2  # the last event, which is compared with the file at each turn, and the new one
+
+
+def test_events_that_were_not_synced_yet_have_no_proof(log):
+    with log.batch():
+        log.append("log.heartbeat")
+        with pytest.raises(ValueError, match="no such leaf"):
+            log.inclusion(1, 2)
+    assert log.inclusion(1, 2)
 
 
 def test_heads_are_proven_to_be_consistent(log, clinic):
