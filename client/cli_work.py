@@ -22,7 +22,7 @@ from cloister.privacy import canonical
 from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.journal import Journal
 from cloister.privacy.plan import Plan
-from cloister.privacy.watching import JsonLines, Metrics
+from cloister.privacy.watching import JsonLines, Metrics, MLflowTo, TensorBoardTo
 from cloister.privacy.wire.messages import known
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
@@ -57,6 +57,8 @@ def up(
     ] = "sign",
     policies: PoliciesShown = "whole",
     metrics: Metrics = "",
+    tensorboard: TensorBoardTo = "",
+    mlflow: MLflowTo = "",
     as_json: JsonLines = False,
 ) -> None:
     """Run the site's agent until it is stopped. It connects outbound only.
@@ -68,6 +70,7 @@ def up(
     from cloister.client.agent import Agent
     from cloister.client.figures import SiteFigures
     from cloister.privacy.metrics import endpoint
+    from cloister.privacy.tracking import tracking
 
     _check_device(device)
     Share(nice, threads, gpu_memory).apply(device)
@@ -77,7 +80,8 @@ def up(
     site = SiteFolder.open(directory)
     with Journal(_say, site.log, machine=as_json) as journal:
         journal.say(f"{site.name} is up; the lead is {site.membership.service}.")
-        with endpoint(metrics, site.log, SiteFigures(site)):
+        trackers = tracking(site.log, site.name, journal.say, tensorboard=tensorboard, mlflow=mlflow)
+        with endpoint(metrics, site.log, SiteFigures(site)), trackers:
             whole = Agent(site, model, journal.say, device, evidence, policies).run(stop)
         if not whole:
             journal.say("Stopped in the middle of a round; it will be computed again at the next start.")

@@ -20,7 +20,7 @@ from cloister.privacy.model import DEFAULT, agreed_layout, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
-from cloister.privacy.watching import JsonLines, Metrics
+from cloister.privacy.watching import JsonLines, Metrics, MLflowTo, TensorBoardTo
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
@@ -68,6 +68,8 @@ def up(
         bool, typer.Option("--once", help="End with the first job; exit 1 if it failed.")
     ] = False,
     metrics: Metrics = "",
+    tensorboard: TensorBoardTo = "",
+    mlflow: MLflowTo = "",
     as_json: JsonLines = False,
 ) -> None:
     """Run the aggregator, the consortium service and Flower's server until stopped.
@@ -77,6 +79,7 @@ def up(
     Example: cloister lead up --dir lead --metrics 9464
     """
     from cloister.privacy.metrics import endpoint
+    from cloister.privacy.tracking import tracking
     from cloister.server.figures import LeadFigures
     from cloister.server.lead import Lead
 
@@ -86,7 +89,9 @@ def up(
     folder = LeadFolder.open(directory)
     with Journal(typer.echo, folder.log, machine=as_json) as journal:
         lead = Lead(folder, journal.say)
-        with endpoint(metrics, folder.log, LeadFigures(folder, lambda: lead.present())):
+        name = folder.identity.public.name
+        trackers = tracking(folder.log, name, journal.say, tensorboard=tensorboard, mlflow=mlflow)
+        with endpoint(metrics, folder.log, LeadFigures(folder, lambda: lead.present())), trackers:
             ended = lead.run(stopping, once=once)
     if ended and ended.state != FINISHED:
         raise typer.Exit(1)
