@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,44 @@ MINIMUM = 40
 """Fewest rows of a site."""
 
 
+Dial: TypeAlias = Literal["sites", "skew"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How rows are dealt out, where a sweep wants it another way than the story tells.
+
+    Attributes:
+        sites: how many; None for as many as the story has.
+        skew: the Dirichlet parameter of the sites' label mixes, small is uneven; None for the story's own.
+    """
+
+    sites: int | None = None
+    skew: float | None = None
+
+    def named(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The story's names of sites, or numbered ones where there are more or fewer."""
+        if self.sites in (None, len(names)):
+            return tuple(names)
+        return tuple(f"site-{place}" for place in range(1, (self.sites or 0) + 1))
+
+    def dirichlet(self, usual: float) -> partition.Dirichlet:
+        """Rows by label mixes of this skew."""
+        return partition.Dirichlet(usual if self.skew is None else self.skew)
+
+
+AS_TOLD = Mix()
+_BOTH: frozenset[Dial] = frozenset({"sites", "skew"})
+
+
+class Maker(Protocol):
+    """Makes the sites of a scenario."""
+
+    def __call__(self, data: Path, seed: int, mix: Mix = AS_TOLD, /) -> Material:
+        """The sites, from the folder of data sets, a seed, and how rows are dealt out."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A consortium to be simulated.
@@ -33,8 +72,10 @@ class Scenario:
         title: one line.
         story: who the sites are and what they want, in plain words.
         epsilon, delta: the target of the private methods.
-        material: makes the sites from the folder of data sets and a seed.
+        material: makes the sites.
         needs: the data set that it needs, by the name of its folder; "" for none.
+        dials: what of its mix a sweep may change.
+        beside: files of its own, for a scenario from a file.
     """
 
     name: str
@@ -42,36 +83,44 @@ class Scenario:
     story: str
     epsilon: float
     delta: float
-    material: Callable[[Path, int], Material]
+    material: Maker
     needs: str = ""
+    dials: frozenset[Dial] = frozenset()
+    beside: tuple[Path, ...] = ()
+
+    def files(self, data: Path) -> tuple[Path, ...]:
+        """Every file that its rows come from."""
+        return self.beside or (tuple(sorted((data / self.needs).glob("*.csv"))) if self.needs else ())
 
 
-def _triage(_: Path, seed: int) -> Material:
-    settings = GeneratorSettings(seed=seed, sites=4, notes=240, test=288, tiny=96)
+def _triage(_: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
+    sites, alpha = mix.sites or 4, mix.skew or GeneratorSettings.alpha
+    settings = GeneratorSettings(seed=seed, sites=sites, notes=240, test=288, tiny=96, alpha=alpha)
     corpus = generator.generate(settings)
     train = {name: generator.records(notes) for name, notes in corpus.train.items()}
     return of_texts(describe(DEFAULT), train, generator.records(corpus.test))
 
 
-def _intents(data: Path, seed: int) -> Material:
+def _intents(data: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
     train, test = (
         records.load(data_file(data, "banking77", side), text="text", label="label")
         for side in ("train", "test")
     )
-    parts = partition.split(train, 4, partition.Dirichlet(0.5), seed, minimum=MINIMUM)
-    names = ("high-street", "savings", "online", "cooperative")
+    names = mix.named(("high-street", "savings", "online", "cooperative"))
+    parts = partition.split(train, len(names), mix.dirichlet(0.5), seed, minimum=MINIMUM)
     sites: dict[str, Records] = {name: train.take(rows) for name, rows in zip(names, parts, strict=True)}
     return of_texts(describe(DEFAULT), sites, test)
 
 
-def _credit(data: Path, seed: int) -> Material:
+def _credit(data: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
     whole, test = (read(data_file(data, "south_german_credit", side)) for side in ("train", "test"))
-    sites = spread(whole, "credit_risk", ("alpine", "river", "coast", "city"), partition.Dirichlet(1.0), seed)
+    names = mix.named(("alpine", "river", "coast", "city"))
+    sites = spread(whole, "credit_risk", names, mix.dirichlet(1.0), seed)
     train, own = _kept_back(sites, seed)
     return of_tables(tables.CREDIT, "credit_risk", train, own, test)
 
 
-def _heart(data: Path, _: int) -> Material:
+def _heart(data: Path, _: int, __: Mix = AS_TOLD) -> Material:
     whole, test = (read(data_file(data, "heart_disease", side)) for side in ("flamby_train", "flamby_test"))
     train, own = by_column(whole, "site"), by_column(test, "site")
     return of_tables(tables.HEART, "label", train, own, test)
@@ -131,6 +180,7 @@ SCENARIOS = {
             8.0,
             1e-5,
             _triage,
+            dials=_BOTH,
         ),
         Scenario(
             "bank-intents",
@@ -142,6 +192,7 @@ SCENARIOS = {
             1e-5,
             _intents,
             "banking77",
+            _BOTH,
         ),
         Scenario(
             "credit-risk",
@@ -153,6 +204,7 @@ SCENARIOS = {
             1e-4,
             _credit,
             "south_german_credit",
+            _BOTH,
         ),
         Scenario(
             "heart",

@@ -32,12 +32,20 @@ def simulate(
     data: Annotated[Path, typer.Option(help="The folder of the data sets that some scenarios need.")] = DATA,
     seed: Annotated[int, typer.Option(min=0, help="Of splits, held-back rows and noise.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Noise seeds of a private method.")] = SEEDS,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(help="A .toml file that names a scenario and lists of values: runs them all."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json instead of the table.")] = False,
 ) -> None:
     """Find out, before asking anybody, whether a consortium should federate, and how.
 
     Example: cloister simulate hospital-triage --out triage
     """
+    if sweep is not None:
+        _check_sweep(name, epsilon, delta, seed, seeds)
+        _sweep(sweep, out, data, as_json=as_json)
+        return
     if show_list:
         _list(as_json=as_json)
         return
@@ -65,6 +73,30 @@ def simulate(
     for line in found.foreseen:
         console.print(f"- {line}")
     console.print(f"Everything is in {out}: simulation.html, result.json and the sites' ledgers.")
+
+
+def _check_sweep(*given: object) -> None:
+    """What a sweep's file says, options cannot say as well."""
+    if given != (None, None, None, 0, SEEDS):
+        raise UsageError(
+            "option_invalid",
+            "The file of a sweep names its scenario, epsilon, delta and seeds.",
+            "Leave them out beside --sweep.",
+        )
+
+
+def _sweep(file: Path, out: Path, data: Path, *, as_json: bool) -> None:
+    """Runs what is missing of a sweep."""
+    from cloister.simulations.sweep.running import sweep
+
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    found = sweep(file, out, data=data, say=console.print)
+    if as_json:
+        rows = found.table.to_pylist()
+        typer.echo(json.dumps({"simulation": True, "ran": found.ran, "cells": rows}))
+        return
+    console.print(f"SIMULATION: {len(found.rows)} cells, {found.ran} of them run now.")
+    console.print(f"Everything is in {out}: sweep.html and results.parquet.")
 
 
 def _list(*, as_json: bool) -> None:

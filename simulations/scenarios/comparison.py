@@ -94,6 +94,8 @@ METHODS = {
     "federated_joint": "federated, private: joint noise",
 }
 """Every method, in the order in which they are shown."""
+PRIVATE = frozenset({"local_only_private", "pooled_private", "federated_local", "federated_joint"})
+"""Those that keep the target."""
 
 
 @dataclass
@@ -131,8 +133,12 @@ class Contest:
     def _members(self, holdings: Mapping[str, Holding]) -> Parties:
         return Parties(holdings, self.material.labels, self.material.base)
 
-    def run(self) -> Comparison:
-        """Everything; in the order of ``METHODS``."""
+    def figures(self, method: str) -> Figures:
+        """One method of ``METHODS`` by itself.
+
+        Raises:
+            PlanError, BudgetError: the target cannot be kept.
+        """
         off, there = Promise("off"), Promise("local", self.epsilon, self.delta)
         joint = replace(there, mode="joint")
         measures: dict[str, Callable[[], Figures]] = {
@@ -144,11 +150,15 @@ class Contest:
             "federated_local": lambda: self._federated("federated_local", there, self._ways(there)),
             "federated_joint": lambda: self._federated("federated_joint", joint, self._ways(joint)),
         }
+        return measures[method]()
+
+    def run(self) -> Comparison:
+        """Everything; in the order of ``METHODS``."""
         found: dict[str, Figures] = {}
-        for name, measure in measures.items():
-            self.say(f"{METHODS[name]} …")
+        for name, words in METHODS.items():
+            self.say(f"{words} …")
             started = time.monotonic()
-            found[name] = measure()
+            found[name] = self.figures(name)
             self._seconds[name] = time.monotonic() - started
         started = time.monotonic()
         plainly = simple(self.material)

@@ -27,7 +27,7 @@ from cloister.client.site.persons import PersonColumn
 from cloister.privacy.errors import InputError
 from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import stage
-from cloister.simulations.scenarios.catalogue import Scenario
+from cloister.simulations.scenarios.catalogue import AS_TOLD, Dial, Mix, Scenario
 from cloister.simulations.scenarios.material import Material, of_texts
 from cloister.simulations.stage import Source
 
@@ -70,14 +70,33 @@ def from_file(path: Path) -> Scenario:
         raise InputError(
             "file_format", f"{path}: {where}: {first['msg']}.", "See docs/simulation.md."
         ) from error
-    return _scenario(found, path.parent)
+    return _scenario(found, path)
 
 
-def _scenario(found: Description, beside: Path) -> Scenario:
-    def material(_: Path, seed: int) -> Material:
+def _scenario(found: Description, path: Path) -> Scenario:
+    source = path.parent / found.data
+
+    def material(_: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
         person = PersonColumn(found.person, missing="refuse") if found.person else None
-        source = Source(beside / found.data, found.text, found.label, None, found.split, person)
-        play = stage.from_file(source, found.sites, seed)
+        split = found.split if mix.skew is None else f"dirichlet:{mix.skew}"
+        given = Source(source, found.text, found.label, None, split, person)
+        play = stage.from_file(given, mix.sites or found.sites, seed)
         return of_texts(describe(found.model), play.train, play.test)
 
-    return Scenario(found.name, found.title, found.story, found.epsilon, found.delta, material)
+    return Scenario(
+        found.name,
+        found.title,
+        found.story,
+        found.epsilon,
+        found.delta,
+        material,
+        dials=_dials(found.split),
+        beside=(path, source),
+    )
+
+
+def _dials(split: str) -> frozenset[Dial]:
+    """What a sweep may change: where the rows say themselves which site they are from, nothing."""
+    if split.startswith("natural:"):
+        return frozenset()
+    return frozenset({"sites", "skew"}) if split.startswith("dirichlet:") else frozenset({"sites"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def of_texts(base: BaseModel, train: Mapping[str, Records], test: Records) -> Ma
     sides = {name: hold_out(records, fraction=OWN_SHARE, key=_KEY) for name, records in train.items()}
     labels = tuple(sorted({label for records in (*train.values(), test) for label in records.classes()}))
     parts = [part for pair in sides.values() for part in pair] + [test]
-    told = frozen.features(base, [text for part in parts for text in part.texts])
+    told = _features(base, [text for part in parts for text in part.texts])
     ends = np.cumsum([len(part) for part in parts])[:-1]
     held = [_held(part, rows, labels) for part, rows in zip(parts, np.split(told, ends), strict=True)]
     names = list(sides)
@@ -70,6 +71,20 @@ def of_texts(base: BaseModel, train: Mapping[str, Records], test: Records) -> Ma
         (base.name, base.digest),
         ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
     )
+
+
+def _features(base: BaseModel, texts: Sequence[str]) -> Floats:
+    """What the base model says of each text; different ones are read once, in an order that is theirs alone.
+
+    So the same texts, dealt out over other sites, have the same features bit for bit.
+    """
+    different, places = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    return _read(base, tuple(different))[places]
+
+
+@functools.lru_cache(maxsize=2)
+def _read(base: BaseModel, texts: tuple[str, ...]) -> Floats:
+    return frozen.features(base, texts)
 
 
 def _held(records: Records, features: Floats, labels: Sequence[str]) -> Holding:

@@ -70,22 +70,31 @@ def site_bars(simulation: Simulation) -> list[tuple[str, list[Bar]]]:
     ]
 
 
-def render(simulation: Simulation) -> str:
-    """The page; the same simulation gives the same text."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where pages of simulations are made of their templates."""
+    made = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    return environment.get_template("simulation-1.html").render(
-        s=simulation,
-        methods=METHODS,
-        bars=method_bars(simulation),
-        sites=site_bars(simulation),
-        width=WIDTH,
-        left=_LEFT,
-        right=_RIGHT,
-        step=_STEP,
-        grid=[(f"{_at(tick / 100):.1f}", str(tick)) for tick in range(0, 101, 20)],
+    made.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    return made
+
+
+def render(simulation: Simulation) -> str:
+    """The page; the same simulation gives the same text."""
+    return (
+        environment()
+        .get_template("simulation-1.html")
+        .render(
+            s=simulation,
+            methods=METHODS,
+            bars=method_bars(simulation),
+            sites=site_bars(simulation),
+            width=WIDTH,
+            left=_LEFT,
+            right=_RIGHT,
+            step=_STEP,
+            grid=[(f"{_at(tick / 100):.1f}", str(tick)) for tick in range(0, 101, 20)],
+        )
     )
 
 

@@ -158,7 +158,7 @@ def simulate(
         InputError: the data cannot be used.
         PlanError, BudgetError: the target cannot be kept.
     """
-    scenario = what if isinstance(what, Scenario) else _named(what)
+    scenario = what if isinstance(what, Scenario) else named(what)
     epsilon = scenario.epsilon if epsilon is None else epsilon
     delta = scenario.delta if delta is None else delta
     if not (0 < epsilon < float("inf") and 0 < delta < 1 and seeds >= 1):
@@ -183,7 +183,13 @@ def simulate(
     return found
 
 
-def _named(what: str | Path) -> Scenario:
+def named(what: str | Path) -> Scenario:
+    """A scenario by its name or its ``.toml`` file.
+
+    Raises:
+        UsageError: ``option_invalid``.
+        InputError: ``file_missing``, ``file_format``.
+    """
     path = Path(what)
     return from_file(path) if path.suffix == ".toml" else find(str(what))
 
