@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import UsageError
 from cloister.privacy.keysource import KeySource
-from cloister.server import cli_custody, cli_policy, cli_versions, cli_work
+from cloister.server import cli_custody, cli_plan, cli_policy, cli_versions, cli_work
 from cloister.server.folder import LeadFolder, Settings
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 
 key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of the folder are under.")
 app.add_typer(key_app, name="key")
+cli_plan.register(app)
 cli_work.register(app)
 cli_custody.register(app)
 cli_versions.register(app)

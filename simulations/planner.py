@@ -1,13 +1,12 @@
-"""What a plan would cost and whether joint noise would pay, from public terms alone: no record, no trial.
+"""What a simulated method would cost and whether joint noise would pay, without a record and without a trial.
+
+``cloister lead plan`` answers for plans (``server.planning``); this for what a scenario compares, analytic
+rounds among it.
 
 Exact, by the code that a job runs: the noise multiplier, the epsilon, the noise in an opened sum over that of
 pooling at the same epsilon, and the bytes of the encoded vectors.
 
-A rule of thumb: whether a difference in noise will show. ``Forecast.load`` is the noise of a run of head
-steps over the signal of all units, ``factor * sqrt(classes / 2) * sqrt(d) * sigma_1 / units``: d parameters,
-sigma_1 the multiplier of a single release at the target. It was set beside eleven measured cases of
-banking77, sst2 and heart_disease (2 to 77 classes, 486 to 67,349 units, epsilon 0.1 to 8): where the load of
-``local`` was below 0.23, joint noise brought nothing visible; where it was 0.39 and more, 2 points and more.
+A rule of thumb: whether a difference in noise will show (``server.planning.load``).
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid
 from cloister.privacy.errors import PlanError
 from cloister.privacy.secagg.terms import SumTerms
+from cloister.server.planning import SHOWS, load
 
 Mode: TypeAlias = Literal["local", "joint"]
 Method: TypeAlias = Literal["head", "ridge", "means"]
 
-SHOWS = 0.3
-"""The load of ``local`` from which on joint noise was seen to pay."""
 _WORD = 4  # bytes of a parameter in the 32-bit ring
 
 
@@ -144,14 +142,13 @@ def forecast(question: Question, method: Method, mode: Mode) -> Forecast:
     parameters = _parameters(question, method)
     once = noise_multiplier(question.epsilon, question.delta, 1.0, 1)
     units = sum(low for low, _ in question.units)
-    size = parameters * question.classes / 2
     return Forecast(
         method,
         mode,
         sigma,
         accounting.epsilon([GaussianSteps(sigma, 1.0, releases)], question.delta),
         factor,
-        factor * math.sqrt(size) * once / units,
+        load(factor, parameters, question.classes, once, units),
         _WORD * parameters * sums,
         sums,
         _refusal(question, method, mode, sigma, _WORD * parameters * sums),
