@@ -219,8 +219,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def predict(model: Vector, features: Floats, classes: int) -> Indices:
-    """The most probable class of each row."""
+def scores(model: Vector, features: Floats, classes: int) -> Floats:
+    """The logits of each row, shape (rows, classes)."""
     weights = matrix(model, classes)
-    scores = SCALE * features @ weights[:, :-1].T + weights[:, -1]
-    return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+    return np.asarray(SCALE * features @ weights[:, :-1].T + weights[:, -1])

@@ -25,7 +25,7 @@ from cloister.privacy.wire import messages
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.head import Head, Moment, Steps, head_layout
 from cloister.simulations.engine.holding import Holding
-from cloister.simulations.engine.rounds import ATTEMPT, FREE, Account, Seat, Trained
+from cloister.simulations.engine.rounds import ATTEMPT, FREE, Account, Seat, Trained, Watch, unwatched
 from cloister.simulations.engine.sums import Sums
 
 
@@ -80,16 +80,16 @@ class HeadLearner:
         return self.head.surplus(self.plan.grid, survivors, entropy, at)
 
 
-def joint(plan: Plan, members: Members, sums: Sums) -> Trained:
+def joint(plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched) -> Trained:
     """A joint job on heads; see ``rounds.joint``."""
     inputs = next(iter(members.values())).holding.features.shape[1]
     order = head_layout(inputs, len(plan.task.labels))
-    return rounds.joint(plan, order, _seats(plan, members), sums, _zero(plan))
+    return rounds.joint(plan, order, _seats(plan, members), sums, _zero(plan), watch)
 
 
-def local(plan: Plan, members: Members, sums: Sums) -> Trained:
+def local(plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched) -> Trained:
     """Federated averaging of heads; see ``rounds.local``."""
-    return rounds.local(plan, _seats(plan, members), sums, _zero(plan))
+    return rounds.local(plan, _seats(plan, members), sums, _zero(plan), watch)
 
 
 def alone(holding: Holding, classes: int, how: Steps, entropy: Entropy) -> Vector:

@@ -82,6 +82,12 @@ class Seat:
 
 
 Seats = Mapping[str, Seat]
+Watch = Callable[[int, int, Vector], None]
+"""Told after each round: how many sums were opened and bytes sent by one site so far, and the model."""
+
+
+def unwatched(_sums: int, _sent: int, _model: Vector) -> None:
+    """Nobody looks on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +105,9 @@ class Trained:
     sums: int
 
 
-def joint(plan: Plan, layout: Layout, seats: Seats, sums: Sums, start: Vector) -> Trained:
+def joint(
+    plan: Plan, layout: Layout, seats: Seats, sums: Sums, start: Vector, watch: Watch = unwatched
+) -> Trained:
     """A joint job: every round one step and one opened sum, and one more where surplus noise is taken back.
 
     Args:
@@ -108,6 +116,7 @@ def joint(plan: Plan, layout: Layout, seats: Seats, sums: Sums, start: Vector) -
         seats: in the plan's order.
         sums: opens them.
         start: the model before round 1, float32, shape (d,).
+        watch: told after each round.
 
     Raises:
         UpdateError, AggregationError, BudgetError: as each part does.
@@ -126,6 +135,7 @@ def joint(plan: Plan, layout: Layout, seats: Seats, sums: Sums, start: Vector) -
         before = descent.change(before, opened.words, opened.survivors)
         model, sent = model + before, sent + vectors * opened.words.nbytes
         opens += vectors
+        watch(opens, sent, model)
     return Trained(model, sent, opens)
 
 
@@ -152,7 +162,7 @@ def _shares(seats: Seats, model: Vector, at: At, reserved: GaussianSteps) -> Ite
         yield name, residues(share).content
 
 
-def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector) -> Trained:
+def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector, watch: Watch = unwatched) -> Trained:
     """Federated averaging (McMahan et al. 2017), with every site's own noise where the plan is private.
 
     Args:
@@ -161,6 +171,7 @@ def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector) -> Trained
         sums: opens what travels masked; None where the plan has no secure aggregation and the server adds up
             what it sees.
         start: the model before round 1, float32, shape (d,).
+        watch: told after each round.
 
     Raises:
         PlanError: ``plan_conflict``, the plan has few bits a parameter or a codec, which is not simulated.
@@ -192,6 +203,7 @@ def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector) -> Trained
             mean = current.close_with(opened.words)
         change, moments = stepping.step(plan.training.server, moments, mean)
         model, sent = model + change, sent + plan.ring.content_bytes
+        watch(number, sent, model)
     return Trained(model, sent, plan.training.rounds)
 
 

@@ -18,8 +18,9 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.plan import Rows
 from cloister.privacy.secagg.terms import SumTerms
+from cloister.privacy.update import Vector
 from cloister.simulations.engine import methods
-from cloister.simulations.engine.head import Steps, predict
+from cloister.simulations.engine.head import Steps, scores
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
@@ -30,28 +31,51 @@ Floats: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]
 
 
+Scores: TypeAlias = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Halt:
+    """A model on the way.
+
+    Attributes:
+        sums, bytes_up: what it took until here, as of ``Model``.
+        scores: as of ``Model``.
+    """
+
+    sums: int
+    bytes_up: int
+    scores: Scores
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """What a way ends in.
 
     Attributes:
-        predict: class numbers of features, int64, shape (rows,).
+        scores: of features, float64, shape (rows, classes): the most probable class has the greatest.
         mechanisms: what was done to each site's data, as it is reserved.
         bytes_up: what one site sent in all, before sealing and signing; 0 where nothing is sent.
         sums: how many secure sums were opened.
         noise_factor: the noise's standard deviation over that of the same way with all rows in one place; 0
             without privacy.
+        halts: models after each round, where somebody watched.
     """
 
-    predict: Callable[[Floats], Indices]
+    scores: Scores
     mechanisms: tuple[GaussianSteps, ...] = ()
     bytes_up: int = 0
     sums: int = 0
     noise_factor: float = 0.0
+    halts: tuple[Halt, ...] = ()
+
+    def hits(self, rows: Holding) -> NDArray[np.bool_]:
+        """Of which rows the class is found, shape (rows,)."""
+        return np.asarray(self.scores(rows.features).argmax(axis=1) == rows.labels)
 
     def accuracy(self, rows: Holding) -> float:
         """The share of rows whose class is found."""
-        return float((self.predict(rows.features) == rows.labels).mean())
+        return float(self.hits(rows).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +88,7 @@ class Setting:
         entropies: site name -> its randomness.
         masked: whether sums go through real keys and masks; without, they are the same bit for bit.
         accounts: opens each site's account for a job; None to keep none.
+        watched: whether the models on the way are kept.
     """
 
     parties: Parties
@@ -71,6 +96,7 @@ class Setting:
     entropies: Mapping[str, Entropy]
     masked: bool = False
     accounts: Callable[[str, str], Account] | None = None
+    watched: bool = False
 
     def members(self, job: str) -> dict[str, Member]:
         """The sites of a job."""
@@ -150,7 +176,7 @@ class HeadSteps:
             how = replace(how, bound=self.bound, noise_multiplier=sigma)
             done = (GaussianSteps(sigma, course.rate, steps),)
         model = methods.alone(holding, classes, how, entropy)
-        return Model(lambda features: predict(model, features, classes), done, noise_factor=float(bool(done)))
+        return Model(lambda features: scores(model, features, classes), done, noise_factor=float(bool(done)))
 
     def federated(self, setting: Setting) -> Model:
         """See ``Way``."""
@@ -159,16 +185,22 @@ class HeadSteps:
         terms, classes = plan.sum_terms, len(plan.task.labels)
         if terms is None:
             raise ValueError("the plan of a simulation has secure sums")
-        run = methods.joint if plan.joint else methods.local
-        done = run(plan, setting.members(plan.digest), setting.sums(terms))
+        run, halts = methods.joint if plan.joint else methods.local, []
+
+        def watch(opened: int, sent: int, model: Vector) -> None:
+            if setting.watched:
+                halts.append(Halt(opened, sent, lambda features: scores(model, features, classes)))
+
+        done = run(plan, setting.members(plan.digest), setting.sums(terms), watch)
         mechanism = plan.round_mechanism
         total = (replace(mechanism, steps=mechanism.steps * plan.training.rounds),) if mechanism else ()
         return Model(
-            lambda features: predict(done.model, features, classes),
+            lambda features: scores(done.model, features, classes),
             total,
             done.bytes_up,
             done.sums,
             setting.noise_factor(steps=True),
+            tuple(halts),
         )
 
 
@@ -255,7 +287,13 @@ class OneRound:
     def _model(one: Analytic, linear: Linear, noise_factor: float) -> Model:
         mechanism = one.release.mechanism
         return Model(
-            lambda features: linear.predict(one.lift.rows(features)),
+            lambda features: _scores(linear, one.lift.rows(features)),
             (mechanism,) if mechanism else (),
             noise_factor=noise_factor,
         )
+
+
+def _scores(linear: Linear, rows: Floats) -> Floats:
+    """Scores with a column for each class: of two, an analytic round has but the second's lead."""
+    found = rows @ linear.weights
+    return np.hstack([np.zeros_like(found), found]) if found.shape[1] == 1 else found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cloister.simulations.scenarios.comparison import METHODS, Comparison, Figures
+from cloister.simulations.scenarios.figures import METHODS, Comparison, Figures
 
 _Z = 1.959964
 

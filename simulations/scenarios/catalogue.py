@@ -16,6 +16,7 @@ from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import generator, partition
 from cloister.simulations.generator import GeneratorSettings
 from cloister.simulations.scenarios import tables
+from cloister.simulations.scenarios.groups import Groups
 from cloister.simulations.scenarios.material import OWN_SHARE, Material, Table, of_tables, of_texts, read
 
 DATA = Path("../shared/data")
@@ -98,7 +99,8 @@ def _triage(_: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
     settings = GeneratorSettings(seed=seed, sites=sites, notes=240, test=288, tiny=96, alpha=alpha)
     corpus = generator.generate(settings)
     train = {name: generator.records(notes) for name, notes in corpus.train.items()}
-    return of_texts(describe(DEFAULT), train, generator.records(corpus.test))
+    styles = Groups("style", tuple(note.style for note in corpus.test))
+    return of_texts(describe(DEFAULT), train, generator.records(corpus.test), styles)
 
 
 def _intents(data: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
@@ -117,13 +119,13 @@ def _credit(data: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
     names = mix.named(("alpine", "river", "coast", "city"))
     sites = spread(whole, "credit_risk", names, mix.dirichlet(1.0), seed)
     train, own = _kept_back(sites, seed)
-    return of_tables(tables.CREDIT, "credit_risk", train, own, test)
+    return of_tables(tables.CREDIT, "credit_risk", train, own, test, "personal_status_sex")
 
 
 def _heart(data: Path, _: int, __: Mix = AS_TOLD) -> Material:
     whole, test = (read(data_file(data, "heart_disease", side)) for side in ("flamby_train", "flamby_test"))
     train, own = by_column(whole, "site"), by_column(test, "site")
-    return of_tables(tables.HEART, "label", train, own, test)
+    return of_tables(tables.HEART, "label", train, own, test, "sex")
 
 
 def by_column(table: Table, column: str) -> dict[str, Table]:

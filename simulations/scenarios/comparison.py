@@ -7,7 +7,6 @@ all rows. A real consortium takes the ways that are printed here as they are, or
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cloister.privacy.analytic.release import Mode
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import PlanError, UpdateError
@@ -23,79 +23,21 @@ from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.plans import Parties, Promise
 from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.ways import Model, Setting, Way
-from cloister.simulations.scenarios import choices
+from cloister.simulations.scenarios import calibration, choices
+from cloister.simulations.scenarios.calibration import Calibration
+from cloister.simulations.scenarios.figures import METHODS, Comparison, Figures, wilson
 from cloister.simulations.scenarios.material import Material
 from cloister.simulations.scenarios.simple import simple
 
 HELD_BACK = 0.15
-_Z = 1.959964
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What one method reached.
-
-    Attributes:
-        accuracy: on the common test rows; the mean over noise seeds where there is noise.
-        interval: 95 % of Wilson for that many test rows: how well the test rows measure it.
-        seeds: the same of each noise seed.
-        sites: site name -> accuracy on its own rows that nobody trained on.
-        common: site name -> accuracy on the common test rows of the model that the site would use.
-        way: how it was trained, in words.
-        epsilon: of the ledger at its highest over sites, for one unit; None without privacy.
-        noise_factor: noise over that of pooling at the same epsilon; 0 without privacy.
-        bytes_up: what one site sent, before sealing and signing.
-        sums: secure sums that were opened.
-    """
-
-    accuracy: float
-    interval: tuple[float, float]
-    seeds: tuple[float, ...]
-    sites: Mapping[str, float]
-    common: Mapping[str, float]
-    way: str
-    epsilon: float | None = None
-    noise_factor: float = 0.0
-    bytes_up: int = 0
-    sums: int = 0
-
-    @property
-    def worst_site(self) -> str:
-        """The site that it serves worst, on the site's own rows."""
-        return min(self.sites, key=lambda name: self.sites[name])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All methods of one run.
-
-    Attributes:
-        methods: name -> figures; see ``METHODS``.
-        simple: accuracy of the simple model on all rows pooled, and what it is.
-        majority: of always answering the most frequent class.
-        seconds: wall time of each part.
-    """
-
-    methods: Mapping[str, Figures]
-    simple: tuple[float, str]
-    majority: float
-    seconds: Mapping[str, float]
-
-
-METHODS = {
-    "local_only": "each site alone",
-    "local_only_private": "each site alone, private",
-    "pooled": "all rows pooled",
-    "pooled_private": "all rows pooled, private",
-    "federated_ridge": "federated: one analytic round",
-    "federated_local": "federated, private: local noise",
-    "federated_joint": "federated, private: joint noise",
-}
-"""Every method, in the order in which they are shown."""
-PRIVATE = frozenset({"local_only_private", "pooled_private", "federated_local", "federated_joint"})
-"""Those that keep the target."""
+_ELSEWHERE = (0.125, 0.25, 0.5, 2.0, 4.0)
+"""Other targets that the chosen ways are tried at, as multiples of the scenario's."""
+_HALTS = 12
+"""On the way of a method so many models at most are tried."""
 
 
 @dataclass
@@ -119,14 +61,14 @@ class Contest:
     say: Say = lambda _: None
     seeds: int = choices.SEEDS
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
+    _chosen: dict[str, Way] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._train, held = {}, []
+        self._train, self._back = {}, {}
         for place, (name, holding) in enumerate(self.material.train.items()):
             rest, back = _sides(holding, np.random.default_rng([self.seed, place]))
-            self._train[name] = rest
-            held.append(back)
-        self._validation = pooled(held)
+            self._train[name], self._back[name] = rest, back
+        self._validation = pooled(self._back)
         self._parties = self._members(self.material.train)
         self._trial = self._members(self._train)
 
@@ -163,8 +105,26 @@ class Contest:
         started = time.monotonic()
         plainly = simple(self.material)
         self._seconds["simple"] = time.monotonic() - started
+        self.say("other targets …")
+        started = time.monotonic()
+        curves = {name: self._curve(name, found[name]) for name in ("federated_local", "federated_joint")}
+        self._seconds["other targets"] = time.monotonic() - started
         counts = np.bincount(self.material.test.labels)
-        return Comparison(found, plainly, float(counts.max() / counts.sum()), self._seconds)
+        return Comparison(found, plainly, float(counts.max() / counts.sum()), self._seconds, curves)
+
+    def _curve(self, name: str, known: Figures) -> list[tuple[float, float]]:
+        """The way that was chosen, at other targets."""
+        mode: Mode = "joint" if name == "federated_joint" else "local"
+        points = [(self.epsilon, known.accuracy)]
+        for factor in _ELSEWHERE:
+            promise = Promise(mode, factor * self.epsilon, self.delta)
+            setting = Setting(self._parties, promise, self._entropies(f"{name} at {factor}"))
+            try:
+                model = self._chosen[name].federated(setting)
+            except (PlanError, UpdateError):  # no grid holds its noise: no point there
+                continue
+            points.append((promise.epsilon, model.accuracy(self.material.test)))
+        return sorted(points)
 
     # One method
 
@@ -194,26 +154,27 @@ class Contest:
         rest, back = _sides(holding, np.random.default_rng([self.seed, *name.encode()]))
         return self._best(
             self._ways(promise), lambda way: self._solo(way, rest, promise, f"{name} trial"), back
-        )
+        )[0]
 
     def _together(self, promise: Promise) -> Figures:
         rest, whole = pooled(self._train), pooled(self.material.train)
-        way = self._best(
+        way, trial = self._best(
             self._ways(promise),
             lambda way: self._solo(way, rest, promise, "together trial"),
             self._validation,
         )
         models = [self._solo(way, whole, promise, f"together {turn}") for turn in self._turns(promise)]
         epsilon = accounting.epsilon(models[0].mechanisms, promise.delta) if promise.epsilon else None
-        return self._shared(models, way, epsilon)
+        return self._shared(models, way, epsilon, trial)
 
     def _federated(self, name: str, promise: Promise, ways: Sequence[Way]) -> Figures:
         """A federated method: its first seed through keys, masks and ledgers, the others without."""
-        way = self._best(
+        way, trial = self._best(
             ways,
             lambda way: way.federated(Setting(self._trial, promise, self._entropies("trial"))),
             self._validation,
         )
+        self._chosen[name] = way
         books: list[Book] = []
 
         def account(site: str, job: str) -> Account:
@@ -224,24 +185,27 @@ class Contest:
         models = []
         for turn in self._turns(promise):
             entropies = self._entropies(f"{name} {turn}")
-            setting = Setting(self._parties, promise, entropies, masked=turn == 0)
+            setting = Setting(self._parties, promise, entropies, masked=turn == 0, watched=turn == 0)
             models.append(
                 way.federated(
                     replace(setting, accounts=account) if turn == 0 and promise.epsilon else setting
                 )
             )
-        return self._shared(models, way, max(book.epsilon for book in books) if books else None)
+        return self._shared(models, way, max(book.epsilon for book in books) if books else None, trial)
 
-    def _shared(self, models: Sequence[Model], way: Way, epsilon: float | None) -> Figures:
+    def _shared(
+        self, models: Sequence[Model], way: Way, epsilon: float | None, trial: Model | None
+    ) -> Figures:
         """The figures of a model that every site gets."""
-        seeds = tuple(model.accuracy(self.material.test) for model in models)
+        hits = [model.hits(self.material.test) for model in models]
+        seeds = tuple(float(each.mean()) for each in hits)
         own = {
             name: float(np.mean([model.accuracy(rows) for model in models]))
             for name, rows in self.material.own.items()
         }
         common = dict.fromkeys(own, float(np.mean(seeds)))
-        first = models[0]
-        return self._figures(
+        first, groups = models[0], self.material.groups
+        figures = self._figures(
             seeds,
             own,
             common,
@@ -251,6 +215,41 @@ class Contest:
             bytes_up=first.bytes_up,
             sums=first.sums,
         )
+        return replace(
+            figures,
+            path=self._path(first, seeds[0]),
+            calibration=self._calibration(models, trial) if trial else None,
+            groups=groups.accuracies(np.mean(hits, axis=0)) if groups else {},
+        )
+
+    def _path(self, model: Model, end: float) -> tuple[tuple[int, int, float], ...]:
+        """Where a federated model was on its way; for one round only its end."""
+        if not model.sums:
+            return ()
+        rows = self.material.test
+        places = np.unique(np.geomspace(1, max(1, len(model.halts) - 1), _HALTS).astype(int) - 1)
+        halts = [model.halts[place] for place in places] if len(model.halts) > 1 else []
+        on = [
+            (
+                halt.sums,
+                halt.bytes_up,
+                float((halt.scores(rows.features).argmax(axis=1) == rows.labels).mean()),
+            )
+            for halt in halts
+        ]
+        return (*on, (model.sums, model.bytes_up, end))
+
+    def _calibration(self, models: Sequence[Model], trial: Model) -> Calibration:
+        """By a temperature fitted on what each site held back from the trial of the way."""
+        heat = calibration.temperature(
+            calibration.losses(trial.scores(back.features), back.labels) for back in self._back.values()
+        )
+        test = self.material.test
+        told = [model.scores(test.features) for model in models]
+        before, after = (
+            float(np.mean([calibration.error(each, test.labels, at) for each in told])) for at in (1.0, heat)
+        )
+        return Calibration(heat, before, after)
 
     def _figures(
         self,
@@ -270,16 +269,23 @@ class Contest:
 
     # Which way
 
-    def _best(self, ways: Sequence[Way], fit: Callable[[Way], Model], rows: Holding) -> Way:
-        """The way that does best on held-back rows, the first of equals; what cannot be kept is left out."""
-        best, top = ways[0], -1.0
+    def _best(
+        self, ways: Sequence[Way], fit: Callable[[Way], Model], rows: Holding
+    ) -> tuple[Way, Model | None]:
+        """The way that does best on held-back rows, the first of equals, and the model that did.
+
+        What cannot be kept is left out; the first without a model where none can.
+        """
+        best: tuple[Way, Model | None] = (ways[0], None)
+        top = -1.0
         for way in ways:
             try:
-                score = fit(way).accuracy(rows)
+                model = fit(way)
             except (PlanError, UpdateError):  # no grid, or no range, holds its noise
                 continue
+            score = model.accuracy(rows)
             if score > top:
-                best, top = way, score
+                best, top = (way, model), score
         return best
 
     def _ways(self, promise: Promise) -> list[Way]:
@@ -310,11 +316,3 @@ def _sides(holding: Holding, rng: np.random.Generator) -> tuple[Holding, Holding
     back = np.sort(holding.rows_of(np.sort(units[:cut])))
     rest = np.sort(holding.rows_of(np.sort(units[cut:])))
     return holding.take(rest), holding.take(back)
-
-
-def wilson(share: float, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share of ``rows`` (Wilson 1927)."""
-    square = _Z**2 / rows
-    centre = (share + square / 2) / (1 + square)
-    half = _Z * math.sqrt(share * (1 - share) / rows + square / (4 * rows)) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -11,6 +11,7 @@
     text = "text"                 # its columns; person and site may be left out
     label = "label"
     person = "customer"
+    group = "ward"                # its values are looked at one by one in the test
     split = "dirichlet:0.5"       # or natural:COLUMN, iid, pathological:K, quantity:ALPHA
     sites = 4
 """
@@ -28,6 +29,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import stage
 from cloister.simulations.scenarios.catalogue import AS_TOLD, Dial, Mix, Scenario
+from cloister.simulations.scenarios.groups import Groups
 from cloister.simulations.scenarios.material import Material, of_texts
 from cloister.simulations.stage import Source
 
@@ -46,6 +48,7 @@ class Description(BaseModel):
     text: str = "text"
     label: str = "label"
     person: str | None = None
+    group: str | None = None
     split: str = "dirichlet:0.5"
     sites: int = Field(default=4, ge=3, le=50)
     model: str = DEFAULT
@@ -70,6 +73,12 @@ def from_file(path: Path) -> Scenario:
         raise InputError(
             "file_format", f"{path}: {where}: {first['msg']}.", "See docs/simulation.md."
         ) from error
+    if found.group and found.split.startswith("natural:") and found.split != f"natural:{found.group}":
+        raise InputError(
+            "file_format",
+            f"{path}: group: with split {found.split} the groups can only be those of its column.",
+            "Leave group out, or name the same column.",
+        )
     return _scenario(found, path)
 
 
@@ -79,9 +88,11 @@ def _scenario(found: Description, path: Path) -> Scenario:
     def material(_: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
         person = PersonColumn(found.person, missing="refuse") if found.person else None
         split = found.split if mix.skew is None else f"dirichlet:{mix.skew}"
-        given = Source(source, found.text, found.label, None, split, person)
+        given = Source(source, found.text, found.label, found.group, split, person)
         play = stage.from_file(given, mix.sites or found.sites, seed)
-        return of_texts(describe(found.model), play.train, play.test)
+        values = play.test.sites if found.group else None
+        groups = Groups(found.group, values) if found.group and values else None
+        return of_texts(describe(found.model), play.train, play.test, groups)
 
     return Scenario(
         found.name,

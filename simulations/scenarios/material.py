@@ -18,6 +18,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.model import BaseModel
 from cloister.simulations.engine import frozen
 from cloister.simulations.engine.holding import Floats, Holding, Indices
+from cloister.simulations.scenarios.groups import Groups
 
 OWN_SHARE = 0.2
 _KEY = b"cloister simulate: rows of a site kept back"
@@ -34,6 +35,7 @@ class Material:
         test: the common test rows.
         base: what the features come from: a name and a digest.
         texts: site name -> its training texts, and those of the test; None for tables.
+        groups: a column of the test rows whose values are looked at one by one; None for none.
     """
 
     labels: tuple[str, ...]
@@ -42,6 +44,7 @@ class Material:
     test: Holding
     base: tuple[str, str]
     texts: tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]] | None = None
+    groups: Groups | None = None
 
     @property
     def by_person(self) -> bool:
@@ -49,7 +52,9 @@ class Material:
         return all(held.units is not None for held in self.train.values())
 
 
-def of_texts(base: BaseModel, train: Mapping[str, Records], test: Records) -> Material:
+def of_texts(
+    base: BaseModel, train: Mapping[str, Records], test: Records, groups: Groups | None = None
+) -> Material:
     """The material of texts: of each site a fifth, by person where known, is kept back as its own test.
 
     Raises:
@@ -70,6 +75,7 @@ def of_texts(base: BaseModel, train: Mapping[str, Records], test: Records) -> Ma
         held[-1],
         (base.name, base.digest),
         ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
+        groups,
     )
 
 
@@ -131,9 +137,14 @@ def read(path: Path) -> Table:
 
 
 def of_tables(
-    columns: Columns, label: str, train: Mapping[str, Table], own: Mapping[str, Table], test: Table
+    columns: Columns,
+    label: str,
+    train: Mapping[str, Table],
+    own: Mapping[str, Table],
+    test: Table,
+    group: str | None = None,
 ) -> Material:
-    """The material of tables, by public ranges.
+    """The material of tables, by public ranges; ``group`` names a column, which need not be trained on.
 
     Raises:
         InputError: ``column_missing``, ``value_missing``, ``class_unknown``.
@@ -154,4 +165,5 @@ def of_tables(
         {name: held(table) for name, table in own.items()},
         held(test),
         ("public ranges of a table", digest),
+        groups=None if group is None else Groups(group, test.columns[group]),
     )

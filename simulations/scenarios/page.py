@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cloister.simulations.scenarios.comparison import METHODS, Figures
+from cloister.simulations.scenarios.figures import METHODS, Figures
+from cloister.simulations.scenarios.plot import Chart, Level, Point, Series
 
 if TYPE_CHECKING:
     from cloister.simulations.scenarios.simulation import Simulation
@@ -70,6 +71,43 @@ def site_bars(simulation: Simulation) -> list[tuple[str, list[Bar]]]:
     ]
 
 
+_FEDERATED = ("federated_local", "federated_joint", "federated_ridge")
+_LEVELS = (("pooled", 1), ("local_only", 2), ("local_only_private", 2))
+
+
+def charts(simulation: Simulation) -> list[Chart]:
+    """Accuracy of the federated methods against sums, bytes and epsilon, with pooled and local-only lines."""
+    methods = simulation.comparison.methods
+    levels = [Level(METHODS[name], methods[name].accuracy, dash) for name, dash in _LEVELS]
+    paths = {name: methods[name].path for name in _FEDERATED}
+    sums, sent = (
+        [
+            Series(METHODS[name], [Point(float(halt[place]), halt[2]) for halt in path], number)
+            for number, (name, path) in enumerate(paths.items())
+        ]
+        for place in (0, 1)
+    )
+    targets = [
+        Series(METHODS[name], [Point(*point) for point in points], number)
+        for number, (name, points) in enumerate(simulation.comparison.curves.items())
+    ]
+    steps = any(len(path) > 1 for path in paths.values())  # where each is one sum, it would be one dot
+    return [
+        *(
+            [Chart("Against rounds: secure sums so far", "secure sums", sums, levels, logarithmic=True)]
+            * steps
+        ),
+        Chart("Against bytes that a site has sent", "kB", _kilo(sent), levels, logarithmic=True),
+        Chart("Against epsilon", "epsilon", targets, levels, logarithmic=True),
+    ]
+
+
+def _kilo(series: list[Series]) -> list[Series]:
+    return [
+        replace(each, points=[replace(point, x=point.x / 1000) for point in each.points]) for each in series
+    ]
+
+
 def environment() -> Environment:
     """Where pages of simulations are made of their templates."""
     made = Environment(
@@ -89,6 +127,17 @@ def render(simulation: Simulation) -> str:
             methods=METHODS,
             bars=method_bars(simulation),
             sites=site_bars(simulation),
+            charts=charts(simulation),
+            calibrated=[
+                (METHODS[name], each.calibration)
+                for name, each in simulation.comparison.methods.items()
+                if each.calibration
+            ],
+            grouped=[
+                (METHODS[name], each.groups)
+                for name, each in simulation.comparison.methods.items()
+                if each.groups
+            ],
             width=WIDTH,
             left=_LEFT,
             right=_RIGHT,

@@ -24,9 +24,18 @@ from cloister.simulations.scenarios import page
 from cloister.simulations.scenarios.advice import advice
 from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
 from cloister.simulations.scenarios.choices import SEEDS
-from cloister.simulations.scenarios.comparison import Comparison, Contest
+from cloister.simulations.scenarios.comparison import Contest
+from cloister.simulations.scenarios.figures import Comparison
 from cloister.simulations.scenarios.file import from_file
+from cloister.simulations.scenarios.groups import Groups
 from cloister.simulations.scenarios.material import Material
+
+NOT_COVERED = (
+    "the choice of each way on rows held back",
+    "the temperatures, fitted on rows held back",
+    "every figure of accuracy, calibration and groups, which is of test rows",
+)
+"""What epsilon says nothing of."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Simulation:
         classes, inputs: how many classes there are, and the width of the features.
         test_rows: rows of the common test.
         comparison: all figures.
+        groups: of the common test rows, where a column is named.
     """
 
     scenario: Scenario
@@ -68,6 +78,7 @@ class Simulation:
     inputs: int
     test_rows: int
     comparison: Comparison
+    groups: Groups | None = None
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -122,6 +133,11 @@ class Simulation:
                 name: asdict(figures) | {"worst_site": figures.worst_site}
                 for name, figures in found.methods.items()
             },
+            "curves": {name: [list(point) for point in points] for name, points in found.curves.items()},
+            "groups": None
+            if self.groups is None
+            else {"column": self.groups.column, "rows": self.groups.shown, "hidden": self.groups.hidden},
+            "not_covered_by_epsilon": list(NOT_COVERED),
             "simple": {"accuracy": found.simple[0], "model": found.simple[1]},
             "majority": found.majority,
             "advice": list(self.advice),
@@ -211,4 +227,5 @@ def _simulation(scenario: Scenario, material: Material, contest: Contest) -> Sim
         inputs=material.test.features.shape[1],
         test_rows=len(material.test),
         comparison=contest.run(),
+        groups=material.groups,
     )

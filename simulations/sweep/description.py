@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cloister.privacy import canonical
 from cloister.privacy.errors import InputError, UsageError
 from cloister.simulations.scenarios.catalogue import Mix, Scenario
-from cloister.simulations.scenarios.comparison import PRIVATE
+from cloister.simulations.scenarios.figures import PRIVATE
 from cloister.simulations.scenarios.simulation import named
 
 Method: TypeAlias = Literal[

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cloister.simulations.scenarios.comparison import METHODS, PRIVATE
+from cloister.simulations.scenarios.figures import METHODS, PRIVATE
 from cloister.simulations.scenarios.page import environment
 from cloister.simulations.scenarios.plot import Chart, Level, Point, Series
 from cloister.simulations.sweep.description import Order

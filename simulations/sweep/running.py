@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from cloister.privacy.errors import BudgetError, InputError, PlanError
 from cloister.simulations.scenarios.catalogue import DATA
-from cloister.simulations.scenarios.comparison import METHODS, Contest, Figures
+from cloister.simulations.scenarios.comparison import Contest
+from cloister.simulations.scenarios.figures import METHODS, Figures
 from cloister.simulations.scenarios.material import Material
 from cloister.simulations.sweep import page
 from cloister.simulations.sweep.description import Cell, Order, Place, Sweep, ordered, read

@@ -13,7 +13,7 @@ from cloister.client.learn.training import Guard, LocalTrainer, Settings
 from cloister.client.learn.training import Moment as Training
 from cloister.privacy.dp.grid import Grid
 from cloister.privacy.entropy import FixedEntropy
-from cloister.simulations.engine.head import Head, Moment, Steps, head_layout, predict
+from cloister.simulations.engine.head import Head, Moment, Steps, head_layout, scores
 from cloister.simulations.engine.holding import Holding, pooled
 from tests import models
 
@@ -79,7 +79,7 @@ def test_prediction_is_the_classifiers_own():
     models.set_flat(classifier, model)
     with torch.no_grad():
         logits = classifier.classify(torch.from_numpy(held.features.astype(np.float32)))
-    assert predict(model, held.features, CLASSES).tolist() == logits.argmax(dim=1).tolist()
+    assert scores(model, held.features, CLASSES).argmax(axis=1).tolist() == logits.argmax(dim=1).tolist()
 
 
 class TestHolding:

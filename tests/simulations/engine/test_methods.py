@@ -17,7 +17,7 @@ from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import AggregationError, BudgetError, PlanError
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.simulations.engine import methods
-from cloister.simulations.engine.head import Steps, predict
+from cloister.simulations.engine.head import Steps, scores
 from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
@@ -60,7 +60,7 @@ def masked(parties: Parties, terms: SumTerms, taking: dict[str, Member]) -> Mask
 
 
 def accuracy(model, test: Holding = TEST) -> float:
-    return float((predict(model, test.features, 3) == test.labels).mean())
+    return float((scores(model, test.features, 3).argmax(axis=1) == test.labels).mean())
 
 
 JOINT = Promise("joint", 4.0, 1e-5, 4.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloister.simulations.scenarios.advice import advice, apart
-from cloister.simulations.scenarios.comparison import METHODS, Comparison, Figures
+from cloister.simulations.scenarios.figures import METHODS, Comparison, Figures
 
 
 def figures(accuracy: float, factor: float = 0.0) -> Figures:

@@ -12,7 +12,8 @@ from cloister.simulations.engine.holding import Holding
 from cloister.simulations.partition import Dirichlet
 from cloister.simulations.scenarios import tables
 from cloister.simulations.scenarios.catalogue import SCENARIOS, by_column, spread
-from cloister.simulations.scenarios.comparison import _sides, wilson
+from cloister.simulations.scenarios.comparison import _sides
+from cloister.simulations.scenarios.figures import wilson
 from cloister.simulations.scenarios.material import Table, of_tables, read
 
 REAL = Path(__file__).parents[3] / "../shared/data"

@@ -12,7 +12,7 @@ from markupsafe import escape
 from cloister.client.site.ledger import Ledger
 from cloister.privacy.cli import main
 from cloister.simulations.engine.plans import DATASET
-from cloister.simulations.scenarios.comparison import METHODS
+from cloister.simulations.scenarios.figures import METHODS
 from cloister.simulations.scenarios.simulation import simulate
 from tests import hearts, models
 from tests.hearts import SITES
@@ -135,6 +135,34 @@ class TestResult:
             rows = ledger.rows(DATASET)
             assert ledger.epsilon(DATASET) == told["epsilon"]
             assert [row.kind for row in rows] == ["reserved", "spent"] * told["sums"]
+
+    def test_shared_models_have_a_path_a_calibration_and_groups(self, played):
+        out = played[0]
+        result = json.loads((out / "result.json").read_text())
+        assert set(result["groups"]["rows"]) == {"0", "1"}
+        for name, method in result["methods"].items():
+            shared = not name.startswith("local_only")
+            assert (method["calibration"] is not None) is shared
+            assert set(method["groups"]) == (set(result["groups"]["rows"]) if shared else set())
+            if name.startswith("federated"):
+                sums, sent, end = method["path"][-1]
+                assert (sums, sent) == (method["sums"], method["bytes_up"])
+                assert end == method["seeds"][0]
+                assert [step[0] for step in method["path"]] == sorted({step[0] for step in method["path"]})
+            else:
+                assert method["path"] == []
+        calibrated = result["methods"]["federated_ridge"]["calibration"]
+        assert calibrated["after"] < calibrated["before"]
+        weights, groups = result["groups"]["rows"], result["methods"]["pooled"]["groups"]
+        mean = sum(weights[name] * groups[name] for name in weights) / sum(weights.values())
+        assert mean == pytest.approx(result["methods"]["pooled"]["accuracy"])
+        assert any("temperatures" in line for line in result["not_covered_by_epsilon"])
+
+    def test_other_targets_stand_beside_the_scenarios_own(self, played):
+        result = json.loads((played[0] / "result.json").read_text())
+        for name, points in result["curves"].items():
+            assert [epsilon for epsilon, _ in points] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+            assert [4.0, result["methods"][name]["accuracy"]] in points
 
     def test_the_page_is_marked_and_loads_nothing(self, played):
         page = (played[0] / "simulation.html").read_text()

@@ -15,7 +15,7 @@ import pytest
 
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError, StateError
-from cloister.simulations.scenarios.comparison import METHODS
+from cloister.simulations.scenarios.figures import METHODS
 from cloister.simulations.sweep import page, running
 from cloister.simulations.sweep.description import Cell, Method, Place, Sweep, ordered, read
 from cloister.simulations.sweep.results import Results, Row
