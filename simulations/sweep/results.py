@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cloister.privacy import canonical, code, durable, folder
-from cloister.privacy.errors import StateError, UsageError
+from cloister.privacy.errors import InputError, StateError, UsageError
+from cloister.simulations.scenarios.catalogue import Scenario
 from cloister.simulations.sweep.description import Cell, Order
 
 
@@ -116,6 +117,7 @@ class Results:
         """Holds the folder for one process, new or begun by the very same sweep.
 
         Raises:
+            InputError: ``file_missing``: data is not there; the folder is not touched.
             UsageError: ``folder_in_use``: something else is in it, or another sweep.
             StateError: ``state_locked``, ``state_damaged``, ``state_unwritable``.
         """
@@ -196,9 +198,26 @@ def _about(order: Order, data: Path) -> dict[str, Any]:
     """Everything that decides what a cell comes to: fields, data and code."""
     return {
         "sweep": order.sweep.model_dump(mode="json"),
-        "files": {path.name: canonical.digest_of_file(path) for path in order.scenario.files(data)},
+        "files": _digests(order.scenario, data),
         "code": code.installed(),
     }
+
+
+def _digests(scenario: Scenario, data: Path) -> dict[str, str]:
+    """Of every file that rows come from: before a folder is claimed, they must be there."""
+    files = scenario.files(data)
+    if scenario.needs and not files:
+        raise InputError(
+            "file_missing",
+            f"There is no {scenario.needs} in {data}.",
+            f"Name the folder that holds {scenario.needs} with --data.",
+        )
+    try:
+        return {path.name: canonical.digest_of_file(path) for path in files}
+    except OSError as error:
+        raise InputError(
+            "file_missing", f"{error.filename} cannot be read.", "See the scenario's file."
+        ) from error
 
 
 _CHANGED = {

@@ -209,6 +209,17 @@ class TestRunning:
         assert caught.value.id == "folder_in_use"
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
+    def test_data_that_is_not_there_leaves_no_folder_behind(self, tmp_path):
+        (tmp_path / "own.toml").write_text(
+            'name = "mine"\ntitle = "t"\nstory = "s"\nepsilon = 1.0\ndelta = 1e-5\ndata = "none.csv"\n'
+        )
+        (tmp_path / "s.toml").write_text('scenario = "own.toml"\nepsilon = [1]\n')
+        for what in (quick(), tmp_path / "s.toml"):
+            with pytest.raises(CloisterError) as caught:
+                running.sweep(what, tmp_path / "out", data=tmp_path / "nowhere")
+            assert caught.value.id == "file_missing"
+            assert not (tmp_path / "out").exists()
+
     def test_two_processes_do_not_work_in_one_folder(self, data, tmp_path):
         with Results(tmp_path / "out").held(ordered(quick()), data), pytest.raises(StateError) as caught:
             running.sweep(quick(), tmp_path / "out", data=data)
