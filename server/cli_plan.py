@@ -75,6 +75,9 @@ def plan(
     """
     classes = tuple(label.strip() for label in labels.split(",") if label.strip())
     _check(classes, epsilon, delta, most_seconds, rows_per_second)
+    for name, value in (("--most-epsilon", most_epsilon), ("--most-seconds", most_seconds), ("--rate", rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError("option_invalid", f"{name} must be a number above 0.", "See --help.")
     base = describe(model)
     if sites:
         ground, allowed = _imagined(sites, unit, base), most_epsilon

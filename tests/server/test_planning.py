@@ -252,6 +252,9 @@ class TestSession:
             ("--sites 128,128,128 --most-seconds 60", 2, "nobody here has measured"),
             ("--sites 128,128,128 --rows-per-second 0", 2, "above 0"),
             ("--sites 128,128,128 --rate 2", 1, "rate"),
+            ("--sites 128,128,128 --rate nan", 2, "--rate must be a number above 0"),
+            ("--sites 128,128,128 --most-epsilon nan", 2, "--most-epsilon must be"),
+            ("--sites 128,128,128 --most-seconds nan --rows-per-second 9", 2, "--most-seconds must be"),
             ("--sites 128,128,128 --most-bytes 10", 1, "No plan fits"),
         ],
     )
