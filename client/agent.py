@@ -34,7 +34,7 @@ from cloister.client.watch import Watch
 from cloister.client.witnessing import Heads, Telling
 from cloister.privacy import durable
 from cloister.privacy.channel import certificates
-from cloister.privacy.descent import Descent
+from cloister.privacy.descent import steps_of
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
 from cloister.privacy.evidence.rulings import Shows
@@ -328,9 +328,8 @@ class Agent:
     @staticmethod
     def _following(plan: Plan, order: Layout) -> Following | None:
         """What takes the steps of a joint job again."""
-        if not plan.joint:
-            return None
-        return Following(Descent.of(plan, order), initial(order, plan.adapter.seed))
+        steps = steps_of(plan, order) if plan.joint else None
+        return Following(steps, initial(order, plan.adapter.seed)) if steps else None
 
     def _secure(self, job: Job) -> SecureSums | None:
         """Secure aggregation of a job, where its plan asks for it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cloister.privacy.descent import Descent, follows
+from cloister.privacy.descent import Steps, follows
 from cloister.privacy.errors import AggregationError
 from cloister.privacy.update import Vector
 from cloister.privacy.wire.messages import Taken, Task
@@ -35,7 +35,7 @@ class Following:
         start: the model before the first step, which follows from the plan; float32, shape (d,).
     """
 
-    descent: Descent
+    descent: Steps
     start: Vector
     _seen: _Seen | None = field(default=None, init=False)
 

@@ -85,6 +85,10 @@ class Learner(Protocol):
         """This site's part of one joint step from ``model``."""
         ...
 
+    def sums(self, header: Header) -> Encoded:
+        """This site's part of the one sum of an analytic plan."""
+        ...
+
     def surplus(self, header: Header, survivors: int) -> Surplus:
         """What of this site's noise in the round's step a sum over so many survivors does not need."""
         ...
@@ -276,7 +280,7 @@ class Participant:
         sites = [site.name for site in self.plan.sites] if self.plan.joint else []
         d, down = self.plan.adapter.parameters, self.plan.aggregation.down
         if down is None:
-            task = messages.Task.from_bytes(opened.content, d, sites)
+            task = messages.Task.from_bytes(opened.content, d, sites, self.plan.summands)
         else:
             task = broadcast.opened(opened.content, down, d, self.replies.held.find)
         if messages.model_digest(task.model) != opened.header.model:
@@ -354,6 +358,8 @@ class Participant:
 
     def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded | Coded:
         """What this round's training gives, as it travels; what it did is what was reserved for it."""
+        if self.plan.training.analytic:
+            return self._summed(self.learner.sums(header), header, reservation)
         if self.plan.joint:
             share = self.learner.share(model, header)
             if reservation is None or share.mechanisms != (reservation.mechanism,):
@@ -371,6 +377,16 @@ class Participant:
             return encode(delta, weight, self.plan.ring)
         rotated = quantisation.rotate(delta, weight, few, _place(header))
         return quantisation.quantise(rotated, few, self._stream("rounding", header))
+
+    def _summed(self, encoded: Encoded, header: Header, reservation: Reservation | None) -> Encoded:
+        """The part of an analytic sum, once what it did to the data is what was reserved for it."""
+        if encoded.mechanisms != ((reservation.mechanism,) if reservation else ()):
+            raise BudgetError("reservation_conflict", "The sums are not of the noise that was reserved.")
+        if reservation:
+            self._tell(header, encoded.mechanisms)
+            if not self.plan.joint:
+                self.ledger.spend(reservation, encoded.mechanisms)
+        return encoded
 
     def _coded(self, codec: Codec, delta: Delta, header: Header) -> Coded:
         """The delta with what was left out before, coded; what is left out now is on disk."""

@@ -8,10 +8,12 @@ follow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.privacy.analytic.solution import Solution
 from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
@@ -79,6 +81,26 @@ class Descent:
         scale = plan.grid.step / (plan.training.rate * units)
         gradient = (words.view(np.int32) * scale).astype(np.float32)
         return change(before, gradient, self.rates, plan.training.momentum)
+
+
+class Steps(Protocol):
+    """What makes models of opened sums: the steps of a joint job, or the one of an analytic plan."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        ...
+
+    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:
+        """What the step after an opened sum changes; see ``Descent.change``."""
+        ...
+
+
+def steps_of(plan: Plan, layout: Layout) -> Steps | None:
+    """What makes models of a plan's opened sums; None where they are means of updates."""
+    if plan.training.analytic:
+        return Solution.of(plan)
+    return Descent.of(plan, layout) if plan.joint else None
 
 
 def follows(expected: Vector, model: Vector) -> bool:

@@ -25,6 +25,13 @@ from cloister.privacy import canonical
 from cloister.privacy.errors import ModelError
 from cloister.privacy.update import Vector
 
+SCALE = 8.0
+"""What unit-length pooled features are multiplied with before the head.
+
+A head on features of length 1 needs large weights to be sure of anything, and small learning rates
+would never get there.
+"""
+
 _HEADER_LIMIT = 100 << 20
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.(\d+)\.")
 

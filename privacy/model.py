@@ -96,12 +96,19 @@ def agreed_layout(plan: Plan, base: BaseModel) -> layout.Layout:
     """The layout that the plan means, worked out again from the model on this machine.
 
     Raises:
-        ModelError: ``model_mismatch`` or ``adapter_invalid``, this release would order it differently.
+        ModelError: ``model_mismatch`` or ``adapter_invalid``, this release would order it differently, or an
+            analytic round is on features of another width.
     """
     base.require(plan.base.digest)
-    adapter = plan.adapter
+    adapter, analytic = plan.adapter, plan.training.analytic
+    if analytic is not None and analytic.inputs != base.hidden:
+        raise ModelError(
+            "adapter_invalid",
+            f"The plan's analytic round is on features of width {analytic.inputs}, {base.name} has "
+            f"{base.hidden}.",
+        )
     placement = layout.Placement(adapter.rank, adapter.targets, adapter.top_layers, len(plan.task.labels))
-    found = layout.layout(base.tensors, base.hidden, placement)
+    found = layout.layout(base.tensors, analytic.head if analytic else base.hidden, placement)
     if (found.size, found.digest()) != (adapter.parameters, adapter.layout):
         raise ModelError("adapter_invalid", "The plan orders the trained parameters in another way.")
     return found

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
+from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.analytic.release import Release
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
@@ -127,9 +129,11 @@ class Training(Part):
         server: what the server makes of the mean change; absent from the bytes where it adds it as it is.
         proximal: mu of FedProx, which holds a site near the model that it starts a round from.
         factors: which factors of LoRA are trained; both where this is absent.
+        analytic: constants of the one sum that takes the place of training; there exactly where the algorithm
+            is ``analytic``. The fields of steps then say one step on the full batch.
     """
 
-    algorithm: Literal["fedavg"] = "fedavg"
+    algorithm: Literal["fedavg", "analytic"] = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     steps: Annotated[int, Field(ge=1, le=100_000)]
     rate: Annotated[float, Field(gt=0, le=1)]
@@ -140,10 +144,13 @@ class Training(Part):
     server: ServerOptimizer | None = None
     proximal: Positive | None = None
     factors: Factors | None = None
+    analytic: Analytic | None = None
 
     @property
     def words(self) -> list[str]:
         """What sites do besides averaging, as a report names it."""
+        if self.analytic:
+            return [self.analytic.words]
         proximal = [f"FedProx of {self.proximal:g}"] if self.proximal else []
         return [*proximal, *([FACTORS[self.factors]] if self.factors else [])]
 
@@ -152,6 +159,20 @@ class Training(Part):
         # The bound also keeps the reach of an update (server.reach) that of one without FedProx.
         if self.proximal and self.proximal * max(self.head_rate, self.adapter_rate) > 1:
             raise ValueError("proximal times a learning rate is above 1: local steps would swing about")
+        return self
+
+    @model_validator(mode="after")
+    def _one_sum_where_analytic(self) -> Self:
+        if (self.analytic is None) != (self.algorithm != "analytic"):
+            raise ValueError(
+                "constants of an analytic round belong to the algorithm analytic, and to it alone"
+            )
+        if self.analytic is None:
+            return self
+        if (self.rounds, self.steps, self.rate, self.optimizer, self.momentum) != (1, 1, 1.0, "sgd", 0.0):
+            raise ValueError("an analytic plan is one round of one step on the full batch, without momentum")
+        if self.server or self.proximal or self.factors:
+            raise ValueError("an analytic plan takes no steps that a method could change")
         return self
 
 
@@ -318,8 +339,7 @@ class Plan(Part):
             raise ValueError("there are more canaries than units at some site")
         if self.aggregation.secure:
             self._check_sums()
-        if self.joint:
-            self._check_joint()
+        self._check_ways()
         if self.training.factors and not self.adapter.top_layers:
             raise ValueError("factors belong to LoRA, and no layer carries it")
         if not self.joint and self.aggregation.surplus:
@@ -336,6 +356,12 @@ class Plan(Part):
             self._quantisation("")
         except (AggregationError, PlanError) as error:
             raise ValueError(error.what) from error
+
+    def _check_ways(self) -> None:
+        if self.joint:
+            self._check_joint()
+        if self.training.analytic:
+            self._check_analytic(self.training.analytic)
 
     def _check_joint(self) -> None:
         """A joint job opens one noisy sum a round, and nothing else ever."""
@@ -361,6 +387,26 @@ class Plan(Part):
             _ = self.grid
         except PlanError as error:
             raise ValueError(error.what) from error
+
+    def _check_analytic(self, analytic: Analytic) -> None:
+        """An analytic plan opens one sum of all sites, and nothing of one site."""
+        how = self.aggregation
+        if not how.secure:
+            raise ValueError(
+                "an analytic round needs secure aggregation: the sums of a small site nearly are its rows"
+            )
+        if how.bits or how.down or how.surplus:
+            raise ValueError("an analytic round is one sum in words of 32 bits: no few bits, code or surplus")
+        if self.canaries:
+            raise ValueError("canaries are not offered in an analytic round")
+        if self.adapter.top_layers or self.adapter.parameters != len(self.task.labels) * (analytic.head + 1):
+            raise ValueError("an analytic round gives a head on its features, and nothing else")
+        try:
+            needed = self._release(analytic).ring.range
+        except PlanError as error:
+            raise ValueError(error.what) from error
+        if how.range < needed * (1 - 1e-9):  # else rows would decide who can take part
+            raise ValueError(f"the range is below the {needed:g} that the sums of a site may reach")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
@@ -405,7 +451,13 @@ class Plan(Part):
         return self.sites[self.places[name]]
 
     def weight(self, name: str) -> float:
-        """The public weight of a site: the low end of its band over the sum of all; they add up to 1."""
+        """The public weight of a site: the low end of its band over the sum of all; they add up to 1.
+
+        What is added up in an analytic round is not weighted.
+        """
+        if self.training.analytic:
+            self.site(name)
+            return 1.0
         return self.site(name).units.low / self.least_units
 
     @cached_property
@@ -416,6 +468,8 @@ class Plan(Part):
     @property
     def method(self) -> str:
         """How the parties train, as a report names it."""
+        if self.training.analytic:
+            return f"{self.training.algorithm}, {self.training.analytic.words}"
         parts = (self.aggregation.robust, self.training.server)
         others = [part.words for part in parts if part]
         return ", ".join([self.training.algorithm, *self.training.words, *others])
@@ -428,7 +482,24 @@ class Plan(Part):
     @property
     def ring(self) -> Ring:
         """The ring that updates are summed in."""
-        return Ring(self.adapter.parameters, len(self.sites), self.aggregation.range)
+        return Ring(self.summands, len(self.sites), self.aggregation.range)
+
+    @cached_property
+    def release(self) -> Release | None:
+        """The one sum of an analytic plan; None in any other."""
+        return self._release(self.training.analytic) if self.training.analytic else None
+
+    def _release(self, analytic: Analytic) -> Release:
+        privacy, how = self.privacy, self.aggregation
+        most = [site.rows.high if privacy.mode == "off" else site.units.high for site in self.sites]
+        terms = analytic.terms(len(self.task.labels), privacy.bound)
+        fewest, t = how.minimum_sites, how.colluding or 0
+        return analytic.release(terms, most, privacy.mode, privacy.noise_multiplier, fewest, t)
+
+    @property
+    def summands(self) -> int:
+        """The length of the vector that a site sends: that of an update, or of its analytic sums."""
+        return self.release.terms.parameters if self.release else self.adapter.parameters
 
     @property
     def sum_terms(self) -> SumTerms | None:
@@ -450,7 +521,7 @@ class Plan(Part):
             job=job,
             roster=self.roster,
             sites=tuple(site.name for site in self.sites),
-            parameters=self.adapter.parameters,
+            parameters=self.summands,
             threshold=how.threshold or 0,
             minimum=how.minimum_sites,
             colluding=how.colluding or 0,
@@ -461,6 +532,11 @@ class Plan(Part):
         """Whether the sites take every step together, each with a share of the noise."""
         return self.privacy.mode == "joint"
 
+    @property
+    def stepped(self) -> bool:
+        """Whether models are made of opened sums by steps of the plan, not by means of updates."""
+        return self.joint or self.training.analytic is not None
+
     @cached_property
     def grid(self) -> Grid:
         """The integer grid of a joint job.
@@ -468,6 +544,8 @@ class Plan(Part):
         Raises:
             PlanError: ``plan_conflict``, no sound grid fits these terms.
         """
+        if self.release:
+            return self.release.grid
         units = sum(site.units.high + (self.canaries or 0) for site in self.sites)
         most = most_sampled(units, self.training.rate)
         return Grid(

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from cloister.privacy.codecs import feedback
-from cloister.privacy.descent import Descent
+from cloister.privacy.descent import Steps
 from cloister.privacy.errors import AggregationError, CloisterError, RoundError, UpdateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
@@ -87,7 +87,7 @@ class Federation:
         stopping: whether the operator asked to stop.
         report: called with the progress whenever a site's standing changes.
         exchange: the consortium service's way to the sites; None where everything goes by Flower.
-        descent: the steps of a joint job; there exactly in joint mode.
+        descent: the steps of a joint or of an analytic job; there exactly in these.
         give_up: ends the round whose sum was begun and not opened, instead of waiting for its survivors.
         left: sites that have left the job, or that are asked no more, each with the id of the reason.
         pace: waiting times.
@@ -104,7 +104,7 @@ class Federation:
     stopping: Callable[[], bool] = lambda: False
     report: Callable[[Progress], None] = lambda _: None
     exchange: Exchange | None = None
-    descent: Descent | None = None
+    descent: Steps | None = None
     give_up: bool = False
     left: Callable[[], Mapping[str, str]] = dict
     pace: Pace = field(default_factory=Pace)
@@ -113,8 +113,8 @@ class Federation:
     away: dict[str, float] = field(default_factory=dict)  # site -> since when it is not connected
 
     def __post_init__(self) -> None:
-        if (self.descent is not None) != self.plan.joint:
-            raise ValueError("the server takes steps exactly in joint mode")
+        if (self.descent is not None) != self.plan.stepped:
+            raise ValueError("the server takes steps exactly in joint mode and in analytic rounds")
 
     def run(self, grid: Grid) -> Checkpoint:
         """Runs the rounds that are left and hands the final model to the sites.
@@ -146,6 +146,12 @@ class Federation:
         for number in range(state.round + 1, self.plan.training.rounds + 1):
             state = self._round(grid, state, number)
             self.save(state)
+        if self.plan.training.analytic and not state.model.any():
+            raise RoundError(
+                "nothing_aggregated",
+                "The one round of this plan ended without a sum, so there is no model.",
+                "Propose a new plan; what sites were charged stays charged.",
+            )
         self._finish(grid, state)
         return state
 
@@ -251,11 +257,16 @@ class Federation:
         self._sum_closed(current, survivors, pending.signed, pending.opened)
         if self.descent is None:
             return self._closed(current, after, words)
-        if self.plan.grid.unneeded(len(survivors)):
+        if self.plan.aggregation.surplus and self.plan.grid.unneeded(len(survivors)):
             self.save(replace(state, survivors=survivors, pending=pending))
             words = self._without_surplus(adding, current, survivors, words)
-        taken = messages.Taken(words, survivors)
-        return after.stepped(self.descent.change(state.change_before(), words, survivors), taken)
+        try:
+            change = self.descent.change(state.change_before(), words, survivors)
+        except UpdateError as error:  # no noisy sum of joint steps is one, but an analytic sum may be
+            self._give_up(after, error.id, **_outcome(current))
+            raise
+        # Sites take a joint step again; without shared noise the sums of all sites stay with the lead.
+        return after.stepped(change, messages.Taken(words, survivors) if self.plan.joint else None)
 
     def _without_surplus(
         self, adding: Adding, current: Round, survivors: tuple[str, ...], words: NDArray[np.uint32]
@@ -382,7 +393,7 @@ class Federation:
             if summing is None:
                 current.accept(site, opened.pieces)
             else:
-                d, bits = self.plan.adapter.parameters, self.plan.aggregation.width
+                d, bits = self.plan.summands, self.plan.aggregation.width
                 summing.add(site, sums.masked_from_bytes(opened.content, d, bits))
                 current.note(site)
         except CloisterError as error:

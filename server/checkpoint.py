@@ -30,7 +30,7 @@ class Pending:
     """An opened sum of a joint step that is not taken yet: its surplus noise is being taken back.
 
     Attributes:
-        words: the sum over the checkpoint's survivors modulo 2^32, uint32, shape (d,).
+        words: the sum over the checkpoint's survivors modulo 2^32, uint32, as long as what was summed.
         signed, opened: who signed the survivor set, and who opened its mask.
     """
 
@@ -80,8 +80,8 @@ class Checkpoint:
         """The change of the step before, zeros at the start."""
         return np.zeros_like(self.model) if self.change is None else self.change
 
-    def stepped(self, change: Vector, taken: Taken) -> Checkpoint:
-        """The state after a joint step."""
+    def stepped(self, change: Vector, taken: Taken | None) -> Checkpoint:
+        """The state after a joint step, or an analytic one."""
         return replace(self, model=self.model + change, change=change, taken=taken)
 
     def save(self, path: Path, vault: Vault = CLEAR) -> None:
@@ -112,6 +112,9 @@ class Checkpoint:
         }
         if self.pending is not None:
             head["pending"] = {"signed": list(self.pending.signed), "opened": list(self.pending.opened)}
+        summed = self.taken or self.pending
+        if summed is not None and summed.words.size != self.model.size:
+            head["summands"] = summed.words.size
         vault.write(path, canonical.encode(head) + b"\n" + body)
 
     @classmethod
@@ -142,11 +145,12 @@ class Checkpoint:
         """The checkpoint of a whole file. One of an earlier release lacks what there was not then."""
         moments, rest = head.get("moments", 0), bool(head.get("rest", False))
         held, floats = head.get("pending"), 1 + bool(head["change"]) + moments + rest
-        counted = floats + (head["taken"] is not None) + (held is not None)
-        d = head.get("parameters", len(body) // (counted * _WIRE.itemsize))
+        sums = (head["taken"] is not None) + (held is not None)
+        d = head.get("parameters", len(body) // ((floats + sums) * _WIRE.itemsize))
+        summed = head.get("summands", d)
         vectors = iter(np.frombuffer(body, _WIRE, floats * d).reshape(floats, d).astype(np.float32))
-        whole = np.frombuffer(body, _WORD, counted * d)[floats * d :].astype(np.uint32)
-        words = iter(whole.reshape(counted - floats, d))
+        whole = np.frombuffer(body, _WORD, floats * d + sums * summed)[floats * d :].astype(np.uint32)
+        words = iter(whole.reshape(sums, summed))
         sent = head.get("sent")
         return cls(
             plan=head["plan"],
@@ -159,7 +163,9 @@ class Checkpoint:
             pending=None
             if held is None
             else Pending(next(words), tuple(held["signed"]), tuple(held["opened"])),
-            sent=None if sent is None else Change(sent, body[counted * d * _WIRE.itemsize :]),
+            sent=None
+            if sent is None
+            else Change(sent, body[(floats * d + sums * summed) * _WIRE.itemsize :]),
             holders=tuple(head.get("holders", ())),
             acknowledged=dict(head["acknowledged"]),
             excluded=dict(head["excluded"]),

@@ -21,6 +21,7 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.privacy.watching import JsonLines, Metrics, MLflowTo, TensorBoardTo
+from cloister.server.analytic import Choice
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
@@ -150,6 +151,20 @@ def propose(
         Literal["trimmed-mean", "median", "multi-krum"] | None,
         typer.Option(help="What stands in the place of the mean. Needs --no-secure."),
     ] = None,
+    method: Annotated[
+        Literal["ridge", "means"] | None,
+        typer.Option(
+            help="One analytic round in the place of training: ridge regression on frozen features, or class "
+            "means. Needs secure aggregation."
+        ),
+    ] = None,
+    cosines: Annotated[
+        int | None,
+        typer.Option(min=0, max=1 << 14, help="With --method ridge: random cosine features beside."),
+    ] = None,
+    ridge: Annotated[
+        float | None, typer.Option(min=1e-6, help="With --method ridge: what is added to X'X.")
+    ] = None,
     liars: Annotated[int, typer.Option(min=1, help="With --robust, how many sites may lie.")] = 1,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
@@ -181,6 +196,7 @@ def propose(
         factors=factors,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
+        analytic=_analytic(method, cosines, ridge, top_layers),
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -222,6 +238,27 @@ def _told(plan: Plan) -> Iterator[str]:
     if plan.policy:
         yield f"It is under the consortium's policy {plan.policy[7:19]}, beside each site's own."
     yield "Each site decides with `cloister site approve`."
+
+
+def _analytic(
+    method: Literal["ridge", "means"] | None, cosines: int | None, ridge: float | None, top_layers: int | None
+) -> Choice | None:
+    """The analytic round that was asked for."""
+    if method is None:
+        if cosines is not None or ridge is not None:
+            raise UsageError(
+                "option_invalid", "--cosines and --ridge belong to an analytic round.", "Add --method ridge."
+            )
+        return None
+    if top_layers:
+        raise UsageError(
+            "option_invalid",
+            "An analytic round gives a head on frozen features: no layer carries LoRA.",
+            "Leave out --top-layers, or --method.",
+        )
+    if method == "means" and ridge is not None:
+        raise UsageError("option_invalid", "Class means have no ridge.", "Leave out --ridge.")
+    return Choice(method, cosines, ridge)
 
 
 def _server(kind: str | None, rate: float | None) -> ServerOptimizer | None:

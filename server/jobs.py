@@ -24,7 +24,7 @@ from typing import Any
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.consent import PLAN_CONTEXT, Decision, Withdrawal
-from cloister.privacy.descent import Descent
+from cloister.privacy.descent import Steps, steps_of
 from cloister.privacy.errors import PlanError, StateError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Signature
@@ -80,17 +80,17 @@ class Job:
         return Signed.from_json(self._read("plan.signed"))
 
     @property
-    def descent(self) -> Descent | None:
-        """The steps of a joint job; None in any other.
+    def descent(self) -> Steps | None:
+        """The steps of a joint job, or of an analytic one; None in any other.
 
         Raises:
             ModelError: ``adapter_invalid``, the order of its parameters is not here.
         """
-        if not self.plan.joint:
+        if not self.plan.stepped:
             return None
         path = self.folder / _LAYOUT
         data = path.read_bytes() if path.exists() else b""
-        return Descent.of(self.plan, Layout.from_bytes(data, self.plan.adapter.layout))
+        return steps_of(self.plan, Layout.from_bytes(data, self.plan.adapter.layout))
 
     @property
     def progress(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import ValidationError
@@ -38,6 +38,7 @@ from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.update import Vector
+from cloister.server import analytic as one_round
 from cloister.server.reach import reach
 
 
@@ -98,6 +99,7 @@ class Terms:
         codec: how a site writes its update; None for words of 32 bits. Not with ``secure``.
         down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
+        analytic: one analytic round in the place of training; None to train by steps.
         surplus: in joint mode, whether noise for losses that did not happen is taken back.
         policy: the digest of the consortium's policy; None where each site's own decides alone.
         rehearsal: what the plan is instead of a job of organisations (``Plan.rehearsal``), if it is.
@@ -135,10 +137,13 @@ class Terms:
     codec: Codec | None = None
     down: Codec | None = None
     policy: str | None = None
+    analytic: one_round.Choice | None = None
 
     @property
     def course(self) -> Course:
         """Rounds, steps and rate."""
+        if self.analytic:
+            return Course(1, 1, 1.0)
         usual = COURSES[self.mode]
         return Course(self.rounds or usual.rounds, self.steps or usual.steps, self.rate or usual.rate)
 
@@ -264,6 +269,7 @@ def _draft(
             "Joint privacy needs secure aggregation, and each of its rounds is one step.",
             "Leave out --no-secure and --steps; --rounds says how many steps there are.",
         )
+    one_round.check(terms)
     check_methods(terms)
     check_surplus(terms)
     missing = [site.name for site in roster.sites if site.name not in offers]
@@ -275,12 +281,18 @@ def _draft(
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     unit = _unit(terms, sites)
-    order = layout(base.tensors, base.hidden, _placement(terms))
     check_bits(terms, len(sites))
-    training, privacy = _training(terms), _privacy(terms, unit)
+    privacy = _privacy(terms, unit)
+    constants = terms.analytic and terms.analytic.constants(base.hidden, sites, private=privacy.mode != "off")
+    terms = replace(terms, top_layers=0) if constants else terms
+    order = layout(base.tensors, constants.head if constants else base.hidden, _placement(terms))
+    training = one_round.training(constants) if constants else _training(terms)
     rates = learning_rates(order, training.head_rate, training.adapter_rate)
     check_canaries(terms, sites)
     norm = reach(training, privacy, sites, rates, terms.canaries or 0) if terms.bits else None
+    how = _aggregation(terms, len(sites), norm)
+    if constants:
+        how = one_round.ranged(how, constants, privacy, sites, len(terms.labels))
     plan = Plan(
         consortium=roster.consortium,
         purpose=terms.purpose,
@@ -293,7 +305,7 @@ def _draft(
         adapter=_adapter(terms, order),
         training=training,
         privacy=privacy,
-        aggregation=_aggregation(terms, len(sites), norm),
+        aggregation=how,
         canaries=terms.canaries,
         policy=terms.policy,
         rehearsal=terms.rehearsal,

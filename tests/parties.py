@@ -15,7 +15,9 @@ from cloister.client.participation import Participant, Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical
-from cloister.privacy.descent import Descent
+from cloister.privacy.analytic.moments import Floats, Indices
+from cloister.privacy.analytic.solution import Solution
+from cloister.privacy.descent import Descent, Steps
 from cloister.privacy.dp import joint
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.noise import gaussian
@@ -23,7 +25,7 @@ from cloister.privacy.entropy import Ratchet
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Role, Roster
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Clipped, Delta, Share, Surplus, Vector
+from cloister.privacy.update import Clipped, Delta, Encoded, Share, Surplus, Vector
 from cloister.privacy.wire.envelope import Header
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
@@ -73,6 +75,23 @@ class MeanLearner:
         gradient *= min(1.0, self.plan.privacy.bound / max(1e-9, float(np.linalg.norm(gradient))))
         clipped = Clipped(gradient, self.plan.privacy.bound)
         return joint.share(clipped, self.plan.grid, self.plan.training.rate, self._streams(header))
+
+    def rows(self) -> tuple[Floats, Indices]:
+        """The site's own features of unit length and their classes."""
+        analytic, draw = self.plan.training.analytic, np.random.default_rng(int(self.point))
+        assert analytic is not None
+        labels = draw.integers(0, len(self.plan.task.labels), 150)
+        features = np.eye(analytic.inputs)[labels] + 0.3 * draw.normal(size=(150, analytic.inputs))
+        return features / np.linalg.norm(features, axis=1, keepdims=True), labels
+
+    def sums(self, header: Header) -> Encoded:
+        self.trained += 1
+        analytic, release = self.plan.training.analytic, self.plan.release
+        assert analytic is not None
+        assert release is not None
+        features, labels = self.rows()
+        lifted = analytic.lift(cut=release.mode != "off").rows(features)
+        return release.encoded(lifted, labels, None, self._streams(header)("noise"))
 
     def surplus(self, header: Header, survivors: int) -> Surplus:
         grid = self.plan.grid
@@ -137,11 +156,15 @@ class Consortium:
             log=log,
             replies=Replies(folder / "replies"),
             secure=self.secure(name),
-            following=Following(self.descent, start(self.plan)) if self.descent else None,
+            following=Following(steps, start(self.plan))
+            if (steps := self.descent) and self.plan.joint
+            else None,
         )
 
     @property
-    def descent(self) -> Descent | None:
+    def descent(self) -> Steps | None:
+        if self.plan.training.analytic:
+            return Solution.of(self.plan)
         rates = np.full(self.plan.adapter.parameters, 0.5, dtype=np.float32)
         return Descent(self.plan, rates) if self.plan.joint else None
 

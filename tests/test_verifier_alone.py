@@ -25,7 +25,7 @@ def test_it_holds_the_contract_without_its_torch_side() -> None:
     """Whatever of ``privacy`` the verifier leaves out is left out by name here."""
     whole, alone = (described(path)["tool"]["setuptools"]["packages"] for path in (".", "packaging/verify"))  # type: ignore[index]
     contract = {name for name in whole if name.startswith("cloister.privacy")}
-    assert contract - set(alone) == {"cloister.privacy.analytic", "cloister.privacy.step"}
+    assert contract - set(alone) == {"cloister.privacy.step"}
     assert set(alone) < contract
 
 

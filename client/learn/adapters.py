@@ -24,14 +24,18 @@ class Classifier(nn.Module):
     Attributes:
         encoder: the base model, LoRA in place, all else frozen and without dropout.
         head: classes x hidden weights and a bias.
+        widen: what puts features beside the pooled ones before the head; None for nothing.
         layout: the order of the trained tensors.
         trained: layout name -> parameter.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Linear, layout: Layout) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Linear, layout: Layout, widen: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.encoder: Any = encoder
         self.head = head
+        self.widen = widen
         self.layout = layout
         self.trained = {_layout_name(name): p for name, p in self.named_parameters() if p.requires_grad}
 
@@ -50,11 +54,14 @@ class Classifier(nn.Module):
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Logits, shape (n, classes), of pooled features."""
-        logits: Tensor = self.head(SCALE * pooled)
+        wide = pooled if self.widen is None else self.widen(pooled)
+        logits: Tensor = self.head(SCALE * wide)
         return logits
 
 
-def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
+def place(
+    encoder: nn.Module, layout: Layout, alpha: float, widen: nn.Module | None = None, more: int = 0
+) -> Classifier:
     """Puts LoRA and a head on a frozen encoder, which is changed in place.
 
     Args:
@@ -62,6 +69,8 @@ def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
             be in half precision: what is trained is float32 all the same.
         layout: what is trained; ranks, targets and classes follow from its names and shapes.
         alpha: LoRA's alpha: an adapter's output is multiplied with alpha / rank.
+        widen: what puts features beside the pooled ones; it is put where the encoder is.
+        more: how many features that puts there.
 
     Raises:
         ModelError: ``adapter_invalid``, the layout does not fit the encoder.
@@ -69,14 +78,15 @@ def place(encoder: nn.Module, layout: Layout, alpha: float) -> Classifier:
     shapes = dict(layout.tensors)
     classes, hidden = shapes.get("head.weight", (0, 0))
     width = getattr(encoder.config, "hidden_size", None)
-    if hidden != width:
+    if width is None or hidden != width + more:
         raise ModelError("adapter_invalid", f"The layout has no head for features of width {width}.")
     encoder.requires_grad_(False)
     modules = [name.removesuffix(LORA_A) for name in shapes if name.endswith(LORA_A)]
     if modules:
         _inject(encoder, modules, shapes[modules[0] + LORA_A][0], alpha)
-    head = nn.Linear(hidden, classes, dtype=torch.float32, device=next(encoder.parameters()).device)
-    classifier = Classifier(encoder, head, layout)
+    device = next(encoder.parameters()).device
+    head = nn.Linear(hidden, classes, dtype=torch.float32, device=device)
+    classifier = Classifier(encoder, head, layout, widen.to(device) if widen else None)
     for parameter in classifier.trained.values():
         parameter.data = parameter.data.float()  # PEFT makes LoRA in the type of its base
     placed = {name: tuple(parameter.shape) for name, parameter in classifier.trained.items()}

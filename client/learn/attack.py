@@ -67,7 +67,8 @@ def _tokens(plan: Plan, base: BaseModel, records: Records) -> Tokens:
 @torch.no_grad()
 def _pooled(classifier: Classifier, tokens: Tokens) -> Tensor:
     """Features of the base model with a constant, float64, shape (documents, hidden + 1)."""
-    found = torch.ones((len(tokens.ids), classifier.head.in_features + 1), dtype=torch.float64)
+    width = int(classifier.encoder.config.hidden_size)
+    found = torch.ones((len(tokens.ids), width + 1), dtype=torch.float64)
     for rows in chunks(tokens.lengths, np.arange(len(tokens.ids))):
         values = classifier.pooled(*tokens.padded(classifier, rows)).cpu()
         found[torch.from_numpy(rows), :-1] = SCALE * values.double()

@@ -3,7 +3,8 @@
 The folder is a plain PEFT adapter, so that other programs load it with
 ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)``. Beside it stand the head and
 what is needed to classify text: labels, length limit, pooling, the digest of the base model. A
-classifier without LoRA has the head only. Saving needs neither torch nor peft.
+classifier without LoRA has the head only. A head on random cosines too (``privacy.analytic``) says so in
+``config.json``, with their seed: they are worked out, not stored. Saving needs neither torch nor peft.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from safetensors.numpy import load_file, save_file
 
 from cloister.client.learn.model import LORA_A, SCALE, load_encoder, tokenize
 from cloister.privacy import canonical
-from cloister.privacy.errors import ModelError
+from cloister.privacy.analytic.lift import Lift
+from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.layout import Layout
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
@@ -99,7 +101,8 @@ def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
         ModelError: ``model_mismatch``, it was trained on another base model; ``adapter_invalid``, the
             folder is incomplete or damaged.
     """
-    from cloister.client.learn.adapters import place, set_flat
+    from cloister.client.learn.adapters import set_flat
+    from cloister.client.learn.analytic import placed
 
     try:
         config = json.loads((folder / "config.json").read_bytes())
@@ -110,11 +113,15 @@ def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
             }
         digest, labels = str(config["base"]["digest"]), tuple(config["labels"])
         alpha, max_tokens = float(config["alpha"]), int(config["max_tokens"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        waves = config.get("cosines")
+        lift = waves and Lift(
+            int(waves["inputs"]), int(waves["number"]), float(waves["bandwidth"]), str(waves["seed"])
+        )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, PlanError) as error:
         raise ModelError("adapter_invalid", f"{folder} is not an exported classifier.") from error
     base.require(digest)
     layout = Layout(tuple(sorted((name, tensor.shape) for name, tensor in found.items())))
-    classifier = place(load_encoder(base, device), layout, alpha)
+    classifier = placed(load_encoder(base, device), layout, alpha, lift)
     if classifier.head.out_features != len(labels):
         raise ModelError("adapter_invalid", f"{folder} has another number of labels than its head.")
     set_flat(classifier, np.concatenate([found[name].ravel() for name, _ in layout.tensors]))
@@ -122,7 +129,13 @@ def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
 
 
 def _config(plan: Plan) -> dict[str, Any]:
+    analytic = plan.training.analytic
+    waves: dict[str, Any] = {}
+    if analytic and analytic.cosines:
+        named = ("inputs", "bandwidth", "seed")
+        waves = {"cosines": {"number": analytic.cosines, **{n: getattr(analytic, n) for n in named}}}
     return {
+        **waves,
         "format": "cloister-classifier-1",
         "base": {"name": plan.base.name, "digest": plan.base.digest},
         "labels": list(plan.task.labels),

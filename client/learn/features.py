@@ -208,7 +208,8 @@ def _first_trained(classifier: Classifier) -> int:
 
 @torch.no_grad()
 def _pooled(classifier: Classifier, tokens: Tokens, dtype: torch.dtype) -> Pooled:
-    values = torch.empty((len(tokens.ids), classifier.head.in_features), dtype=dtype)
+    width = int(classifier.encoder.config.hidden_size)
+    values = torch.empty((len(tokens.ids), width), dtype=dtype)
     for rows in chunks(tokens.lengths, np.arange(len(tokens.ids))):
         values[torch.from_numpy(rows)] = classifier.pooled(*tokens.padded(classifier, rows)).to("cpu", dtype)
     return Pooled(values)

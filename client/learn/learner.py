@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cloister.client.guard import Score
-from cloister.client.learn import export
-from cloister.client.learn.adapters import Classifier, place
+from cloister.client.learn import analytic, export
+from cloister.client.learn.adapters import Classifier
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, prepare
 from cloister.client.learn.model import load_encoder, tokenize
@@ -25,7 +25,7 @@ from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
 from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.envelope import Header
 
@@ -64,10 +64,12 @@ def require_unit(plan: Plan, site: str, train: Records) -> None:
 def audit_of(plan: Plan, path: Path, vault: Vault = CLEAR) -> Audit | None:
     """The audit of a job, from its file or begun there; None where the plan has no privacy.
 
+    None of an analytic plan either: phantoms take part in steps, and it has none.
+
     Raises:
         StateError: the file cannot be used or written.
     """
-    if (mechanism := plan.site_mechanism) is None:
+    if plan.training.analytic or (mechanism := plan.site_mechanism) is None:
         return None
     pipeline = Pipeline(mechanism.noise_multiplier, mechanism.rate, mechanism.steps)
     if path.exists():
@@ -130,16 +132,12 @@ class SiteLearner:
         self._folder, self._vault = folder, vault
         self._settings = Settings.of(plan, site)
         self.layout = agreed_layout(plan, base)
-        self.classifier: Classifier = place(load_encoder(base, device), self.layout, plan.adapter.alpha)
+        encoder, lift = load_encoder(base, device), analytic.cosines_of(plan)
+        self.classifier: Classifier = analytic.placed(encoder, self.layout, plan.adapter.alpha, lift)
         self.audit = audit_of(plan, folder / _AUDIT, vault)
         labels = plan.task.labels
-        self._trainer = LocalTrainer(
-            self.classifier,
-            self._features(train),
-            train.targets(labels),
-            persons.numbers(train),
-            audit=self.audit,
-        )
+        self._rows = self._features(train), train.targets(labels), persons.numbers(train)
+        self._trainer = LocalTrainer(self.classifier, *self._rows, audit=self.audit)
         self._held = Held(self._features(held), held.targets(labels)) if len(held) else None
 
     def _features(self, records: Records) -> Features:
@@ -158,6 +156,12 @@ class SiteLearner:
         plan = self._plan
         with self._audited():
             return self._trainer.share(model, plan.grid, plan.training.rate, self._entropy, _moment(header))
+
+    def sums(self, header: Header) -> Encoded:
+        """This site's part of the one sum of an analytic plan; see ``analytic.sums``."""
+        at = _moment(header)
+        stream = self._entropy.stream("noise", round=at.round, step=1, attempt=at.attempt, model=at.model)
+        return analytic.sums(self._plan, *self._rows, stream)
 
     def surplus(self, header: Header, survivors: int) -> Surplus:
         """What of this site's noise in a round a sum over so many survivors does not need."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cloister.client.learn import heap
 from cloister.privacy.errors import ModelError
+from cloister.privacy.layout import SCALE as SCALE
 from cloister.privacy.model import USE_SAFETENSORS, BaseModel
 
 if TYPE_CHECKING:
@@ -17,13 +18,6 @@ if TYPE_CHECKING:
 
 LORA_A = ".lora_A.weight"
 """How the layout names LoRA's A of a module; what stands before it is the module's name."""
-
-SCALE = 8.0
-"""What unit-length pooled features are multiplied with before the head.
-
-A head on features of length 1 needs large weights to be sure of anything, and small learning rates
-would never get there.
-"""
 
 
 def load_encoder(base: BaseModel, device: str = "cpu") -> nn.Module:

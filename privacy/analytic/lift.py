@@ -88,12 +88,17 @@ class Lift:
         lifted[:, : self.inputs] = self.scale * features
         lifted[:, -1] = self.constant
         if self.cosines:
-            frequencies, phases = _draws(self.inputs, self.cosines, self.bandwidth, self.seed)
+            frequencies, phases = self.waves
             for start in range(0, len(features), _ROWS):
                 part = slice(start, start + _ROWS)
                 angles = features[part] @ frequencies + phases
                 lifted[part, self.inputs : -1] = math.sqrt(2 / self.cosines) * np.cos(angles)
         return _cut(lifted) if self.cut else lifted
+
+    @property
+    def waves(self) -> tuple[Floats, Floats]:
+        """Frequencies, shape (inputs, D), and phases, shape (D,); read-only."""
+        return _draws(self.inputs, self.cosines, self.bandwidth, self.seed)
 
 
 @lru_cache(maxsize=4)

@@ -34,6 +34,14 @@ return_tensors="pt")
 features = normalize((encoder(**batch)[0] * batch["attention_mask"][..., None]).sum(1)) * config["scale"]
 print([config["labels"][n] for n in linear(features, head["head.weight"], head["head.bias"]).argmax(1)])
 """
+_COSINES = """\
+from pathlib import Path
+from cloister.client.learn.export import load
+from cloister.privacy.model import describe
+
+print(load(Path(), describe(BASE)).predict(["a text"]))
+"""
+"""Random cosines are drawn anew from their seed, which takes this program."""
 _PLAIN = "AutoModel.from_pretrained(base)"
 _LORA = f'PeftModel.from_pretrained({_PLAIN}, ".")'
 
@@ -59,7 +67,10 @@ def written(found: Evidence) -> str:
 
 def loading_code(evidence: Evidence) -> str:
     """Python that loads the exported folder, which must be the current folder, and classifies a text."""
-    if evidence.plan.adapter.top_layers:
+    analytic = evidence.plan.training.analytic
+    if analytic and analytic.cosines:
+        code = _COSINES
+    elif evidence.plan.adapter.top_layers:
         code = _CODE.replace("ENCODER", _LORA)
     else:
         code = _CODE.replace("ENCODER", _PLAIN).replace("from peft import PeftModel\n", "")
@@ -134,15 +145,23 @@ any message between them. What was trained is {grouped(evidence.model.parameters
 
 
 def _use(evidence: Evidence) -> str:
+    packages = "`torch`, `transformers`, `peft` and `safetensors`"
+    checked = (
+        "This does not check that the base model has the digest above; "
+        "`cloister.client.learn.export.load` does."
+    )
+    if (analytic := evidence.plan.training.analytic) and analytic.cosines:
+        packages = "`cloister`, whose random cosine features the head is on"
+        checked = "This checks that the base model has the digest above."
     return f"""\
 ## Use
 
-In the folder of this file, with `torch`, `transformers`, `peft` and `safetensors`:
+In the folder of this file, with {packages}:
 
 ```python
 {loading_code(evidence)}```
 
-This does not check that the base model has the digest above; `cloister.client.learn.export.load` does.
+{checked}
 """
 
 

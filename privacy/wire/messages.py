@@ -37,21 +37,21 @@ _OVERHEAD = 64 << 10
 _OVERHEAD_SITE = 24 << 10  # keys, signatures and shares of one site
 
 
-def largest(parameters: int, sites: int = 0, vectors: int = 1) -> int:
+def largest(words: int, sites: int = 0) -> int:
     """The size in bytes that no envelope of a plan passes, known before one is read.
 
     Args:
-        parameters: d.
+        words: how many of 32 bits an envelope holds at most: parameters of a model, and of a sum.
         sites: how many add up in secret; 0 without secure aggregation.
-        vectors: how many vectors of d words an envelope holds at most.
     """
-    return stream.sealed_size(_DIGEST + 4 * vectors * parameters) + _OVERHEAD + sites * _OVERHEAD_SITE
+    return stream.sealed_size(_DIGEST + 4 * words) + _OVERHEAD + sites * _OVERHEAD_SITE
 
 
 def largest_of(plan: Plan) -> int:
     """The same for a plan."""
     sites = len(plan.sites) if plan.aggregation.secure else 0
-    return largest(plan.adapter.parameters, sites, 2 if plan.joint else 1)
+    model, vector = plan.adapter.parameters, plan.summands
+    return largest(model + vector if plan.joint else max(model, vector), sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Taken:
     """The step that led to a global model, for everybody to take again.
 
     Attributes:
-        words: the opened sum modulo 2^32, uint32, shape (d,).
+        words: the opened sum modulo 2^32, uint32, as long as what was summed.
         survivors: over whom it is, in the plan's order.
     """
 
@@ -93,20 +93,24 @@ class Task:
         return b"".join(parts)
 
     @classmethod
-    def from_bytes(cls, content: bytes | bytearray, parameters: int, sites: Sequence[str] = ()) -> Task:
+    def from_bytes(
+        cls, content: bytes | bytearray, parameters: int, sites: Sequence[str] = (), words: int | None = None
+    ) -> Task:
         """The task of a content of the plan's size.
 
         Args:
             content: of an envelope.
             parameters: d.
             sites: the plan's sites in joint mode; none where a task holds no step.
+            words: the length of an opened sum; d where this is None.
 
         Raises:
             UpdateError: ``update_shape``, ``update_not_finite``.
             ChannelError: ``envelope_malformed``.
         """
-        size = parameters * _WIRE.itemsize
-        end = _DIGEST + size
+        summed = parameters if words is None else words
+        end = _DIGEST + parameters * _WIRE.itemsize
+        size = summed * _WORD.itemsize
         if len(content) != end and not (sites and len(content) > end + size):
             raise UpdateError("update_shape", "The global model does not have the size that the plan names.")
         acknowledged = bytes(content[:_DIGEST]).decode("ascii", "replace").removesuffix(" " * _DIGEST)
@@ -117,8 +121,8 @@ class Task:
             raise UpdateError("update_not_finite", "The global model holds NaN or infinity.")
         if len(content) == end:
             return cls(model, acknowledged)
-        words = np.frombuffer(content, _WORD, parameters, end).astype(np.uint32)
-        return cls(model, acknowledged, Taken(words, _survivors(content[end + size :], sites)))
+        taken = np.frombuffer(content, _WORD, summed, end).astype(np.uint32)
+        return cls(model, acknowledged, Taken(taken, _survivors(content[end + size :], sites)))
 
 
 def _survivors(content: bytes | bytearray, sites: Sequence[str]) -> tuple[str, ...]:

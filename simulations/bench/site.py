@@ -24,7 +24,7 @@ from cloister.client.jobs import Job
 from cloister.client.participation import Learner, Participant
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy.dp.audit import Audit
-from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 from cloister.privacy.wire.envelope import Header
 
 TIMES = "times.jsonl"
@@ -75,6 +75,11 @@ class TimedLearner:
         """See ``Learner``."""
         with self._timed(header.round):
             return self._learner.share(model, header)
+
+    def sums(self, header: Header) -> Encoded:
+        """See ``Learner``."""
+        with self._timed(header.round):
+            return self._learner.sums(header)
 
     def surplus(self, header: Header, survivors: int) -> Surplus:
         """See ``Learner``."""

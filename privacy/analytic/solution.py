@@ -1,0 +1,83 @@
+"""The step of a plan whose one round is analytic: from the opened sum to the head that everybody gets.
+
+The server takes it, and in joint mode every site takes it again, like the steps of a descent
+(``privacy.descent``). The solution of lifted rows is written as a linear head on frozen features and random
+cosines, so that it is a model like any other. A row's cut to norm 1 multiplies all its scores by one number
+above 0 and so changes no prediction: the head leaves it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.analytic.release import Release
+from cloister.privacy.analytic.ridge import Linear, noise_ridge, solve
+from cloister.privacy.errors import PlanError
+from cloister.privacy.layout import SCALE
+from cloister.privacy.plan import Plan
+from cloister.privacy.update import Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The step from the start, where all is 0, to the model.
+
+    Attributes:
+        plan: an analytic one.
+        analytic: its constants.
+        release: its one sum.
+    """
+
+    plan: Plan
+    analytic: Analytic
+    release: Release
+
+    @classmethod
+    def of(cls, plan: Plan) -> Solution:
+        """The step of a plan.
+
+        Raises:
+            PlanError: ``plan_conflict``, the plan is not analytic.
+        """
+        analytic, release = plan.training.analytic, plan.release
+        if analytic is None or release is None:
+            raise PlanError("plan_conflict", "The plan has no analytic round.")
+        return cls(plan, analytic, release)
+
+    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:  # noqa: ARG002
+        """The head that an opened sum leads to, float32, in the order of the plan's layout.
+
+        Args:
+            before: zeros, as there was no step before.
+            words: the sum modulo 2^32, shape (plan.summands,).
+            survivors: over whom it is; the solution is the same function of any sum.
+
+        Raises:
+            UpdateError: ``update_shape``, ``update_not_finite``.
+        """
+        return head(self.analytic, self.solved(words))
+
+    def solved(self, words: NDArray[np.uint32]) -> Linear:
+        """The linear model of lifted rows; see ``ridge.solve`` for what is raised."""
+        terms, release, analytic = self.release.terms, self.release, self.analytic
+        ridge = analytic.ridge + noise_ridge(
+            terms.width, release.deviation / terms.weight, analytic.noise_share
+        )
+        return solve(terms, release.decoded(words), ridge)
+
+
+def head(analytic: Analytic, linear: Linear) -> Vector:
+    """A solution as bias and weights of a linear head: float32, class by class; logits are 8 times scores.
+
+    Of two classes with one column of +1 and -1, each class gets half of it.
+    """
+    columns = linear.weights
+    if columns.shape[1] == 1:
+        columns = np.hstack([-columns / 2, columns / 2])
+    weights, bias = columns[:-1].copy(), SCALE * analytic.constant * columns[-1]
+    weights[: analytic.inputs] *= analytic.scale
+    return np.concatenate([bias, weights.T.reshape(-1)]).astype(np.float32)

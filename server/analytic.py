@@ -1,0 +1,140 @@
+"""What a lead chooses of an analytic round, with public defaults, and what cannot go with it.
+
+The defaults are those that the simulations take (``simulations.scenarios.choices``, ``simulations.bench``):
+random cosines where nothing is noised, few coordinates and a light X'X where much is. None of them looks at
+any data; row bands, which are public, decide how many cosines there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cloister.privacy import canonical
+from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.errors import PlanError
+from cloister.privacy.plan import Aggregation, Privacy, Site, Training
+
+if TYPE_CHECKING:
+    from cloister.server.proposal import Terms
+
+SEED = canonical.digest(b"cloister/cosines/1")
+"""Nothing-up-my-sleeve: the same features in every plan and simulation."""
+
+FEW, MANY, MANY_ROWS = 512, 2048, 4000
+"""Cosines up to so many rows of all sites together, and above."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An analytic round as an operator asks for it.
+
+    Attributes:
+        kind: ``ridge``, or ``means``, which loses less where noise is large or classes are many.
+        cosines: random cosine features; None for the usual number.
+        ridge: r; None for the usual one.
+    """
+
+    kind: Literal["ridge", "means"] = "ridge"
+    cosines: int | None = None
+    ridge: float | None = None
+
+    def constants(self, inputs: int, sites: tuple[Site, ...], *, private: bool) -> Analytic:
+        """The constants of a plan over these sites, on features of a width."""
+        light = private and self.kind == "ridge"
+        usual = 0
+        if self.kind == "ridge" and not private:
+            usual = MANY if sum(site.rows.high for site in sites) > MANY_ROWS else FEW
+        return Analytic(
+            kind=self.kind,
+            inputs=inputs,
+            cosines=usual if self.cosines is None else self.cosines,
+            bandwidth=math.sqrt(2),
+            seed=SEED,
+            scale=1.0,
+            constant=0.3 if light else 1.0,
+            weight=0.5 if light else 1.0,
+            ridge=self.ridge or (1.0 if private else 0.3),
+            noise_share=0.5 if light else 0.0,
+        )
+
+
+def check(terms: Terms) -> None:
+    """Refuses what cannot go with an analytic round.
+
+    Raises:
+        PlanError: ``plan_conflict``, with the reason and what to do.
+    """
+    if terms.analytic is None:
+        return
+    if not terms.secure:
+        raise PlanError(
+            "plan_conflict",
+            "An analytic round needs secure aggregation: the sums of a small site nearly are its rows.",
+            "Leave out --no-secure.",
+        )
+    if (terms.rounds, terms.steps, terms.rate) != (None, None, None):
+        raise PlanError(
+            "plan_conflict",
+            "An analytic round is one sum over all records: there are no rounds, steps or samples to choose.",
+            "Leave out --rounds, --steps and --rate.",
+        )
+    if terms.analytic.kind == "means" and terms.analytic.cosines:
+        raise PlanError(
+            "plan_conflict",
+            "Class means gain nothing from random cosines, which only add coordinates.",
+            "Leave out --cosines, or take --method ridge.",
+        )
+    for option, given in _strangers(terms).items():
+        if given:
+            raise PlanError(
+                "plan_conflict",
+                f"{option} changes steps, updates or records of many rounds, and an analytic round has none.",
+                f"Leave out {option}, or leave out --method to train by steps.",
+            )
+
+
+def _strangers(terms: Terms) -> Mapping[str, object]:
+    return {
+        "--server-optimizer": terms.server,
+        "--proximal": terms.proximal,
+        "--factors": terms.factors,
+        "--robust": terms.robust,
+        "--codec": terms.codec,
+        "--codec-down": terms.down,
+        "--bits": terms.bits,
+        "--canaries": terms.canaries,
+        "--take-back": terms.surplus,
+    }
+
+
+def training(analytic: Analytic) -> Training:
+    """One step on the full batch; its rates are used by nothing."""
+    return Training(
+        algorithm="analytic",
+        rounds=1,
+        steps=1,
+        rate=1.0,
+        optimizer="sgd",
+        head_rate=1.0,
+        adapter_rate=1.0,
+        momentum=0.0,
+        analytic=analytic,
+    )
+
+
+def ranged(
+    how: Aggregation, analytic: Analytic, privacy: Privacy, sites: tuple[Site, ...], classes: int
+) -> Aggregation:
+    """The same aggregation with the range that the sums of a site may reach, by public bands.
+
+    Raises:
+        PlanError: ``plan_conflict``, the sums are too long, or no sound grid fits.
+    """
+    most = [site.rows.high if privacy.mode == "off" else site.units.high for site in sites]
+    terms = analytic.terms(classes, privacy.bound)
+    fewest, t = how.minimum_sites, how.colluding or 0
+    release = analytic.release(terms, most, privacy.mode, privacy.noise_multiplier, fewest, t)
+    return how.model_copy(update={"range": release.ring.range})
