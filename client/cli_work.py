@@ -259,7 +259,8 @@ def _terms(plan: Plan) -> str:
     cost = "NO privacy" if privacy.mode == "off" else f"epsilon {privacy.epsilon:g} per {privacy.unit}"
     if privacy.unit == "person":
         cost += f" (rows of one person: at most {plan.most_rows} count)"
-    parts = [f"{training.rounds} rounds of {steps}, {cost}, with {len(plan.sites)} sites"]
+    course = "one sum over all records" if training.analytic else f"{training.rounds} rounds of {steps}"
+    parts = [f"{course}, {cost}, with {len(plan.sites)} sites"]
     if plan.method != training.algorithm:
         parts.append(f"the method is {plan.method}")
     if plan.joint:

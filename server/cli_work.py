@@ -196,7 +196,7 @@ def propose(
         factors=factors,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
-        analytic=_analytic(method, cosines, ridge, top_layers),
+        analytic=analytic_choice(method, cosines, ridge, top_layers),
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
@@ -240,7 +240,7 @@ def _told(plan: Plan) -> Iterator[str]:
     yield "Each site decides with `cloister site approve`."
 
 
-def _analytic(
+def analytic_choice(
     method: Literal["ridge", "means"] | None, cosines: int | None, ridge: float | None, top_layers: int | None
 ) -> Choice | None:
     """The analytic round that was asked for."""

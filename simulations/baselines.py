@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cloister.client.learn.adapters import Classifier, place
+from cloister.client.learn.adapters import Classifier
+from cloister.client.learn.analytic import cosines_of, placed
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, Indices, prepare
 from cloister.client.learn.model import load_encoder, tokenize
@@ -38,6 +39,7 @@ from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.server.proposal import RATES
+from cloister.simulations.analytic import alone
 
 Labels: TypeAlias = NDArray[np.int64]
 
@@ -138,7 +140,8 @@ class Ground:
             ModelError: the model or its adapter is not the plan's.
             InputError: ``class_unknown``.
         """
-        classifier = place(load_encoder(base), agreed_layout(plan, base), plan.adapter.alpha)
+        lift, order = cosines_of(plan), agreed_layout(plan, base)
+        classifier = placed(load_encoder(base), order, plan.adapter.alpha, lift)
         pooled = _seen(classifier, base, plan, list(train.values()))
         sites = dict(zip(train, _apart(pooled, list(train.values())), strict=True))
         return cls(plan, classifier, sites, pooled, _seen(classifier, base, plan, [test]), seed)
@@ -179,7 +182,9 @@ class Ground:
 
     def federated(self) -> float | None:
         """The plan's rounds, weights and training over all sites without privacy; None if it has none."""
-        if self.plan.joint:  # without noise, steps that are taken together are steps on all records
+        private = self.plan.privacy.mode != "off"
+        if self.plan.joint or (self.plan.training.analytic and private):
+            # Without noise, steps that are taken together are steps on all records, and so are sums.
             return self._accuracy(" federated", self.pooled, _open(self._together()))
         names = [site.name for site in self.plan.sites]
         settings = {name: Settings.of(self.plan, name) for name in names}
@@ -206,8 +211,13 @@ class Ground:
 
     def _accuracy(self, name: str, documents: Documents, settings: Settings) -> float:
         """Trains from the plan's start for all its rounds and scores the last model."""
-        trainer = _trainer(self.classifier, documents)
         entropy = FixedEntropy(self.seed, job=name)
+        if self.plan.training.analytic:
+            entropy.advance(1)
+            noise = entropy.stream("noise", round=1, step=1, attempt=1, model=self.plan.digest)
+            given = documents.features, documents.labels, documents.units
+            return self._score(alone(self.plan, *given, noise if settings.guard else None), self.test)
+        trainer = _trainer(self.classifier, documents)
         model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
         for number in range(1, 2 if self.plan.joint else self.plan.training.rounds + 1):
             entropy.advance(number)

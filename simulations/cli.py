@@ -19,7 +19,8 @@ from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT, describe
-from cloister.server.cli_work import Bits, Canaries, TakeBack
+from cloister.server import analytic as one_round
+from cloister.server.cli_work import Bits, Canaries, TakeBack, analytic_choice
 from cloister.server.jobs import Job
 from cloister.server.proposal import Terms, check_bits, check_surplus
 from cloister.simulations import demo as stagecraft
@@ -68,6 +69,10 @@ def demo(
     take_back: TakeBack = False,
     bits: Bits = None,
     canaries: Canaries = None,
+    method: Annotated[
+        Literal["ridge", "means"] | None,
+        typer.Option(help="One analytic round in the place of training: ridge regression, or class means."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
         "cloister-demo"
@@ -89,6 +94,7 @@ def demo(
     terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
     terms = replace(terms, unit="person" if person else "record", secure=secure, bits=bits)
     terms = replace(terms, canaries=canaries, surplus=take_back)
+    terms = replace(terms, analytic=analytic_choice(method, None, None, top_layers))
     check_surplus(terms)
     _check_sites(len(play.train), privacy, secure=secure)
     check_bits(terms, len(play.train))
@@ -98,6 +104,7 @@ def demo(
         terms = replace(terms, rounds=rounds)
     if top_layers is not None:
         terms = replace(terms, top_layers=top_layers)
+    one_round.check(terms)
     describe(model)  # a model that is not there is told before anything is made
     folder.claim(out)
     _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)

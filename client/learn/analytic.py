@@ -88,8 +88,18 @@ def sums(
         UpdateError: ``update_shape``, ``update_not_finite``, ``update_range``.
     """
     analytic, release = plan.training.analytic, plan.release
-    if analytic is None or release is None or not isinstance(features, Pooled):
-        raise PlanError("plan_conflict", "The plan has no analytic round on frozen features.")
-    lift = analytic.lift(cut=release.mode != "off")
-    rows = lift.rows(features.values.cpu().numpy().astype(np.float64))
+    if analytic is None or release is None:
+        raise PlanError("plan_conflict", "The plan has no analytic round.")
+    rows = analytic.lift(cut=release.mode != "off").rows(frozen(features))
     return release.encoded(rows, labels, units, stream)
+
+
+def frozen(features: Features) -> NDArray[np.float64]:
+    """Pooled features as the lift takes them: shape (rows, inputs).
+
+    Raises:
+        PlanError: ``plan_conflict``, layers are trained, so features are no constants.
+    """
+    if not isinstance(features, Pooled):
+        raise PlanError("plan_conflict", "An analytic round is on frozen features.")
+    return features.values.cpu().numpy().astype(np.float64)

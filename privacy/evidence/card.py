@@ -237,6 +237,13 @@ def _training(evidence: Evidence) -> str:
         else ""
     )
     rounding = evidence.plan.aggregation.rounding
+    if training.analytic:
+        return f"""\
+## Training
+
+A linear head: {training.analytic.words} over all records. Its scores rank the classes; they are no calibrated
+probabilities.
+"""
     return f"""\
 ## Training
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from cloister.privacy.analytic.ridge import solve
 from cloister.privacy.analytic.solution import Solution, head
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import PlanError, RoundError
+from cloister.privacy.evidence.card import card
 from cloister.privacy.evidence.checks.findings import Result
+from cloister.privacy.evidence.render import render
 from cloister.privacy.wire import messages
 from cloister.server.checkpoint import Checkpoint
 from tests.analytic import FOUR, analytic_json
@@ -89,6 +92,22 @@ def test_its_evidence_verifies(tmp_path: Path, mode: str) -> None:
     verdict = checked(found, ran(found))
     assert lines(verdict) == []
     assert verdict.result is Result.VERIFIED
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_its_report_says_what_left_and_what_it_is_charged_as(tmp_path: Path, mode: str) -> None:
+    found = consortium(tmp_path, mode)
+    evidence = json.loads(ran(found).files["evidence.json"])
+    english, chinese = (render(evidence, name) for name in ("en", "zh"))
+    assert "sums of products over all its records" in english
+    assert "one analytic round: ridge regression on 6 frozen features" in english
+    assert "no measurement on training records" not in english
+    assert "对其全部记录所求的乘积之和" in chinese
+    assert "解析轮" in chinese
+    for said in ("charged as one full batch", "phantoms take part in steps"):
+        assert (said in english) == (mode != "off")
+    assert ("no epsilon covers" in english) == (mode == "off")
+    assert "1 rounds of 1 steps" not in english + card(evidence)
 
 
 @pytest.mark.parametrize("mode", ["local", "joint"])

@@ -88,7 +88,9 @@ def _versions(evidence: Evidence) -> list[Json]:
 def _methods(evidence: Evidence) -> list[Json]:
     plan, training = evidence.plan, evidence.plan.training
     method = (
-        f"{plan.method}, {training.rounds} rounds of {training.steps} steps at {len(plan.sites)} "
+        f"{plan.method} over all records of {len(plan.sites)} sites"
+        if training.analytic
+        else f"{plan.method}, {training.rounds} rounds of {training.steps} steps at {len(plan.sites)} "
         f"sites, optimiser {training.optimizer}, sampling rate {training.rate:g}"
     )
     base: Json = {"pre_trained": plan.base.name, "digest": plan.base.digest}
