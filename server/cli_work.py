@@ -233,6 +233,8 @@ def _told(plan: Plan) -> Iterator[str]:
     yield f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}."
     yield f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}."
     yield f"The method is {plan.method}."
+    if plan.training.analytic:
+        yield f"{plan.summands} values are added up once, over all records."
     yield f"The unit of privacy is the {plan.privacy.unit}."
     yield from (f"{said}." for said in (how.visibility, how.rounding, how.taking_back) if said)
     if plan.policy:

@@ -19,6 +19,7 @@ from cloister.privacy.methods import Robust
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Persons, Plan, Rows
 from cloister.server import cli_work
+from cloister.server.analytic import Choice
 from cloister.server.optimizers.stepping import USUAL
 from cloister.server.proposal import RATES, Terms, draft
 from cloister.server.reach import reach
@@ -280,6 +281,20 @@ def test_a_proposal_says_what_its_bits_are(
         ("--privacy joint --server-optimizer adam", 1, "Every site takes each step again".lower()),
         ("--proximal 3", 1, "would swing about"),
         ("--server-rate 0.5", 2, "A server rate belongs to a server optimizer."),
+        ("--method ridge --privacy off", 0, "analytic, ridge regression on frozen features and 512 random"),
+        ("--method ridge --privacy joint", 0, "660 values are added up once, over all records."),
+        ("--method means", 0, "The method is analytic, class means of frozen features, one sum."),
+        ("--method ridge --no-secure", 1, "the sums of a small site nearly are its rows"),
+        ("--method ridge --rounds 3", 1, "there are no rounds, steps or samples to choose"),
+        ("--method ridge --bits 8", 1, "Leave out --bits, or leave out --method"),
+        ("--method ridge --canaries 20", 1, "Leave out --canaries, or leave out --method"),
+        ("--method ridge --take-back --privacy joint", 1, "Leave out --take-back"),
+        ("--method ridge --server-optimizer adam", 1, "Leave out --server-optimizer"),
+        ("--method ridge --top-layers 1", 2, "no layer carries LoRA"),
+        ("--method ridge --cosines 9000", 1, "Take fewer cosines, or class means."),
+        ("--method means --cosines 40", 1, "Class means gain nothing from random cosines"),
+        ("--method means --ridge 2", 2, "Class means have no ridge."),
+        ("--cosines 40", 2, "Add --method ridge."),
     ],
 )
 def test_methods_are_options_and_what_does_not_go_together_is_one_line(
@@ -300,6 +315,26 @@ def test_methods_are_options_and_what_does_not_go_together_is_one_line(
     told = capsys.readouterr()
     assert says in told.out + told.err
     assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize("offers", [OFFERS, PERSON_OFFERS])
+def test_an_analytic_plan_is_calibrated_as_one_full_batch_and_has_room_for_its_sums(
+    base: BaseModel, offers: Any
+) -> None:
+    roster, _ = consortium(4)
+    four = {site.name: offers["north"].model_copy(update={"site": site.name}) for site in roster.sites}
+    for mode in ("local", "joint"):
+        terms = replace(TERMS, mode=mode, secure=True, epsilon=2.0, analytic=Choice())
+        plan, start = draft(terms, roster, four, base, CODE)
+        mechanism = plan.round_mechanism
+        assert mechanism is not None
+        assert (mechanism.rate, mechanism.steps) == (1.0, 1)
+        assert 1.94 < accounting.epsilon([mechanism], terms.delta) <= 2.0
+        assert plan.release is not None
+        assert plan.aggregation.range == plan.release.ring.range
+        assert not start.any()
+        assert start.size == plan.adapter.parameters
+        assert Plan.from_bytes(plan.to_bytes()) == plan
 
 
 def test_a_joint_plan_has_steps_for_rounds_and_noise_for_the_fewest_shares(base: BaseModel) -> None:
