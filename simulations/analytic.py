@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.client.learn import analytic
+from cloister.client.learn.features import Features
+from cloister.privacy.analytic.release import Mode
 from cloister.privacy.analytic.ridge import noise_ridge, solve
 from cloister.privacy.analytic.solution import Solution, head
 from cloister.privacy.entropy import KeyStream
@@ -15,7 +17,7 @@ from cloister.privacy.update import Vector
 
 def alone(
     plan: Plan,
-    features: analytic.Features,
+    features: Features,
     labels: NDArray[np.int64],
     units: NDArray[np.int64] | None,
     stream: KeyStream | None,
@@ -32,7 +34,7 @@ def alone(
         UpdateError: the sums have no solution.
     """
     step = Solution.of(plan)
-    mode = "off" if stream is None else "local"
+    mode: Mode = "off" if stream is None else "local"
     constants, terms = step.analytic, step.release.terms
     sigma = 0.0 if stream is None else plan.privacy.noise_multiplier
     release = constants.release(terms, [max(1, len(labels))], mode, sigma, 0, 1)
