@@ -256,13 +256,15 @@ class Agent:
             CloisterError: what the plan names is not here; checked again because time has passed.
         """
         from cloister.client.learn.learner import SiteLearner
+        from cloister.client.learn.tasks import require_base
         from cloister.privacy.model import describe
 
         plan = job.plan
+        base = describe(self._model or plan.base.name)
+        require_base(plan, base)  # before any record is read
         self._jobs.admit(plan)
         vault = self._site.vault
         entropy = Ratchet(job.folder / "ratchet.key", plan.digest, vault)
-        base = describe(self._model or plan.base.name)
         dataset = plan.site(self._site.name).dataset
         records = self._datasets.open(dataset, plan.digest)
         if changed := self._datasets.changed(dataset):

@@ -38,6 +38,7 @@ NO_CANARIES = "canaries: the plan has none."
 NOT_BOUND = "canaries: they are not here, or not those that the log is bound to."
 TOO_FEW = f"membership: fewer than {FEWEST} units that a coin decided each; too few to tell of."
 NOTHING_GENERATED = "extraction of texts: does not apply; the model names classes and generates nothing."
+NOT_FOR_TASK = "canaries, membership, extraction of texts: not built for this task; nothing was tried."
 NOT_BUILT = "inversion, reconstruction, shadow models, updates of single rounds: not in this release."
 
 
@@ -105,6 +106,8 @@ class ModelAudit:
         """
         plan, folder = self.job.plan, self.job.folder
         ended = self._ended()
+        if not plan.task.classifies:
+            return [], [NOT_FOR_TASK, NOT_BUILT]
         loaded = export.load(folder / "model", self.base, self.device)
         model = get_flat(loaded.classifier)
         if model_digest(model) != ended:

@@ -12,7 +12,7 @@ import typer
 from cloister.client import cli_identifiers
 from cloister.client.site import check as checking
 from cloister.client.site.check import Facts, Lengths, Parts, Report, Spread, Told
-from cloister.client.site.datasets import Dataset, Datasets, Selection
+from cloister.client.site.datasets import Dataset, Datasets, Selection, check_pair
 from cloister.client.site.duplicates import NEAR, missed
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.identifiers.findings import Counts
@@ -22,6 +22,7 @@ from cloister.client.site.records import Missing
 from cloister.client.site.sources.place import Place
 from cloister.privacy import canonical
 from cloister.privacy.errors import UsageError
+from cloister.privacy.task import TaskKind
 
 app = typer.Typer(no_args_is_help=True, help="The datasets of this site.")
 cli_identifiers.register(app)
@@ -36,7 +37,11 @@ PasswordFile = Annotated[
     Path | None, typer.Option(help="File whose first line is the database password; its owner's alone.")
 ]
 Text = Annotated[str, typer.Option(help="Column of the texts.")]
-Label = Annotated[str, typer.Option(help="Column of the classes.")]
+Label = Annotated[str, typer.Option(help="Column of the classes; by --task of tags or spans, or of answers.")]
+Kind = Annotated[
+    TaskKind, typer.Option("--task", help="What its rows are for: classes, tags of words, or answers.")
+]
+Pair = Annotated[str | None, typer.Option(help="Column of second texts: each row is then a pair of texts.")]
 Person = Annotated[
     str | None, typer.Option(help="Column of person ids: the unit of privacy is then the person.")
 ]
@@ -60,6 +65,8 @@ def add(
     name: Annotated[str, typer.Option(help="What plans will call it: a-z, 0-9 and hyphen.")],
     text: Text = "text",
     label: Label = "label",
+    task: Kind = "sequence-classification",
+    pair: Pair = None,
     epsilon: Annotated[
         float, typer.Option(help="Budget of everything ever learnt from it, per person or per record.")
     ] = 8.0,
@@ -96,6 +103,8 @@ def add(
         (text, label),
         (epsilon, delta),
         column,
+        task=task,
+        pair=pair,
         missing=missing_values,
         pinned=pinned,
         identifiers=identifiers,
@@ -147,6 +156,8 @@ def check(
     ] = None,
     text: Text = "text",
     label: Label = "label",
+    task: Kind = "sequence-classification",
+    pair: Pair = None,
     person: Person = None,
     rows_per_person: RowsPerPerson = MOST_ROWS,
     missing_persons: MissingPersons = "refuse",
@@ -179,7 +190,8 @@ def check(
             target, table=table, query=query, password_env=password_env, password_file=password_file
         )
         column = PersonColumn(person, rows_per_person, missing_persons) if person else None
-        selection = Selection(place, text, label, column, missing_values)
+        check_pair(task, pair)
+        selection = Selection(place, text, label, column, missing_values, task, pair)
         reports.append((None, checking.examine(datasets, selection, lengths)))
     if not reports:
         raise UsageError(
@@ -270,7 +282,8 @@ def _facts(facts: Facts) -> Iterator[str]:
         yield f"  without {role}: {count}"
     labels = [f"{label!r} {count}" for label, count in facts.labels.items()]
     more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
-    yield f"  labels: {', '.join(labels[:_MOST_LABELS])}{more}"
+    if labels:
+        yield f"  labels: {', '.join(labels[:_MOST_LABELS])}{more}"
     for what, spread in (("characters", facts.characters), ("words", facts.words), ("tokens", facts.tokens)):
         if spread is not None:
             yield f"  {what} a text: {_spread(spread)}"

@@ -264,6 +264,7 @@ class Jobs:
             )
         datasets = Datasets(self.site)
         offered = datasets[own.dataset]
+        offered.require(plan.task)
         if plan.privacy.unit != offered.unit:
             raise PlanError(
                 "plan_conflict",
@@ -277,7 +278,7 @@ class Jobs:
             )
         train, held = datasets.open(own.dataset, plan.digest)
         for part in (train, held):
-            part.targets(plan.task.labels)
+            part.check(plan.task)
         self._check_budget(plan, datasets)
 
     def _check_roster(self, plan: Plan) -> None:

@@ -84,6 +84,7 @@ class InputError(CloisterError):
         "person_missing": "a row lacks the id of the person it is about",
         "one_class": "the data holds one class only, so there is nothing to learn",
         "class_unknown": "a label of the data is not among the classes of the plan",
+        "tags_invalid": "rows do not have one tag a word, or spans within their text",
         "site_empty": "a site would have no rows",
         "site_too_small": "a site has fewer rows than the plan allows",
         "rows_changed": "a dataset no longer has the size it was registered with",
@@ -297,6 +298,7 @@ class ModelError(CloisterError):
     """The base model or adapter is not the one agreed."""
 
     REASONS: ClassVar[dict[str, str]] = {
+        "tokenizer_unfit": "the tokenizer of the base model lacks what the task needs",
         "model_missing": "the base model is not on this machine",
         "model_mismatch": "the files of a model do not have the agreed digest",
         "model_unsafe": "a model folder needs remote code or holds pickled weights",

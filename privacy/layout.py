@@ -89,7 +89,7 @@ class Placement:
         rank: r of LoRA.
         targets: last names of the adapted Linear modules, such as ``query``.
         top_layers: how many of the last layers are adapted; 0 for none (a head only).
-        classes: the number of labels.
+        classes: the number of labels; 0 for no head.
     """
 
     rank: int
@@ -130,11 +130,21 @@ def depth(tensors: Iterable[str]) -> int:
     return 1 + max((int(m.group(1)) for name in tensors if (m := _LAYER.search(name))), default=-1)
 
 
+USUAL_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("c_attn",), ("q_lin", "v_lin"))
+"""Where LoRA is put unless said otherwise: on what makes queries and values, by what that is called."""
+
+
+def usual_targets(tensors: Iterable[str]) -> tuple[str, ...]:
+    """The usual targets of a base model; those of BERT where none is known, which a layout then refuses."""
+    there = {name.removesuffix(".weight").rpartition(".")[2] for name in tensors}
+    return next((names for names in USUAL_TARGETS if there.issuperset(names)), USUAL_TARGETS[0])
+
+
 def layout(tensors: Mapping[str, tuple[int, ...]], hidden: int, placement: Placement) -> Layout:
-    """The layout of LoRA on the named targets of the top layers, and a linear head.
+    """The layout of LoRA on the named targets of the top layers, and a linear head where there are classes.
 
     Args:
-        tensors: name -> shape of the base model.
+        tensors: name -> shape of the base model, (out, in) where it is that of a linear map.
         hidden: the width of the pooled features.
         placement: where the adapter sits.
 
@@ -142,10 +152,9 @@ def layout(tensors: Mapping[str, tuple[int, ...]], hidden: int, placement: Place
         ModelError: ``adapter_invalid`` if a target is found in none of the top layers or is not Linear.
     """
     first = depth(tensors) - placement.top_layers
-    entries: list[tuple[str, tuple[int, ...]]] = [
-        ("head.bias", (placement.classes,)),
-        ("head.weight", (placement.classes, hidden)),
-    ]
+    entries: list[tuple[str, tuple[int, ...]]] = []
+    if placement.classes:
+        entries += [("head.bias", (placement.classes,)), ("head.weight", (placement.classes, hidden))]
     missing = set(placement.targets) if placement.top_layers else set()
     for name, shape in tensors.items():
         match = _LAYER.search(name)

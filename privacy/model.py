@@ -12,13 +12,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical, layout
-from cloister.privacy.errors import ModelError
+from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.plan import Plan
+from cloister.privacy.task import Task
 
 DEFAULT = "all-MiniLM-L6-v2"
 """The name of the base model whose files come from a Python package."""
@@ -49,6 +51,11 @@ _MEANT = (
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 # What a checkpoint with a head puts before the names of the encoder, which alone is used.
 _HEADED = re.compile(r"^(bert|roberta|electra|distilbert|mpnet|transformer|model)\.")
+_WIDTHS = ("hidden_size", "n_embd", "dim")
+# Families whose next words are a frozen linear map of their last states, and nothing else, and how their
+# encoder is called within the whole model.
+_GENERATES = {"gpt2": "transformer", "llama": "model", "mistral": "model", "qwen2": "model"}
+_CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
 
@@ -69,14 +76,69 @@ class BaseModel:
 
     @property
     def hidden(self) -> int:
-        """The width of a hidden state, and so of the pooled features."""
-        return int(_settings(self.path / "config.json")["hidden_size"])
+        """The width of a hidden state, and so of the pooled features.
+
+        Raises:
+            PlanError: ``task_unsupported``, the base model does not say.
+        """
+        found = next((self._config[name] for name in _WIDTHS if type(self._config.get(name)) is int), None)
+        if found is None:
+            raise PlanError(
+                "task_unsupported", f"{self.name} does not say how wide its states are.", "Take another one."
+            )
+        return int(found)
+
+    @property
+    def family(self) -> str:
+        """What its architecture is called, such as ``bert``."""
+        return str(self._config.get("model_type"))
+
+    @property
+    def stem(self) -> str:
+        """What stands before the names of the encoder's tensors in the whole model that generates text."""
+        return f"{_GENERATES[self.family]}."
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape of the weights, from the headers of their files."""
-        found = layout.shapes(sorted(self.path.glob("*.safetensors")))
-        return {_HEADED.sub("", name): shape for name, shape in found.items()}
+        """Tensor name -> shape of the weights, from the headers of their files.
+
+        Those of linear maps are (out, in): GPT-2, which keeps them the other way round, is turned.
+        """
+        turned = {
+            name: shape[::-1] if self.family == "gpt2" and _CONV1D.search(name) else shape
+            for name, shape in self._stored.items()
+        }
+        return {_HEADED.sub("", name): shape for name, shape in turned.items()}
+
+    @cached_property
+    def _stored(self) -> dict[str, tuple[int, ...]]:
+        return layout.shapes(sorted(self.path.glob("*.safetensors")))
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        return _settings(self.path / "config.json")
+
+    def require_task(self, task: Task) -> None:
+        """Refuses a task that this base model is not made for, by its settings and the names of its weights.
+
+        Raises:
+            PlanError: ``task_unsupported``.
+        """
+        if task.kind != "causal-lm":
+            return
+        if self.family not in _GENERATES:
+            raise PlanError(
+                "task_unsupported",
+                f"{self.name} is a {self.family} model, which cannot learn to answer here.",
+                f"Take one of these families: {', '.join(sorted(_GENERATES))}.",
+            )
+        tied = self._config.get("tie_word_embeddings", self.family == "gpt2")
+        if not tied and "lm_head.weight" not in self._stored:
+            raise PlanError(
+                "task_unsupported",
+                f"{self.name} has no output layer: its words would be made up at random.",
+                "Take the model with its language head, as it was published.",
+            )
 
     def require(self, digest: str) -> None:
         """Refuses to go on with another model than the agreed one.
@@ -98,8 +160,10 @@ def agreed_layout(plan: Plan, base: BaseModel) -> layout.Layout:
     Raises:
         ModelError: ``model_mismatch`` or ``adapter_invalid``, this release would order it differently, or an
             analytic round is on features of another width.
+        PlanError: ``task_unsupported``, the model is not made for the task.
     """
     base.require(plan.base.digest)
+    base.require_task(plan.task)
     adapter, analytic = plan.adapter, plan.training.analytic
     if analytic is not None and analytic.inputs != base.hidden:
         raise ModelError(

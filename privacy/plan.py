@@ -28,10 +28,11 @@ from cloister.privacy.secagg.encoding import Ring
 from cloister.privacy.secagg.quantisation import MOST_BITS, Quantisation
 from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.privacy.secagg.terms import SumTerms
+from cloister.privacy.task import Task as Task
+from cloister.privacy.task import Text as Text
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Text = Annotated[str, Field(min_length=1, max_length=200)]
 Unit = Literal["person", "record"]
 """What one unit of privacy is: a person with all rows that count, or one record."""
 
@@ -95,15 +96,8 @@ class Base(Part):
     max_tokens: Annotated[int, Field(ge=8, le=8192)]
 
 
-class Task(Part):
-    """What is learnt: the classes are agreed beforehand, never collected from records."""
-
-    kind: Literal["sequence-classification"] = "sequence-classification"
-    labels: Annotated[tuple[Text, ...], Field(min_length=2, max_length=10_000)]
-
-
 class Adapter(Part):
-    """LoRA on the top layers and a linear head: the only parameters that are trained and travel.
+    """LoRA on the top layers and a linear head, if the task has one: all that is trained and travels.
 
     Attributes:
         top_layers: how many of the last layers carry LoRA; the layers below stay frozen.
@@ -333,10 +327,7 @@ class Plan(Part):
             raise ValueError("two parties have the same name")
         if self.aggregation.minimum_sites > len(self.sites):
             raise ValueError("minimum_sites is more than there are sites")
-        if len(set(self.task.labels)) != len(self.task.labels):
-            raise ValueError("a label stands twice")
-        if self.canaries and self.canaries > min(site.units.low for site in self.sites):
-            raise ValueError("there are more canaries than units at some site")
+        self._check_task()
         if self.aggregation.secure:
             self._check_sums()
         self._check_ways()
@@ -350,6 +341,14 @@ class Plan(Part):
         if others:
             raise ValueError(f"the unit of privacy is the {self.privacy.unit}, but not at {others[0]}")
         return self
+
+    def _check_task(self) -> None:
+        if not self.adapter.top_layers and self.task.kind == "causal-lm":
+            raise ValueError("answers are learnt by LoRA alone, and no layer carries it")
+        if self.canaries and (not self.task.classifies or self.task.pair):
+            raise ValueError("canaries are single texts with a class, and the task has other rows")
+        if self.canaries and self.canaries > min(site.units.low for site in self.sites):
+            raise ValueError("there are more canaries than units at some site")
 
     def _check_sums(self) -> None:
         try:
@@ -391,6 +390,8 @@ class Plan(Part):
     def _check_analytic(self, analytic: Analytic) -> None:
         """An analytic plan opens one sum of all sites, and nothing of one site."""
         how = self.aggregation
+        if not self.task.classifies:
+            raise ValueError("an analytic round gives classes of texts, and the task is another")
         if not how.secure:
             raise ValueError(
                 "an analytic round needs secure aggregation: the sums of a small site nearly are its rows"

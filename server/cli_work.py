@@ -20,6 +20,7 @@ from cloister.privacy.model import DEFAULT, agreed_layout, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
+from cloister.privacy.task import TaskKind, tags_agree
 from cloister.privacy.watching import JsonLines, Metrics, MLflowTo, TensorBoardTo
 from cloister.server.analytic import Choice
 from cloister.server.desk import FolderDesk
@@ -100,7 +101,17 @@ def up(
 
 def propose(
     purpose: Annotated[str, typer.Option(help="What the model is for; every site reads it.")],
-    labels: Annotated[str, typer.Option(help="The classes, with commas between.")],
+    labels: Annotated[
+        str, typer.Option(help="The classes, or the tags of words, with commas between; none for answers.")
+    ] = "",
+    task: Annotated[
+        TaskKind,
+        typer.Option(help="What is learnt: classes of texts, tags of words (O, B-X, I-X), or answers."),
+    ] = "sequence-classification",
+    pair: Annotated[bool, typer.Option("--pair", help="Each row is a pair of texts.")] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=8, max=8192, help="Where rows are cut, if not at 64 tokens.")
+    ] = None,
     directory: Directory = HERE,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds; with --privacy joint each is one step.")
@@ -179,6 +190,8 @@ def propose(
     terms = Terms(
         purpose=purpose,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        task=task,
+        pair=pair,
         mode=privacy,
         unit=unit,
         epsilon=epsilon,
@@ -199,9 +212,9 @@ def propose(
         analytic=analytic_choice(method, cosines, ridge, top_layers),
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
+    chosen["max_tokens"] = max_tokens
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
-    if len(terms.labels) < 2:
-        raise UsageError("option_invalid", "At least two labels are needed.", "--labels a,b,c")
+    _check_labels(terms)
     base = describe(model)
     plan, start = draft(terms, folder.enrolment.roster, desk.offers(), base, code.installed())
     job = desk.propose(plan, start, folder.identity, agreed_layout(plan, base))
@@ -209,6 +222,21 @@ def propose(
         _print(_proposed(job))
     else:
         typer.echo("\n".join(_told(plan)))
+
+
+def _check_labels(terms: Terms) -> None:
+    if terms.task == "causal-lm" and terms.labels:
+        raise UsageError("option_invalid", "Answers have no labels.", "Leave out --labels.")
+    if terms.task != "causal-lm" and len(terms.labels) < 2:
+        raise UsageError("option_invalid", "At least two labels are needed.", "--labels a,b,c")
+    if terms.task == "token-classification" and not tags_agree(terms.labels):
+        raise UsageError(
+            "option_invalid",
+            "The labels are no tags: O, and B-X with or without I-X for each kind X of entity.",
+            "--labels O,B-Disease,I-Disease",
+        )
+    if terms.pair and terms.task != "sequence-classification":
+        raise UsageError("option_invalid", "Pairs of texts have classes.", "Leave out --pair or --task.")
 
 
 def _proposed(job: Job) -> dict[str, Any]:

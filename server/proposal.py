@@ -15,7 +15,7 @@ from cloister.privacy.descent import learning_rates
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
-from cloister.privacy.layout import Layout, Placement, initial, layout
+from cloister.privacy.layout import Layout, Placement, initial, layout, usual_targets
 from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import (
@@ -37,6 +37,7 @@ from cloister.privacy.plan import (
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
 from cloister.privacy.secagg.terms import SumTerms
+from cloister.privacy.task import TaskKind
 from cloister.privacy.update import Vector
 from cloister.server import analytic as one_round
 from cloister.server.reach import reach
@@ -78,7 +79,9 @@ class Terms:
 
     Attributes:
         purpose: what the model is for, in words that every site reads before it approves.
-        labels: the classes, agreed beforehand.
+        labels: the classes or tags, agreed beforehand; none where answers are learnt.
+        task: what is learnt.
+        pair: whether each row is a pair of texts.
         mode: ``local`` (every site adds all the noise that its own guarantee needs), ``joint`` (each adds a
             share of the noise of a common descent; needs ``secure``) or ``off``.
         unit: the unit of privacy; None for the one that the sites offer, which then must be the same.
@@ -87,6 +90,7 @@ class Terms:
         rounds, steps, rate: rounds, local steps in each, and Poisson sampling rate of a step; None for those
             of ``COURSES``.
         rates: optimizer and learning rates; None for those of ``RATES``.
+        targets: which maps of a layer carry LoRA; None for ``layout.usual_targets`` of the base model.
         top_layers: layers that carry LoRA; those below are run once and cached.
         minimum_sites: fewer answers than that end the run; 0 for all but one, or more if ``secure`` needs it.
         secure: whether the server may open nothing but sums.
@@ -106,7 +110,7 @@ class Terms:
     """
 
     purpose: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     mode: Literal["local", "joint", "off"] = "local"
     unit: Unit | None = None
     epsilon: float = 8.0
@@ -119,7 +123,7 @@ class Terms:
     momentum: float = 0.9
     rank: int = 8
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("query", "value")
+    targets: tuple[str, ...] | None = None
     top_layers: int = 1
     max_tokens: int = 64
     minimum_sites: int = 0
@@ -138,6 +142,8 @@ class Terms:
     down: Codec | None = None
     policy: str | None = None
     analytic: one_round.Choice | None = None
+    task: TaskKind = "sequence-classification"
+    pair: bool = False
 
     @property
     def course(self) -> Course:
@@ -199,6 +205,7 @@ def check_methods(terms: Terms) -> None:
     Raises:
         PlanError: ``plan_conflict``.
     """
+    _check_task(terms)
     if terms.mode == "joint":
         _check_joint(terms)
     if terms.codec and terms.secure:
@@ -212,6 +219,27 @@ def check_methods(terms: Terms) -> None:
             "plan_conflict",
             f"{terms.robust.kind} compares single updates, and secure aggregation opens only their sum.",
             "Leave out --robust, or add --no-secure: the lead then sees every single update.",
+        )
+
+
+def _check_task(terms: Terms) -> None:
+    if terms.analytic and terms.task != "sequence-classification":
+        raise PlanError(
+            "plan_conflict",
+            "An analytic round gives classes of texts, and this task is another.",
+            "Leave out --method ridge or means, or --task.",
+        )
+    if terms.canaries is not None and (terms.task != "sequence-classification" or terms.pair):
+        raise PlanError(
+            "plan_conflict",
+            "Canaries are single texts with a class, and the rows of this task are others.",
+            "Leave out --canaries.",
+        )
+    if terms.task == "causal-lm" and not terms.top_layers:
+        raise PlanError(
+            "plan_conflict",
+            "Answers are learnt by LoRA alone, and no layer would carry it.",
+            "Take --top-layers 1 or more.",
         )
 
 
@@ -281,11 +309,14 @@ def _draft(
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     unit = _unit(terms, sites)
+    task = Task(kind=terms.task, labels=terms.labels, pair=True if terms.pair else None)
+    base.require_task(task)
     check_bits(terms, len(sites))
     privacy = _privacy(terms, unit)
     constants = terms.analytic and terms.analytic.constants(base.hidden, sites, private=privacy.mode != "off")
     terms = replace(terms, top_layers=0) if constants else terms
-    order = layout(base.tensors, constants.head if constants else base.hidden, _placement(terms))
+    placement = _placement(terms, base)
+    order = layout(base.tensors, constants.head if constants else base.hidden, placement)
     training = one_round.training(constants) if constants else _training(terms)
     rates = learning_rates(order, training.head_rate, training.adapter_rate)
     check_canaries(terms, sites)
@@ -301,8 +332,8 @@ def _draft(
         lead=Party(name=roster.lead.name, identity=roster.lead.digest(), code=code),
         sites=sites,
         base=Base(name=base.name, digest=base.digest, max_tokens=terms.max_tokens),
-        task=Task(labels=terms.labels),
-        adapter=_adapter(terms, order),
+        task=task,
+        adapter=_adapter(terms, placement, order),
         training=training,
         privacy=privacy,
         aggregation=how,
@@ -367,8 +398,9 @@ def _plain(terms: Terms, sites: int) -> Aggregation:
     )
 
 
-def _placement(terms: Terms) -> Placement:
-    return Placement(terms.rank, terms.targets, terms.top_layers, len(terms.labels))
+def _placement(terms: Terms, base: BaseModel) -> Placement:
+    targets = terms.targets or usual_targets(base.tensors)
+    return Placement(terms.rank, targets, terms.top_layers, len(terms.labels))
 
 
 def _site(member: PublicIdentity, offer: Offer) -> Site:
@@ -395,11 +427,11 @@ def _unit(terms: Terms, sites: tuple[Site, ...]) -> Unit:
     return unit
 
 
-def _adapter(terms: Terms, order: Layout) -> Adapter:
+def _adapter(terms: Terms, placement: Placement, order: Layout) -> Adapter:
     return Adapter(
         rank=terms.rank,
         alpha=terms.alpha,
-        targets=terms.targets,
+        targets=placement.targets,
         top_layers=terms.top_layers,
         seed=canonical.digest(secrets.token_bytes(32)),
         parameters=order.size,

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cloister.client.learn.adapters import Classifier
 from cloister.client.learn.analytic import cosines_of, placed
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Features, Indices, prepare
 from cloister.client.learn.model import load_encoder, tokenize
@@ -227,12 +228,15 @@ class Ground:
 
 
 def _trainer(classifier: Classifier, documents: Documents) -> LocalTrainer:
-    return LocalTrainer(classifier, documents.features, documents.labels, documents.units)
+    rows = Labelled(classifier, documents.features, documents.labels)
+    return LocalTrainer(classifier, rows, documents.units)
 
 
 def _seen(classifier: Classifier, base: BaseModel, plan: Plan, parts: list[Records]) -> Documents:
     """All records of several parts, once through the frozen part of the model."""
-    ids = tokenize(base, [text for records in parts for text in records.texts], plan.base.max_tokens)
+    texts = [text for records in parts for text in records.texts]
+    seconds = [text for records in parts for text in records.seconds or ()] if plan.task.pair else None
+    ids = tokenize(base, texts, plan.base.max_tokens, seconds)
     labels = np.concatenate([records.targets(plan.task.labels) for records in parts])
     return Documents(prepare(classifier, ids), labels, _numbered(parts))
 
@@ -301,6 +305,12 @@ def tfidf(train: list[Records], test: Records) -> float:
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
     )
-    texts = [text for records in train for text in records.texts]
+    texts = [text for records in train for text in _joined(records)]
     model.fit(texts, [label for records in train for label in records.labels])
-    return float(model.score(test.texts, test.labels))
+    return float(model.score(_joined(test), test.labels))
+
+
+def _joined(records: Records) -> list[str]:
+    """The texts, and of a pair both in one: word counts know no more of it."""
+    pairs = zip(records.texts, records.seconds or [""] * len(records), strict=True)
+    return [f"{text} {second}".rstrip() for text, second in pairs]

@@ -22,7 +22,7 @@ from cloister.privacy.model import DEFAULT, describe
 from cloister.server import analytic as one_round
 from cloister.server.cli_work import Bits, Canaries, TakeBack, analytic_choice
 from cloister.server.jobs import Job
-from cloister.server.proposal import Terms, check_bits, check_surplus
+from cloister.server.proposal import Terms, check_bits, check_methods, check_surplus
 from cloister.simulations import demo as stagecraft
 from cloister.simulations import stage
 from cloister.simulations.processes import Memory, Troupe
@@ -38,6 +38,9 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Your own CSV, JSON lines or Parquet file.")] = None,
     text: Annotated[str, typer.Option("--text", help="Column of the texts.")] = "text",
     label: Annotated[str, typer.Option("--label", help="Column of the classes.")] = "label",
+    pair: Annotated[
+        str | None, typer.Option("--pair", help="Column of second texts: each row is then a pair.")
+    ] = None,
     person: Annotated[
         str | None,
         typer.Option(
@@ -87,15 +90,18 @@ def demo(
     _check_target(epsilon, delta)
     column = PersonColumn(person, rows_per_person, missing_persons) if person else None
     if data is None:
+        if pair:
+            raise UsageError("option_invalid", "The embedded notes have one text.", "Leave out --pair.")
         play = stage.triage(sites, seed, column)
     else:
         spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
-        play = stage.from_file(Source(data, text, label, site, spec, column), sites, seed)
+        play = stage.from_file(Source(data, text, label, site, spec, column, pair), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
     terms = replace(terms, unit="person" if person else "record", secure=secure, bits=bits)
-    terms = replace(terms, canaries=canaries, surplus=take_back)
+    terms = replace(terms, canaries=canaries, surplus=take_back, pair=pair is not None)
     terms = replace(terms, analytic=analytic_choice(method, None, None, top_layers))
     check_surplus(terms)
+    check_methods(terms)
     _check_sites(len(play.train), privacy, secure=secure)
     check_bits(terms, len(play.train))
     if privacy != "off":

@@ -139,7 +139,8 @@ def _enrol(demo: Demo, lead: LeadFolder, name: str, troupe: Troupe) -> SiteFolde
     _wait(lambda: _joined(site, invite), _START_S, "the lead", troupe)
     budget = (max(demo.terms.epsilon, 1e-3), demo.terms.delta)
     column = person and replace(person, name=stage.PERSON)
-    Datasets(site).register(path, DATASET, ("text", "label"), budget, column)
+    pair = None if demo.stage.train[name].seconds is None else stage.SECOND
+    Datasets(site).register(path, DATASET, ("text", "label"), budget, column, pair=pair)
     return site
 
 

@@ -21,6 +21,8 @@ _TEST_KEY = b"cloister demo: common test set"
 _NOTES, _TEST = 240, 300
 PERSON = "person"
 """The column of person ids in the files that a demo writes for its sites."""
+SECOND = "second"
+"""Likewise that of second texts."""
 PATIENT = "patient"
 """What the column of person ids of the synthetic notes is called."""
 MINIMUM = 40
@@ -56,6 +58,7 @@ class Source:
         site: column that names sites, or None.
         split: how rows go to sites (``simulations.partition``).
         person: the column of person ids and what becomes of it, or None.
+        pair: the column of second texts, or None.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class Source:
     site: str | None
     split: str
     person: PersonColumn | None = None
+    pair: str | None = None
 
 
 def triage(sites: int, seed: int, person: PersonColumn | None = None) -> Stage:
@@ -94,7 +98,8 @@ def from_file(source: Source, sites: int, seed: int) -> Stage:
     spec = partition.parse(source.split)
     column = spec.column if isinstance(spec, partition.Natural) else source.site
     person = source.person.name if source.person else None
-    found = records.load(source.path, text=source.text, label=source.label, site=column, person=person)
+    text, label, pair = source.text, source.label, source.pair
+    found = records.load(source.path, text=text, label=label, pair=pair, person=person, site=column)
     if source.person:
         found = persons.named(found, source.person.missing)
     if len(set(found.labels)) < 2:
@@ -126,8 +131,10 @@ def slug(value: str) -> str:
 
 
 def write(found: Records, path: Path, person: PersonColumn | None = None) -> None:
-    """Records as the file that a site would have: columns ``text`` and ``label``, and that of persons."""
+    """Records as the file of a site: columns ``text`` and ``label``, those of second texts and persons."""
     columns = {"text": found.texts, "label": found.labels}
+    if found.seconds is not None:
+        columns[SECOND] = found.seconds
     if person is not None and found.persons is not None:
         columns[PERSON] = found.persons
     with path.open("w", encoding="utf-8", newline="") as file:

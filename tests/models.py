@@ -121,3 +121,47 @@ def write(folder: Path, layers: int = 3, width: int = 32) -> Path:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]").save_pretrained(folder)
     return folder
+
+
+def write_writer(folder: Path, kind: str = "gpt2", template: str | None = None) -> Path:
+    """A folder of a tiny random model that generates text; its tokens are bytes, so any text will do."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers import models as tokenizing
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", *letters])}
+    sizes: dict[str, dict[str, Any]] = {
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+        "llama": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 48,
+            "max_position_embeddings": 128,
+        },
+    }
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(vocabulary), bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes[kind]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(23)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(tokenizing.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    whole.chat_template = template
+    whole.save_pretrained(folder)
+    return folder
+
+
+CHAT = (
+    "{% for turn in messages %}<s>{{ turn.role }}: {{ turn.content | trim }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+"""A chat template: each turn between tokens of its own."""

@@ -1,4 +1,7 @@
-"""The classifier: a frozen encoder, LoRA where the plan's layout says, mean pooling and a linear head.
+"""What is trained: a frozen encoder, LoRA where the plan's layout says, and a head by the kind of task.
+
+A classifier has mean pooling and a linear head, a tagger a linear head over every token; a writer has none,
+and goes on with the frozen output layer of its base model.
 
 All that is trained is one flat float32 vector in the order of ``privacy.layout``; ``set_flat`` and
 ``get_flat`` copy between that vector and the parameters.
@@ -18,31 +21,62 @@ from cloister.privacy.layout import Layout
 from cloister.privacy.update import Vector
 
 
-class Classifier(nn.Module):
-    """Encoder, masked mean pooling to unit length, times ``SCALE``, linear head.
+class Adapted(nn.Module):
+    """A frozen encoder with what is trained on it.
 
     Attributes:
         encoder: the base model, LoRA in place, all else frozen and without dropout.
-        head: classes x hidden weights and a bias.
-        widen: what puts features beside the pooled ones before the head; None for nothing.
         layout: the order of the trained tensors.
         trained: layout name -> parameter.
+    """
+
+    trained: dict[str, nn.Parameter]
+
+    def __init__(self, encoder: nn.Module, layout: Layout) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.layout = layout
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        found: Tensor = next(self.encoder.parameters())
+        return found.device
+
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's last states, shape (n, tokens, hidden), of token ids and mask."""
+        states: Tensor = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states
+
+    def _settle(self) -> None:
+        """Notes what is trained, in float32, and that it is what the layout names.
+
+        Raises:
+            ModelError: ``adapter_invalid``.
+        """
+        self.trained = {_layout_name(name): p for name, p in self.named_parameters() if p.requires_grad}
+        for parameter in self.trained.values():
+            parameter.data = parameter.data.float()  # PEFT makes LoRA in the type of its base
+        placed = {name: tuple(parameter.shape) for name, parameter in self.trained.items()}
+        if odd := sorted(set(placed.items()) ^ set(self.layout.tensors)):
+            raise ModelError("adapter_invalid", f"The layout does not fit the model at {odd[0][0]}.")
+
+
+class Classifier(Adapted):
+    """Encoder, masked mean pooling to unit length, times ``SCALE``, linear head.
+
+    Attributes:
+        head: classes x hidden weights and a bias.
+        widen: what puts features beside the pooled ones before the head; None for nothing.
     """
 
     def __init__(
         self, encoder: nn.Module, head: nn.Linear, layout: Layout, widen: nn.Module | None = None
     ) -> None:
-        super().__init__()
-        self.encoder: Any = encoder
+        super().__init__(encoder, layout)
         self.head = head
         self.widen = widen
-        self.layout = layout
-        self.trained = {_layout_name(name): p for name, p in self.named_parameters() if p.requires_grad}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.head.weight.device
+        self._settle()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits, shape (n, classes), of token ids and mask, both int64 of shape (n, tokens)."""
@@ -50,12 +84,48 @@ class Classifier(nn.Module):
 
     def pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Features of unit length, shape (n, hidden), of token ids and mask."""
-        return pool(self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+        return pool(self.states(ids, mask), mask)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Logits, shape (n, classes), of pooled features."""
         wide = pooled if self.widen is None else self.widen(pooled)
         logits: Tensor = self.head(SCALE * wide)
+        return logits
+
+
+class Tagger(Classifier):
+    """Encoder, each token's state to unit length, times ``SCALE``, linear head."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits, shape (n, tokens, tags), of token ids and mask, both int64 of shape (n, tokens)."""
+        return self.tag(self.states(ids, mask))
+
+    def tag(self, states: Tensor) -> Tensor:
+        """Logits, shape (n, tokens, tags), of the last states."""
+        return self.classify(nn.functional.normalize(states.float(), dim=-1))
+
+
+class Writer(Adapted):
+    """A model that goes on with a text; LoRA alone is trained.
+
+    Attributes:
+        words: the frozen map from a state to the logits of the next token.
+    """
+
+    def __init__(self, encoder: nn.Module, words: nn.Module, layout: Layout) -> None:
+        super().__init__(encoder, layout)
+        self.words = words
+        self._settle()
+
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """As of any encoder; nothing is kept for a next token."""
+        found = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False)
+        states: Tensor = found.last_hidden_state
+        return states
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits of the next token, shape (n, tokens, vocabulary)."""
+        logits: Tensor = self.words(self.states(ids, mask))
         return logits
 
 
@@ -75,34 +145,48 @@ def place(
     Raises:
         ModelError: ``adapter_invalid``, the layout does not fit the encoder.
     """
-    shapes = dict(layout.tensors)
-    classes, hidden = shapes.get("head.weight", (0, 0))
+    head = _headed(encoder, layout, alpha, more)
+    return Classifier(encoder, head, layout, widen.to(head.weight.device) if widen else None)
+
+
+def place_tagger(encoder: nn.Module, layout: Layout, alpha: float) -> Tagger:
+    """As ``place``, with the head over every token."""
+    return Tagger(encoder, _headed(encoder, layout, alpha), layout)
+
+
+def place_writer(encoder: nn.Module, words: nn.Module, layout: Layout, alpha: float) -> Writer:
+    """As ``place``, without a head: ``words`` is the base model's own output layer, and stays frozen."""
+    encoder.requires_grad_(False)
+    words.requires_grad_(False)
+    _adapt(encoder, layout, alpha)
+    return Writer(encoder, words, layout)
+
+
+def _headed(encoder: nn.Module, layout: Layout, alpha: float, more: int = 0) -> nn.Linear:
+    """Puts LoRA on an encoder and makes a head for its features, and so many more."""
+    classes, hidden = dict(layout.tensors).get("head.weight", (0, 0))
     width = getattr(encoder.config, "hidden_size", None)
     if width is None or hidden != width + more:
         raise ModelError("adapter_invalid", f"The layout has no head for features of width {width}.")
     encoder.requires_grad_(False)
+    _adapt(encoder, layout, alpha)
+    return nn.Linear(hidden, classes, dtype=torch.float32, device=next(encoder.parameters()).device)
+
+
+def _adapt(encoder: nn.Module, layout: Layout, alpha: float) -> None:
+    shapes = dict(layout.tensors)
     modules = [name.removesuffix(LORA_A) for name in shapes if name.endswith(LORA_A)]
     if modules:
         _inject(encoder, modules, shapes[modules[0] + LORA_A][0], alpha)
-    device = next(encoder.parameters()).device
-    head = nn.Linear(hidden, classes, dtype=torch.float32, device=device)
-    classifier = Classifier(encoder, head, layout, widen.to(device) if widen else None)
-    for parameter in classifier.trained.values():
-        parameter.data = parameter.data.float()  # PEFT makes LoRA in the type of its base
-    placed = {name: tuple(parameter.shape) for name, parameter in classifier.trained.items()}
-    if placed != shapes:
-        odd = sorted(set(placed.items()) ^ set(shapes.items()))
-        raise ModelError("adapter_invalid", f"The layout does not fit the model at {odd[0][0]}.")
-    return classifier
 
 
-def get_flat(classifier: Classifier) -> Vector:
+def get_flat(classifier: Adapted) -> Vector:
     """A copy of all trained parameters: float32, shape (d,)."""
     parts = [classifier.trained[name].detach().reshape(-1) for name, _ in classifier.layout.tensors]
     return torch.cat(parts).to("cpu", torch.float32).numpy()
 
 
-def set_flat(classifier: Classifier, vector: Vector) -> None:
+def set_flat(classifier: Adapted, vector: Vector) -> None:
     """Copies ``vector``, float32 of shape (d,), into the trained parameters.
 
     Raises:
@@ -135,6 +219,7 @@ def _inject(encoder: nn.Module, modules: list[str], rank: int, alpha: float) -> 
         lora_dropout=0.0,
         bias="none",
         target_modules=modules,
+        fan_in_fan_out=getattr(encoder.config, "model_type", "") == "gpt2",  # its maps are (in, out)
     )
     try:
         inject_adapter_in_model(config, encoder)

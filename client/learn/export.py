@@ -1,4 +1,4 @@
-"""A trained classifier as a folder of its own, and back.
+"""What was trained as a folder of its own, and a classifier back from it.
 
 The folder is a plain PEFT adapter, so that other programs load it with
 ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)``. Beside it stand the head and
@@ -52,26 +52,29 @@ class TextClassifier:
     labels: tuple[str, ...]
     max_tokens: int
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Class probabilities, float32, shape (texts, labels)."""
+    def probabilities(
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Class probabilities of texts, or of pairs of them, float32, shape (texts, labels)."""
         from cloister.client.learn import adapters, evaluation, features
 
-        tokens = features.Tokens(tokenize(self.base, texts, self.max_tokens))
+        tokens = features.Tokens(tokenize(self.base, texts, self.max_tokens, seconds))
         return evaluation.probabilities(self.classifier, tokens, adapters.get_flat(self.classifier))
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The most probable label of each text."""
-        return [self.labels[row] for row in self.probabilities(texts).argmax(axis=1)]
+    def predict(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> list[str]:
+        """The most probable label of each text, or pair of texts."""
+        return [self.labels[row] for row in self.probabilities(texts, seconds).argmax(axis=1)]
 
 
-def save(folder: Path, layout: Layout, plan: Plan, vector: Vector) -> None:
-    """Writes a trained classifier to ``folder``, which may exist. No path of this machine is written.
+def save(folder: Path, layout: Layout, plan: Plan, vector: Vector, stem: str = "") -> None:
+    """Writes what was trained to ``folder``, which may exist. No path of this machine is written.
 
     Args:
         folder: where to.
         layout: the order of ``vector``.
         plan: the plan that it was trained under.
         vector: the trained parameters, float32, shape (d,).
+        stem: what stands before the encoder's names in a whole model that generates text.
 
     Raises:
         ModelError: ``adapter_invalid``, the vector does not fit the layout.
@@ -80,13 +83,14 @@ def save(folder: Path, layout: Layout, plan: Plan, vector: Vector) -> None:
         raise ModelError("adapter_invalid", f"{vector.size} values do not fit {layout.size} parameters.")
     tensors = {name: vector[place].reshape(shape) for name, shape, place in layout.slices()}
     head = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
-    lora = {_PEFT + name: tensor for name, tensor in tensors.items() if name not in head}
+    lora = {_PEFT + stem + name: tensor for name, tensor in tensors.items() if name not in head}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(head, folder / _HEAD)
+    if head:
+        save_file(head, folder / _HEAD)
     _write_json(folder / "config.json", _config(plan))
     if lora:
         save_file(lora, folder / _ADAPTER, metadata={"format": "pt"})
-        _write_json(folder / "adapter_config.json", _adapter_config(layout, plan))
+        _write_json(folder / "adapter_config.json", _adapter_config(layout, plan, stem))
 
 
 def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
@@ -99,13 +103,15 @@ def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
 
     Raises:
         ModelError: ``model_mismatch``, it was trained on another base model; ``adapter_invalid``, the
-            folder is incomplete or damaged.
+            folder is incomplete or damaged, or holds something else than a classifier.
     """
     from cloister.client.learn.adapters import set_flat
     from cloister.client.learn.analytic import placed
 
     try:
         config = json.loads((folder / "config.json").read_bytes())
+        if config["format"] != _FORMATS["sequence-classification"]:
+            raise ValueError("no classifier")
         found = load_file(folder / _HEAD)
         if (folder / _ADAPTER).is_file():
             found |= {
@@ -128,36 +134,49 @@ def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
     return TextClassifier(classifier, base, labels, max_tokens)
 
 
+_FORMATS = {
+    "sequence-classification": "cloister-classifier-1",
+    "token-classification": "cloister-tagger-1",
+    "causal-lm": "cloister-writer-1",
+}
+
+
 def _config(plan: Plan) -> dict[str, Any]:
-    analytic = plan.training.analytic
-    waves: dict[str, Any] = {}
-    if analytic and analytic.cosines:
-        named = ("inputs", "bandwidth", "seed")
-        waves = {"cosines": {"number": analytic.cosines, **{n: getattr(analytic, n) for n in named}}}
-    return {
-        **waves,
-        "format": "cloister-classifier-1",
+    found: dict[str, Any] = {
+        "format": _FORMATS[plan.task.kind],
         "base": {"name": plan.base.name, "digest": plan.base.digest},
-        "labels": list(plan.task.labels),
         "alpha": plan.adapter.alpha,
         "max_tokens": plan.base.max_tokens,
-        "pooling": "mean",
-        "normalize": True,
-        "scale": SCALE,
     }
+    if plan.task.labels:  # each token's state of a tagger, the mean of them of a classifier, to length 1
+        found |= {"labels": list(plan.task.labels), "normalize": True, "scale": SCALE}
+    if plan.task.classifies:
+        found |= {"pooling": "mean"}
+    if (analytic := plan.training.analytic) and analytic.cosines:
+        named = ("inputs", "bandwidth", "seed")
+        found["cosines"] = {"number": analytic.cosines, **{n: getattr(analytic, n) for n in named}}
+    return found
 
 
-def _adapter_config(layout: Layout, plan: Plan) -> dict[str, Any]:
+def _adapter_config(layout: Layout, plan: Plan, stem: str) -> dict[str, Any]:
+    turned = (
+        {"fan_in_fan_out": True}
+        if any(name.endswith(f".c_attn{LORA_A}") for name, _ in layout.tensors)
+        else {}
+    )
     return {
+        **turned,
         "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
+        "task_type": "CAUSAL_LM" if plan.task.kind == "causal-lm" else "FEATURE_EXTRACTION",
         "base_model_name_or_path": plan.base.name,
         "inference_mode": True,
         "r": plan.adapter.rank,
         "lora_alpha": plan.adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": [name.removesuffix(LORA_A) for name, _ in layout.tensors if name.endswith(LORA_A)],
+        "target_modules": [
+            stem + name.removesuffix(LORA_A) for name, _ in layout.tensors if name.endswith(LORA_A)
+        ],
     }
 
 

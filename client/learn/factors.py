@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.client.learn.adapters import Classifier
+from cloister.client.learn.adapters import Adapted
 from cloister.privacy.layout import Layout
 
 
@@ -39,7 +39,7 @@ class Selection:
 
 
 @contextmanager
-def freezing(classifier: Classifier, layout: Layout) -> Iterator[None]:
+def freezing(classifier: Adapted, layout: Layout) -> Iterator[None]:
     """Only the tensors of a layout are trainable inside."""
     names = {name for name, _ in layout.tensors}
     others = [tensor for name, tensor in classifier.trained.items() if name not in names]

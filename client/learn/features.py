@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cloister.client.learn.adapters import Classifier, pool
+from cloister.client.learn.adapters import Adapted, Classifier, pool
 from cloister.client.learn.model import LORA_A
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -61,7 +61,11 @@ class Tokens:
         logits: Tensor = classifier(*self.padded(classifier, rows))
         return logits
 
-    def padded(self, classifier: Classifier, rows: Indices) -> tuple[Tensor, Tensor]:
+    def states(self, model: Adapted, rows: Indices) -> Tensor:
+        """The last states through the whole encoder, shape (len(rows), tokens of the longest, hidden)."""
+        return model.states(*self.padded(model, rows))
+
+    def padded(self, classifier: Adapted, rows: Indices) -> tuple[Tensor, Tensor]:
         """Ids and mask, int64 of shape (len(rows), tokens of the longest)."""
         chosen = [torch.from_numpy(self.ids[row]) for row in rows]
         padding = getattr(classifier.encoder.config, "pad_token_id", None) or 0
@@ -75,21 +79,29 @@ class Tokens:
 class Hidden:
     """Hidden states below layer ``first``, one tensor of shape (tokens, hidden) a document."""
 
-    states: tuple[Tensor, ...]
+    below: tuple[Tensor, ...]
     first: int
 
     @property
     def lengths(self) -> Indices:
         """The number of tokens of each document."""
-        return np.array([len(states) for states in self.states], dtype=np.int64)
+        return np.array([len(states) for states in self.below], dtype=np.int64)
 
     def logits(self, classifier: Classifier, rows: Indices) -> Tensor:
         """Logits through the layers from ``first`` on."""
-        chosen = [self.states[row] for row in rows]
-        mask = _mask([len(states) for states in chosen]).to(classifier.device, non_blocking=True)
-        states = pad_sequence(chosen, batch_first=True).to(classifier.device, torch.float32)
-        layers = classifier.encoder.encoder.layer[self.first :]
-        return classifier.classify(pool(_through(classifier.encoder, layers, states, mask), mask))
+        return classifier.classify(pool(*self._last(classifier, rows)))
+
+    def states(self, model: Adapted, rows: Indices) -> Tensor:
+        """The last states through the layers from ``first`` on; as of ``Tokens``."""
+        return self._last(model, rows)[0]
+
+    def _last(self, model: Adapted, rows: Indices) -> tuple[Tensor, Tensor]:
+        """The last states and their mask."""
+        chosen = [self.below[row] for row in rows]
+        mask = _mask([len(states) for states in chosen]).to(model.device, non_blocking=True)
+        states = pad_sequence(chosen, batch_first=True).to(model.device, torch.float32)
+        layers = model.encoder.encoder.layer[self.first :]
+        return _through(model.encoder, layers, states, mask), mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +135,16 @@ def prepare(classifier: Classifier, ids: Sequence[NDArray[np.int64]], *, half: b
         return _pooled(classifier, tokens, dtype)
     first = _first_trained(classifier)
     return _hidden(classifier, tokens, first, dtype) if first else tokens
+
+
+def prepare_states(model: Adapted, ids: Sequence[NDArray[np.int64]]) -> Tokens | Hidden:
+    """As ``prepare``, for heads that need the state of each token."""
+    tokens = Tokens(tuple(ids))
+    if model.encoder.config.model_type not in _BERT_LIKE:
+        return tokens
+    adapted = any(name.endswith(LORA_A) for name in model.trained)
+    first = _first_trained(model) if adapted else len(model.encoder.encoder.layer)
+    return _hidden(model, tokens, first, torch.float32) if first else tokens
 
 
 def chunks(lengths: Indices, rows: Indices) -> Iterator[Indices]:
@@ -198,7 +220,7 @@ def _runs(sizes: Indices, lengths: Indices) -> Iterator[slice]:
         start = stop
 
 
-def _first_trained(classifier: Classifier) -> int:
+def _first_trained(classifier: Adapted) -> int:
     """The index of the lowest layer with a trained parameter; 0 where layers cannot be run apart."""
     if classifier.encoder.config.model_type not in _BERT_LIKE:
         return 0
@@ -216,7 +238,7 @@ def _pooled(classifier: Classifier, tokens: Tokens, dtype: torch.dtype) -> Poole
 
 
 @torch.no_grad()
-def _hidden(classifier: Classifier, tokens: Tokens, first: int, dtype: torch.dtype) -> Hidden:
+def _hidden(classifier: Adapted, tokens: Tokens, first: int, dtype: torch.dtype) -> Hidden:
     encoder, lengths = classifier.encoder, tokens.lengths
     kept: dict[int, Tensor] = {}
     for rows in chunks(lengths, np.arange(len(tokens.ids))):

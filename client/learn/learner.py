@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cloister.client.guard import Score
-from cloister.client.learn import analytic, export
-from cloister.client.learn.adapters import Classifier
-from cloister.client.learn.evaluation import predict, score
-from cloister.client.learn.features import Features, prepare
-from cloister.client.learn.model import load_encoder, tokenize
+from cloister.client.learn import analytic, export, tasks
+from cloister.client.learn.adapters import Adapted, set_flat
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site import persons
 from cloister.client.site.records import Records
@@ -30,14 +25,6 @@ from cloister.privacy.vault import CLEAR, Vault
 from cloister.privacy.wire.envelope import Header
 
 _AUDIT, _PROGRESS = "audit.json", "progress.jsonl"
-
-
-@dataclass(frozen=True)
-class Held:
-    """Held-out records of the site, ready to be scored; figures on them never leave it."""
-
-    features: Features
-    labels: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def require_unit(plan: Plan, site: str, train: Records) -> None:
@@ -112,7 +99,7 @@ class SiteLearner:
     Raises:
         PlanError: ``plan_conflict``, the records are of another unit of privacy than the plan.
         StateError: the file of the audit cannot be used.
-        ModelError, InputError: the model is not the plan's, or a label is none of its classes.
+        ModelError, InputError: the model is not the plan's, or the records are not its task's.
     """
 
     def __init__(
@@ -128,20 +115,16 @@ class SiteLearner:
     ) -> None:
         train, held = records
         require_unit(plan, site, train)
-        self._plan, self._base, self._entropy = plan, base, entropy
+        self._plan, self._entropy = plan, entropy
+        self._stem = base.stem if plan.task.kind == "causal-lm" else ""
         self._folder, self._vault = folder, vault
         self._settings = Settings.of(plan, site)
         self.layout = agreed_layout(plan, base)
-        encoder, lift = load_encoder(base, device), analytic.cosines_of(plan)
-        self.classifier: Classifier = analytic.placed(encoder, self.layout, plan.adapter.alpha, lift)
+        self.model: Adapted = tasks.placed(plan, base, self.layout, device)
         self.audit = audit_of(plan, folder / _AUDIT, vault)
-        labels = plan.task.labels
-        self._rows = self._features(train), train.targets(labels), persons.numbers(train)
-        self._trainer = LocalTrainer(self.classifier, *self._rows, audit=self.audit)
-        self._held = Held(self._features(held), held.targets(labels)) if len(held) else None
-
-    def _features(self, records: Records) -> Features:
-        return prepare(self.classifier, tokenize(self._base, records.texts, self._plan.base.max_tokens))
+        self._rows, self._units = tasks.documents(plan, base, self.model, train), persons.numbers(train)
+        self._trainer = LocalTrainer(self.model, self._rows, self._units, audit=self.audit)
+        self._held = tasks.documents(plan, base, self.model, held) if len(held) else None
 
     def train(self, model: Vector, header: Header) -> Delta:
         """One round's local steps from ``model``; see ``LocalTrainer.train``.
@@ -159,9 +142,11 @@ class SiteLearner:
 
     def sums(self, header: Header) -> Encoded:
         """This site's part of the one sum of an analytic plan; see ``analytic.sums``."""
-        at = _moment(header)
+        rows, at = self._rows, _moment(header)
+        if not isinstance(rows, Labelled):
+            raise PlanError("plan_conflict", "An analytic round is on rows with one class each.")
         stream = self._entropy.stream("noise", round=at.round, step=1, attempt=at.attempt, model=at.model)
-        return analytic.sums(self._plan, *self._rows, stream)
+        return analytic.sums(self._plan, rows.features, rows.labels, self._units, stream)
 
     def surplus(self, header: Header, survivors: int) -> Surplus:
         """What of this site's noise in a round a sum over so many survivors does not need."""
@@ -186,11 +171,15 @@ class SiteLearner:
         """
         if self._plan.joint and not _scored(round, self._plan.training.rounds):
             return None
-        found = None
+        found, told = None, dict[str, canonical.Json](accuracy=None)
         if self._held is not None:
-            scores = score(predict(self.classifier, self._held.features, model), self._held.labels)
-            found = Score(scores.accuracy, scores.documents)
-        line = canonical.encode({"round": round, "accuracy": found.accuracy if found else None}) + b"\n"
+            set_flat(self.model, model)
+            worth = self._held.worth()
+            found = Score(worth.accuracy, worth.rows)
+            more = {"loss": worth.loss, "entity_f1": worth.f1}
+            told["accuracy"] = worth.accuracy
+            told.update((name, value) for name, value in more.items() if value is not None)
+        line = canonical.encode({"round": round, **told}) + b"\n"
         path = self._folder / _PROGRESS
         known = path.read_bytes() if path.exists() else b""
         if line not in known:
@@ -204,8 +193,8 @@ class SiteLearner:
         lines = path.read_bytes().splitlines() if path.exists() else []
         known = [canonical.decode(line)["accuracy"] for line in lines]
         accuracies = [float(value) for value in known if value is not None]
-        return Score(max(accuracies), len(self._held.labels)) if accuracies and self._held else None
+        return Score(max(accuracies), len(self._held.lengths)) if accuracies and self._held else None
 
     def release(self, model: Vector) -> None:
         """Keeps the final model in PEFT format."""
-        export.save(self._folder / "model", self.layout, self._plan, model)
+        export.save(self._folder / "model", self.layout, self._plan, model, self._stem)

@@ -30,14 +30,28 @@ def load_encoder(base: BaseModel, device: str = "cpu") -> nn.Module:
     Raises:
         ModelError: ``model_unsafe``, transformers cannot read the folder as it is.
     """
+    return _loaded("AutoModel", base, device)  # type: ignore[no-any-return]
+
+
+def load_writer(base: BaseModel, device: str = "cpu") -> tuple[nn.Module, nn.Module]:
+    """The encoder of a model that generates text, and its output layer, both as ``load_encoder``.
+
+    Raises:
+        ModelError: ``model_unsafe``.
+    """
+    whole = _loaded("AutoModelForCausalLM", base, device)
+    return whole.base_model, whole.get_output_embeddings()
+
+
+def _loaded(kind: str, base: BaseModel, device: str) -> Any:
     import torch
-    from transformers import AutoModel
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     heap.settle()  # from here on this process holds a model
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        encoder: Any = AutoModel.from_pretrained(
+        model: Any = getattr(transformers, kind).from_pretrained(
             base.path,
             dtype=torch.float32,
             use_safetensors=True,
@@ -46,13 +60,13 @@ def load_encoder(base: BaseModel, device: str = "cpu") -> nn.Module:
         )
     except (OSError, ValueError) as error:
         raise ModelError("model_unsafe", f"{base.name} cannot be loaded: {error}", USE_SAFETENSORS) from error
-    encoder.requires_grad_(False)
-    encoder.eval()
-    return encoder.to(device)  # type: ignore[no-any-return]
+    model.requires_grad_(False)
+    model.eval()
+    return model.to(device)
 
 
-def tokenize(base: BaseModel, texts: Sequence[str], max_tokens: int) -> tuple[NDArray[np.int64], ...]:
-    """The token ids of each text, cut to ``max_tokens``: one array of shape (tokens,) a text.
+def tokenizer_of(base: BaseModel) -> Any:
+    """The tokenizer of a base model.
 
     Raises:
         ModelError: ``model_unsafe``, transformers cannot read the tokenizer as it is.
@@ -60,12 +74,28 @@ def tokenize(base: BaseModel, texts: Sequence[str], max_tokens: int) -> tuple[ND
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(base.path, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             "model_unsafe", f"The tokenizer of {base.name} cannot be loaded: {error}", USE_SAFETENSORS
         ) from error
+
+
+def tokenize(
+    base: BaseModel, texts: Sequence[str], max_tokens: int, seconds: Sequence[str] | None = None
+) -> tuple[NDArray[np.int64], ...]:
+    """The token ids of each text, or pair of texts, cut to ``max_tokens``: one array of shape (tokens,) each.
+
+    The longer text of a pair is cut first. Both stand in one row, the tokenizer's own separator between them.
+
+    Raises:
+        ModelError: ``model_unsafe``, transformers cannot read the tokenizer as it is.
+    """
+    tokenizer = tokenizer_of(base)
     if not texts:
         return ()
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)
+    pairs = None if seconds is None else list(seconds)
+    encoded = tokenizer(
+        list(texts), pairs, truncation=True, max_length=max_tokens, return_attention_mask=False
+    )
     return tuple(np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"])

@@ -15,13 +15,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from cloister.client.learn.adapters import Classifier, set_flat
+from cloister.client.learn.adapters import Adapted, set_flat
+from cloister.client.learn.documents import Documents
 from cloister.client.learn.factors import Selection, freezing
-from cloister.client.learn.features import Features, Indices, Units
+from cloister.client.learn.features import Indices, Units
 from cloister.privacy import descent
 from cloister.privacy.dp import accounting, joint, noise, sampling
 from cloister.privacy.dp.audit import Audit, Watch
@@ -124,9 +122,8 @@ class LocalTrainer:
     """A site's warm model and documents; trains as often as it is asked.
 
     Args:
-        classifier: a model as ``adapters.place`` gives it.
-        features: the site's training documents.
-        labels: the class of each, int64, shape (documents,).
+        model: as ``adapters.place`` and its like give it.
+        documents: the site's training documents, of that model.
         units: whose document each is, int64, shape (documents,), numbered from 0 without gaps; None
             where every document is a unit of its own.
         audit: adds phantom units to every private step and watches what becomes of them; None for none.
@@ -134,20 +131,19 @@ class LocalTrainer:
 
     def __init__(
         self,
-        classifier: Classifier,
-        features: Features,
-        labels: NDArray[np.int64],
+        model: Adapted,
+        documents: Documents,
         units: Indices | None = None,
         audit: Audit | None = None,
     ) -> None:
-        self._units = Units.of(np.arange(len(labels), dtype=np.int64) if units is None else units)
-        if not len(features.lengths) == len(labels) == len(self._units.of_row):
-            raise ValueError("there must be one label and one unit a document")
-        self._classifier = classifier
-        self._features = features
-        self._labels = torch.from_numpy(labels.astype(np.int64)).to(classifier.device)
+        number = len(documents.lengths)
+        self._units = Units.of(np.arange(number, dtype=np.int64) if units is None else units)
+        if number != len(self._units.of_row):
+            raise ValueError("there must be one unit a document")
+        self._model = model
+        self._documents = documents
         self._audit = audit
-        self._engine = self._engine_for(classifier.layout)
+        self._engine = self._engine_for(model.layout)
         self._parts: dict[str, _Scope] = {}
 
     def train(self, start: Vector, settings: Settings, entropy: Entropy, moment: Moment) -> Delta:
@@ -171,7 +167,7 @@ class LocalTrainer:
             ModelError: ``layer_unsupported``.
         """
         scope = self._scope(frozen_in(settings.factors, moment.round))
-        with freezing(self._classifier, scope.selection.layout):
+        with freezing(self._model, scope.selection.layout):
             parameters, mechanisms = self._steps(start, settings, _Streams(entropy, moment, 0), scope)
         if not np.isfinite(parameters).all():
             raise UpdateError(
@@ -189,7 +185,7 @@ class LocalTrainer:
         moment = streams.moment
         watch = self._audit.watch(moment.round, moment.attempt) if self._audit else None
         for step in range(1, settings.steps + 1):
-            set_flat(self._classifier, parameters)
+            set_flat(self._model, parameters)
             streams = replace(streams, step=step)
             units, phantoms = self._sample(settings.rate, streams.of("sampling"))
             if settings.guard is None:
@@ -225,13 +221,13 @@ class LocalTrainer:
             ModelError: ``layer_unsupported``.
         """
         watch = self._audit.watch(moment.round, moment.attempt) if self._audit else None
-        set_flat(self._classifier, np.array(start, dtype=np.float32))
+        set_flat(self._model, np.array(start, dtype=np.float32))
         streams = _Streams(entropy, moment, 1)
         units, phantoms = self._sample(rate, streams.of("sampling"))
         active = watch.taking_part(phantoms) if watch else NO_PHANTOMS
         clipped = self._engine.clipped(self._batches(units), grid.bound, active)
         found = joint.share(clipped, grid, rate, streams.of)
-        size = self._classifier.layout.size
+        size = self._model.layout.size
         if self._audit and watch:
             watch.observe((found.values[size:] * grid.step).astype(np.float32), grid.bound)
             self._audit.keep(watch)
@@ -252,24 +248,24 @@ class LocalTrainer:
         Raises:
             BudgetError: ``mechanism_unaccountable``.
         """
-        size = self._classifier.layout.size
+        size = self._model.layout.size
         noised = size + (self._audit.phantoms if self._audit else 0)
         found = joint.surplus(noised, grid, survivors, _Streams(entropy, moment, 1).of)
         return replace(found, values=found.values[:size])
 
     def _engine_for(self, layout: Layout) -> Engine:
         """The engine for some of the trained tensors, which are the trainable ones now."""
-        trained = {name: self._classifier.trained[name] for name, _ in layout.tensors}
+        trained = {name: self._model.trained[name] for name, _ in layout.tensors}
         phantoms = self._audit.phantoms if self._audit else 0
-        return engine_for(self._classifier, layout, trained, phantoms=phantoms)
+        return engine_for(self._model, layout, trained, phantoms=phantoms)
 
     def _scope(self, frozen: str | None) -> _Scope:
         """What a round trains that leaves tensors whose names end so; its engine is made once."""
         if frozen is None:
-            return _Scope(Selection.of(self._classifier.layout, None), self._engine)
+            return _Scope(Selection.of(self._model.layout, None), self._engine)
         if frozen not in self._parts:
-            selection = Selection.of(self._classifier.layout, frozen)
-            with freezing(self._classifier, selection.layout):
+            selection = Selection.of(self._model.layout, frozen)
+            with freezing(self._model, selection.layout):
                 self._parts[frozen] = _Scope(selection, self._engine_for(selection.layout))
         return self._parts[frozen]
 
@@ -299,7 +295,7 @@ class LocalTrainer:
 
     def _sum(self, units: Indices, layout: Layout) -> Vector:
         """The plain sum of the gradients of all documents of ``units``: neither cut nor noised."""
-        trained = self._classifier.trained
+        trained = self._model.trained
         total = np.zeros(layout.size, dtype=np.float32)
         for part in self._batches(units):
             gradients = torch.autograd.grad(
@@ -311,14 +307,9 @@ class LocalTrainer:
     def _batches(self, units: Indices) -> list[MicroBatch]:
         """All documents of ``units`` in micro-batches of like length, all of a unit in one."""
         return [
-            MicroBatch(partial(self._cross_entropy, rows), self._units.of_row[rows])
-            for rows in self._units.chunks(self._features.lengths, units)
+            MicroBatch(partial(self._documents.losses, rows), self._units.of_row[rows])
+            for rows in self._units.chunks(self._documents.lengths, units)
         ]
-
-    def _cross_entropy(self, rows: Indices) -> Tensor:
-        logits = self._features.logits(self._classifier, rows)
-        labels = self._labels[torch.from_numpy(rows).to(self._labels.device, non_blocking=True)]
-        return cross_entropy(logits, labels, reduction="none")
 
 
 @dataclass(frozen=True)

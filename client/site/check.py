@@ -115,7 +115,8 @@ class Facts:
         rows: all of them.
         without: rows without a text, label or person; a row may count more than once.
         usable: rows that have all of them.
-        labels: rows of each label, of the usable ones, most frequent first.
+        labels: rows of each label, or words of each tag, of the usable ones, most frequent first; none of
+            answers, which are texts.
         characters, words, tokens: of the usable texts; tokens where a base model is at hand.
     """
 
@@ -222,13 +223,24 @@ def _facts(raw: Records, near: _Near, lengths: Lengths | None) -> Facts:
         rows=len(raw),
         without={role: len(rows) for role, rows in _gaps(raw).items()},
         usable=len(found),
-        labels=dict(sorted(Counter(found.labels).items(), key=lambda item: (-item[1], item[0]))),
+        labels=dict(sorted(_labels(found).items(), key=lambda item: (-item[1], item[0]))),
         characters=_spread([len(text) for text in found.texts]),
         words=_spread([len(text.split()) for text in found.texts]),
         tokens=_spread(lengths(found.texts)) if lengths and found else None,
         people=_people(found.persons) if found.persons else None,
         twice=_twice(near),
     )
+
+
+def _labels(found: Records) -> Counter[str]:
+    if found.kind == "sequence-classification":
+        return Counter(found.labels)
+    if found.kind == "causal-lm":
+        return Counter()
+    try:
+        return Counter(tag for row in found.tagged() for tag in row.tags)
+    except InputError:  # the report says so as its refusal
+        return Counter()
 
 
 def _spread(values: Sequence[int]) -> Spread | None:

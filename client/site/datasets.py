@@ -29,8 +29,9 @@ from cloister.client.site.sources.place import Place
 from cloister.client.site.trial import Trial, trial
 from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.consent import Offer
-from cloister.privacy.errors import InputError, StateError
-from cloister.privacy.plan import Digest, Name, Persons, Rows, Sized
+from cloister.privacy.errors import InputError, PlanError, StateError, UsageError
+from cloister.privacy.plan import Digest, Name, Persons, Rows, Sized, Task
+from cloister.privacy.task import TaskKind
 
 HELD_OUT = 0.1
 SMALLEST = 16
@@ -43,9 +44,11 @@ class Selection:
 
     Attributes:
         place: where the source is.
-        text, label: its columns.
+        text, label: its columns; the label is a class, tags or spans, or an answer, by the kind of task.
         person: how rows say whom they are about; None at record level.
         missing: what becomes of rows without a text or label.
+        kind: of the task that its rows are for.
+        pair: the column of second texts; None where rows have one.
     """
 
     place: Place
@@ -53,16 +56,19 @@ class Selection:
     label: str
     person: PersonColumn | None = None
     missing: Missing = "refuse"
+    kind: TaskKind = "sequence-classification"
+    pair: str | None = None
 
     @property
     def names(self) -> dict[str, str]:
         """What each used column is called in the source."""
         found = {"text": self.text, "label": self.label}
+        found |= {} if self.pair is None else {"pair": self.pair}
         return found if self.person is None else found | {"person": self.person.name}
 
     def raw(self) -> Records:
         """All rows as they are in the source, with the ids of its persons."""
-        return records.raw(self.place, **self.names)
+        return records.raw(self.place, **self.names, kind=self.kind)
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,16 @@ class Dataset(Sized):
         fingerprint: of the data when they were registered.
         pinned: whether other data than those are refused.
         identifiers: what becomes of identifiers in its texts, whenever it is opened.
+        task: the kind of task that its rows are for.
+        pair: its column of second texts; None where rows have one.
     """
 
     name: Name
     place: Place
     text: str
     label: str
+    task: TaskKind = "sequence-classification"
+    pair: str | None = None
     person: str | None = None
     missing: Missing = "refuse"
     missing_values: Missing = "refuse"
@@ -119,7 +129,22 @@ class Dataset(Sized):
         column = None
         if self.person is not None and self.persons is not None:
             column = PersonColumn(self.person, self.persons.most_rows, self.missing)
-        return Selection(self.place, self.text, self.label, column, self.missing_values)
+        return Selection(self.place, self.text, self.label, column, self.missing_values, self.task, self.pair)
+
+    def require(self, task: Task) -> None:
+        """Refuses a task that its rows are not for, before any is read.
+
+        Raises:
+            PlanError: ``plan_conflict``.
+        """
+        if (self.task, self.pair is not None) != (task.kind, bool(task.pair)):
+            own = f"{self.task}{' of pairs' if self.pair else ''}"
+            raise PlanError(
+                "plan_conflict",
+                f"The plan's task is {task.kind}{' of pairs' if task.pair else ''}, the rows of {self.name} "
+                f"are for {own}.",
+                "Register the dataset for this task, or ask for another plan.",
+            )
 
     @model_validator(mode="after")
     def _person_named(self) -> Self:
@@ -147,6 +172,8 @@ class Datasets:
         budget: tuple[float, float],
         person: PersonColumn | None = None,
         *,
+        task: TaskKind = "sequence-classification",
+        pair: str | None = None,
         missing: Missing = "refuse",
         pinned: bool = False,
         identifiers: Action = "off",
@@ -160,6 +187,8 @@ class Datasets:
             columns: names of the text and the label column.
             budget: epsilon and delta of everything that will ever be learnt from it, per unit.
             person: how rows say whom they are about: the unit is then the person, else the record.
+            task: the kind of task that its rows are for.
+            pair: the column of second texts, where each row is a pair.
             missing: what becomes of rows without a text or label.
             pinned: whether to refuse the data once they are no longer the same.
             identifiers: what becomes of identifiers in its texts, now and whenever it is opened.
@@ -168,10 +197,12 @@ class Datasets:
         Raises:
             InputError: the source or its columns cannot be used, or it has fewer units than ``SMALLEST``;
                 ``identifiers_found``.
+            UsageError: ``option_invalid``, pairs are not for this task.
             BudgetError: ``budget_conflict``, another budget was set before.
         """
         place = source if isinstance(source, Place) else Place.of(source)
-        selection = Selection(place, *columns, person, missing)
+        check_pair(task, pair)
+        selection = Selection(place, *columns, person, missing, task, pair)
         raw = selection.raw()
         split = self.split(selection, raw)
         check_size(selection, split.units)
@@ -183,6 +214,8 @@ class Datasets:
             place=place,
             text=selection.text,
             label=selection.label,
+            task=task,
+            pair=pair,
             rows=band(len(split.train)),
             persons=Persons(**band(split.units).model_dump(), most_rows=person.most_rows) if person else None,
             person=person.name if person else None,
@@ -340,6 +373,16 @@ class Datasets:
             durable.private_folder(self._folder)
             self.site.vault.write(path, secrets.token_bytes(32))
         return self.site.vault.read(path)
+
+
+def check_pair(task: TaskKind, pair: str | None) -> None:
+    """Refuses second texts where a task has none: ``option_invalid``."""
+    if pair is not None and task != "sequence-classification":
+        raise UsageError(
+            "option_invalid",
+            f"Rows for {task} have one text, and no pair.",
+            "Leave out --pair, or --task.",
+        )
 
 
 def check_size(selection: Selection, units: int) -> None:

@@ -33,7 +33,7 @@ def fingerprint(records: Records, names: Mapping[str, str], key: bytes) -> str:
     Returns:
         ``sha256:`` and 64 hexadecimal digits.
     """
-    used = (records.texts, records.labels, records.persons, records.sites)
+    used = (records.texts, records.labels, records.persons, records.sites, records.seconds)
     columns = [column for column in used if column is not None]
     rows = sorted(_row(cells, key) for cells in zip(*columns, strict=True))
     mac = hmac.new(key, _TABLE, hashlib.sha256)

@@ -96,7 +96,7 @@ def keyed(records: Records, key: bytes, missing: Missing) -> Records:
 def capped(records: Records, most_rows: int, key: bytes) -> Records:
     """At most ``most_rows`` rows of each person, in file order.
 
-    The rows with the smallest keyed hashes of text and label are kept; equal rows count each.
+    The rows with the smallest keyed hashes of texts and label are kept; equal rows count each.
 
     Formal guarantees:
         Which rows of a person are kept is a function of that person's rows and the key alone. So adding
@@ -133,9 +133,10 @@ def numbers(records: Records) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def _order(records: Records, row: int, key: bytes) -> bytes:
-    """The rank of a row among its person's: a keyed hash of the person, the text and the label."""
+    """The rank of a row among its person's: a keyed hash of the person, the texts and the label."""
     mac = hmac.new(key, _ROW, hashlib.sha256)
-    for part in ((records.persons or ())[row], records.texts[row], records.labels[row]):
+    second = () if records.seconds is None else (records.seconds[row],)
+    for part in ((records.persons or ())[row], records.texts[row], records.labels[row], *second):
         data = part.encode("utf-8", "surrogatepass")
         mac.update(len(data).to_bytes(8, "big") + data)
     return mac.digest()

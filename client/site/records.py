@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from cloister.client.site.sources import reading
 from cloister.client.site.sources.place import Place
+from cloister.client.site.tagging import Tagged, tagged
 from cloister.privacy.errors import InputError
+from cloister.privacy.task import Task, TaskKind
 
 Missing = Literal["refuse", "drop"]
 """What becomes of rows without a value: the source is refused, or those rows are left out."""
@@ -28,22 +30,27 @@ Missing = Literal["refuse", "drop"]
 
 @dataclass(frozen=True)
 class Records:
-    """Rows of a classification task, in the order of their file.
+    """Rows of a task, in the order of their file.
 
     Attributes:
-        texts: what is classified.
-        labels: the class of each text, by name.
+        texts: what is classified or tagged, or asked.
+        labels: what is learnt of each text: its class by name, its tags (``client.site.tagging``), or an
+            answer.
         persons: whom each row is about, where such a column is known.
         sites: where each row comes from, where such a column is known.
+        seconds: the second text of each row, where rows are pairs.
+        kind: of the task.
     """
 
     texts: tuple[str, ...] = field(repr=False)
     labels: tuple[str, ...] = field(repr=False)
     persons: tuple[str, ...] | None = field(default=None, repr=False)
     sites: tuple[str, ...] | None = field(default=None, repr=False)
+    seconds: tuple[str, ...] | None = field(default=None, repr=False)
+    kind: TaskKind = "sequence-classification"
 
     def __post_init__(self) -> None:
-        columns = (self.labels, self.persons, self.sites)
+        columns = (self.labels, self.persons, self.sites, self.seconds)
         if any(column is not None and len(column) != len(self.texts) for column in columns):
             raise ValueError("the columns of records differ in length")
 
@@ -52,12 +59,55 @@ class Records:
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Records:
         """The rows of the given places, in the order given."""
-        return Records(
-            _taken(self.texts, rows),
-            _taken(self.labels, rows),
-            None if self.persons is None else _taken(self.persons, rows),
-            None if self.sites is None else _taken(self.sites, rows),
+        return replace(
+            self,
+            texts=_taken(self.texts, rows),
+            labels=_taken(self.labels, rows),
+            persons=None if self.persons is None else _taken(self.persons, rows),
+            sites=None if self.sites is None else _taken(self.sites, rows),
+            seconds=None if self.seconds is None else _taken(self.seconds, rows),
         )
+
+    def check(self, task: Task) -> None:
+        """Refuses records that a task cannot be learnt from.
+
+        Raises:
+            InputError: ``class_unknown``, a class or tag is none of the task's; ``tags_invalid``.
+        """
+        if task.kind == "sequence-classification":
+            self.targets(task.labels)
+        elif task.kind == "token-classification":
+            self.tags(task.labels)
+
+    def tags(self, labels: Sequence[str]) -> tuple[tuple[tuple[str, ...], NDArray[np.int64]], ...]:
+        """The words of each row, and each word's tag as its place in the plan's list.
+
+        Raises:
+            InputError: ``tags_invalid``, or ``class_unknown`` with the number of rows.
+        """
+        places = {name: place for place, name in enumerate(labels)}
+        rows = self.tagged()
+        unknown = sum(any(tag not in places for tag in row.tags) for row in rows)
+        if unknown:
+            raise _unknown(unknown, len(self), len(places), "tag", "tags")
+        return tuple((row.words, np.array([places[tag] for tag in row.tags], dtype=np.int64)) for row in rows)
+
+    def tagged(self) -> tuple[Tagged, ...]:
+        """The words and tags of each row.
+
+        Raises:
+            InputError: ``tags_invalid``, with the number of such rows.
+        """
+        found = [_tagged(text, marks) for text, marks in zip(self.texts, self.labels, strict=True)]
+        whole = tuple(row for row in found if row is not None)
+        if len(whole) < len(found):
+            raise InputError(
+                "tags_invalid",
+                f"{len(found) - len(whole)} of {len(self)} rows have no tag for each of their words, and no "
+                "spans within their text.",
+                "Give words and tags as lists of one length, or a text and a list of spans.",
+            )
+        return whole
 
     def classes(self) -> tuple[str, ...]:
         """The labels that occur, sorted."""
@@ -73,12 +123,23 @@ class Records:
         places = {name: place for place, name in enumerate(classes)}
         unknown = [label for label in self.labels if label not in places]
         if unknown:
-            raise InputError(
-                "class_unknown",
-                f"{len(unknown)} of {len(self)} rows have a label that is none of the {len(places)} classes.",
-                "Correct the labels, or ask the lead for a plan with these classes.",
-            )
+            raise _unknown(len(unknown), len(self), len(places), "label", "classes")
         return np.array([places[label] for label in self.labels], dtype=np.int64)
+
+
+def _unknown(rows: int, of: int, known: int, label: str, classes: str) -> InputError:
+    return InputError(
+        "class_unknown",
+        f"{rows} of {of} rows have a {label} that is none of the {known} {classes}.",
+        f"Correct the {label}s, or ask the lead for a plan with these {classes}.",
+    )
+
+
+def _tagged(text: str, marks: str) -> Tagged | None:
+    try:
+        return tagged(text, marks)
+    except ValueError:
+        return None
 
 
 def load(
@@ -88,6 +149,7 @@ def load(
     label: str,
     person: str | None = None,
     site: str | None = None,
+    pair: str | None = None,
     missing: Missing = "refuse",
 ) -> Records:
     """The usable records of a source.
@@ -98,45 +160,57 @@ def load(
         label: the column with the class; numbers become their text, ``1`` and ``01`` differ in CSV.
         person: the column that names whom a row is about; it may be empty in some rows.
         site: the column that names where a row comes from.
+        pair: the column of second texts.
         missing: what becomes of rows without a text, label or site.
 
     Raises:
         InputError: as ``raw`` and ``usable``.
     """
     place = source if isinstance(source, Place) else Place.of(source)
-    found = raw(place, text=text, label=label, person=person, site=site)
-    return usable(found, place.title, {"text": text, "label": label, "site": site or ""}, missing)
+    found = raw(place, text=text, label=label, person=person, site=site, pair=pair)
+    names = {"text": text, "label": label, "site": site or "", "pair": pair or ""}
+    return usable(found, place.title, names, missing)
 
 
 def raw(
-    place: Place, *, text: str, label: str, person: str | None = None, site: str | None = None
+    place: Place,
+    *,
+    text: str,
+    label: str,
+    person: str | None = None,
+    site: str | None = None,
+    pair: str | None = None,
+    kind: TaskKind = "sequence-classification",
 ) -> Records:
     """All rows of a source, with "" where a cell has no value.
 
     Raises:
         InputError: as ``sources.reading.read``.
     """
-    wanted = [name for name in (text, label, person, site) if name is not None]
-    columns = reading.read(place, wanted)
+    wanted = [name for name in (text, label, person, site, pair) if name is not None]
+    lists = (text, label) if kind == "token-classification" else ()
+    columns = reading.read(place, wanted, lists)
     return Records(
         columns[text],
         columns[label],
         None if person is None else columns[person],
         None if site is None else columns[site],
+        None if pair is None else columns[pair],
+        kind,
     )
 
 
 def usable(records: Records, title: str, names: Mapping[str, str], missing: Missing) -> Records:
-    """The rows that have a text, a label and, where sites are known, a site.
+    """The rows that have a text, a label and, where sites are known or rows are pairs, a site or second text.
 
     Args:
         records: as ``raw`` gives them.
         title: what errors call the source.
-        names: what the columns ``text``, ``label`` and ``site`` are called in it.
+        names: what the columns ``text``, ``label``, ``site`` and ``pair`` are called in it.
         missing: what becomes of the other rows.
 
     Raises:
-        InputError: ``value_missing``, ``site_empty`` (no rows), ``one_class``.
+        InputError: ``value_missing``, ``site_empty`` (no rows), ``one_class``, ``tags_invalid``.
     """
     if not records:
         raise InputError("site_empty", f"{title} has no rows.", "Name a source that has rows.")
@@ -152,7 +226,9 @@ def usable(records: Records, title: str, names: Mapping[str, str], missing: Miss
     found = records.take([row for row in range(len(records)) if row not in without]) if without else records
     if not found:
         raise InputError("site_empty", f"{title} has no row with all values.", "Name another column.")
-    if len(set(found.labels)) < 2:
+    if found.kind == "token-classification":
+        found.tagged()
+    if found.kind == "sequence-classification" and len(set(found.labels)) < 2:
         raise InputError(
             "one_class",
             f"{title} holds one class only in its column {names['label']}.",
@@ -162,8 +238,9 @@ def usable(records: Records, title: str, names: Mapping[str, str], missing: Miss
 
 
 def gaps(records: Records) -> dict[str, list[int]]:
-    """The rows without a value, by ``text``, ``label`` and ``site``; only those that have such rows."""
-    columns = {"text": records.texts, "label": records.labels, "site": records.sites or ()}
+    """The rows without a value, by ``text``, ``label``, ``site`` and ``pair``; only those with such rows."""
+    columns = {"text": records.texts, "label": records.labels}
+    columns |= {"site": records.sites or (), "pair": records.seconds or ()}
     found = {
         role: [row for row, value in enumerate(values) if not value.strip()]
         for role, values in columns.items()

@@ -106,7 +106,10 @@ def _draw(unit: str, key: bytes, job: str) -> tuple[int, int]:
 
 
 def _joined(parts: Sequence[Records]) -> Records:
+    paired = parts[0].seconds is not None
     return Records(
         texts=tuple(text for part in parts for text in part.texts),
         labels=tuple(label for part in parts for label in part.labels),
+        seconds=tuple(text for part in parts for text in part.seconds or ()) if paired else None,
+        kind=parts[0].kind,
     )

@@ -15,6 +15,7 @@ from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
 from cloister.privacy.evidence.reading import listing
 from cloister.privacy.evidence.render import LEVELS, ceiling, decimal, grouped, percent
+from cloister.privacy.task import PIPELINES, Task
 
 _HUB = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 """Where a hub keeps a base model that has another name here."""
@@ -42,6 +43,37 @@ from cloister.privacy.model import describe
 print(load(Path(), describe(BASE)).predict(["a text"]))
 """
 """Random cosines are drawn anew from their seed, which takes this program."""
+_TAGS = """\
+import json
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch.nn.functional import linear, normalize
+from transformers import AutoModel, AutoTokenizer
+base, config, head = BASE, json.load(open("config.json")), load_file("head.safetensors")
+encoder, tokenizer = ENCODER.eval(), AutoTokenizer.from_pretrained(base)
+batch = tokenizer([["a", "text"]], is_split_into_words=True, truncation=True, \\
+max_length=config["max_tokens"], return_tensors="pt")
+features = normalize(encoder(batch["input_ids"])[0], dim=-1) * config["scale"]
+tags = linear(features, head["head.weight"], head["head.bias"]).argmax(2)[0]
+words = batch.word_ids(0)  # the first token of a word has its tag
+print({w: config["labels"][tags[words.index(w)]] for w in words if w is not None})
+"""
+_ANSWERS = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base = BASE
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ".").eval()
+tokenizer = AutoTokenizer.from_pretrained(base)
+turns, question = [{"role": "user", "content": "a question"}], "Question: a question\\nAnswer:"
+if tokenizer.chat_template:
+    question = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+elif tokenizer.bos_token:
+    question = tokenizer.bos_token + question
+batch = tokenizer(question, add_special_tokens=False, return_tensors="pt")
+written = model.generate(**batch, max_new_tokens=20, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+print(tokenizer.decode(written[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+_CODES = {"sequence-classification": _CODE, "token-classification": _TAGS, "causal-lm": _ANSWERS}
 _PLAIN = "AutoModel.from_pretrained(base)"
 _LORA = f'PeftModel.from_pretrained({_PLAIN}, ".")'
 
@@ -66,14 +98,15 @@ def written(found: Evidence) -> str:
 
 
 def loading_code(evidence: Evidence) -> str:
-    """Python that loads the exported folder, which must be the current folder, and classifies a text."""
-    analytic = evidence.plan.training.analytic
-    if analytic and analytic.cosines:
-        code = _COSINES
-    elif evidence.plan.adapter.top_layers:
-        code = _CODE.replace("ENCODER", _LORA)
+    """Python that loads the exported folder, which must be the current folder, and uses it on a text."""
+    task, analytic = evidence.plan.task, evidence.plan.training.analytic
+    code = _COSINES if analytic and analytic.cosines else _CODES[task.kind]
+    if task.pair:
+        code = code.replace('["a text"]', '["a text"], ["another"]')
+    if evidence.plan.adapter.top_layers:
+        code = code.replace("ENCODER", _LORA)
     else:
-        code = _CODE.replace("ENCODER", _PLAIN).replace("from peft import PeftModel\n", "")
+        code = code.replace("ENCODER", _PLAIN).replace("from peft import PeftModel\n", "")
     return code.replace("BASE", repr(_base(evidence)), 1)
 
 
@@ -101,10 +134,10 @@ def _text(value: str) -> str:
 def _header(evidence: Evidence) -> str:
     fields: dict[str, Any] = {
         "library_name": "peft" if evidence.plan.adapter.top_layers else "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": PIPELINES[evidence.plan.task.kind],
         "license": "unknown",
         "tags": ["cloister", "federated-learning", *(["differential-privacy"] if _private(evidence) else [])],
-        "metrics": ["accuracy"],
+        "metrics": ["perplexity" if evidence.plan.task.kind == "causal-lm" else "accuracy"],
     }
     if _HUB_NAME.fullmatch(_base(evidence)):
         fields["base_model"] = _base(evidence)
@@ -119,7 +152,6 @@ def _private(evidence: Evidence) -> bool:
 
 def _introduction(evidence: Evidence) -> str:
     plan = evidence.plan
-    labels = ", ".join(_text(label) for label in plan.task.labels)
     made = {
         "demo": "a demo on one machine that held all records",
         "federation": "a federation",
@@ -128,7 +160,7 @@ def _introduction(evidence: Evidence) -> str:
     return f"""\
 # {_text(evidence.purpose)}
 
-Sorts text into {len(plan.task.labels)} classes: {labels}.
+{_does(plan.task)}
 
 Trained by {len(plan.sites)} sites of the consortium `{evidence.consortium}` in {made}; no record was part of
 any message between them. What was trained is {grouped(evidence.model.parameters)} numbers on top of
@@ -142,6 +174,16 @@ any message between them. What was trained is {grouped(evidence.model.parameters
 | made | {evidence.created} |
 | licence | not declared; ask the lead of the consortium |
 """
+
+
+def _does(task: Task) -> str:
+    """What the model does, in a sentence."""
+    if task.kind == "causal-lm":
+        return "Answers instructions. What it writes may be false, or have stood in its training texts."
+    labels = ", ".join(_text(label) for label in (task.labels if task.classifies else task.entities))
+    if task.kind == "token-classification":
+        return f"Finds in texts what is: {labels}."
+    return f"Sorts {'pairs of texts' if task.pair else 'text'} into {len(task.labels)} classes: {labels}."
 
 
 def _use(evidence: Evidence) -> str:
@@ -244,9 +286,10 @@ def _training(evidence: Evidence) -> str:
 A linear head: {training.analytic.words} over all records. Its scores rank the classes; they are no calibrated
 probabilities.
 """
+    head = "no head" if evidence.plan.task.kind == "causal-lm" else "a linear head"
     return f"""\
 ## Training
 
-{lora}a linear head, {evidence.plan.method}, {len(evidence.rounds)} rounds of {training.steps} steps,
+{lora}{head}, {evidence.plan.method}, {len(evidence.rounds)} rounds of {training.steps} steps,
 sampling rate {training.rate:.4g}, optimiser {training.optimizer}.{f" {rounding}." if rounding else ""}
 """

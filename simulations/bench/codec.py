@@ -46,6 +46,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.features import prepare
 from cloister.client.learn.model import tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
@@ -132,7 +133,7 @@ def updates(sites: int = SITES, layers: int = LAYERS, steps: int = COURSES["off"
             steps, COURSES["off"].rate, len(records), rates.optimizer, rates.head, rates.adapter
         )
         features = prepare(classifier, tokenize(base, records.texts, Terms.max_tokens))
-        trainer = LocalTrainer(classifier, features, records.targets(play.labels))
+        trainer = LocalTrainer(classifier, Labelled(classifier, features, records.targets(play.labels)))
         entropy = FixedEntropy(_SEED, job=name)
         found.append(trainer.train(start, settings, entropy, Moment(1, 1, _MODEL)).values)
     return found

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from cloister.client.app import client_app
+from cloister.client.learn.adapters import Classifier
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import prepare
 from cloister.client.learn.learner import SiteLearner
@@ -225,11 +226,12 @@ class Stand:
 
     def _accuracy(self, site: Participant, plan: Plan, end: Checkpoint) -> float:
         learner = site.learner
-        if not isinstance(learner, SiteLearner):
-            raise TypeError("the sites of this benchmark learn")
+        if not isinstance(learner, SiteLearner) or not isinstance(learner.model, Classifier):
+            raise TypeError("the sites of this benchmark learn classes")
         test = self.sentences.test
-        features = prepare(learner.classifier, tokenize(describe(DEFAULT), test.texts, TOKENS))
-        found = predict(learner.classifier, features, end.model)
+        model = learner.model
+        features = prepare(model, tokenize(describe(DEFAULT), test.texts, TOKENS))
+        found = predict(model, features, end.model)
         return score(found, test.targets(plan.task.labels)).accuracy
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.client.learn.adapters import Classifier, place
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.evaluation import predict
 from cloister.client.learn.features import prepare
 from cloister.client.learn.learner import require_unit
@@ -100,34 +101,39 @@ class SharedModel:
             records: site name -> what it trains on; of every site of the plan.
 
         Raises:
-            PlanError: ``plan_unknown``; ``plan_conflict``, a site has no records, or records of another unit
-                of privacy.
+            PlanError: ``task_unsupported``; ``plan_unknown``; ``plan_conflict``, a site has no records,
+                or records of another unit of privacy.
             InputError: a label is none of the plan's classes.
         """
+        if not self.plan.task.classifies:
+            raise PlanError(
+                "task_unsupported",
+                f"The engine of simulations does not learn {self.plan.task.kind}.",
+                "Run the plan over real processes, or over a grid in this process.",
+            )
         if missing := {site.name for site in self.plan.sites} - set(records):
             raise PlanError("plan_conflict", f"There are no records of {min(missing)}.")
         for site, found in records.items():
             require_unit(self.plan, site, found)
         # All tokenizers are the same; what frozen layers say is worked out site by site, as a site does.
-        tokens = iter(self._tokens([text for found in records.values() for text in found.texts]))
+        parts = records.values()
+        texts = [text for found in parts for text in found.texts]
+        seconds = [text for found in parts for text in found.seconds or ()]
+        tokens = iter(self._tokens(texts, seconds if self.plan.task.pair else None))
         return {site: self._learner(site, found, tokens) for site, found in records.items()}
 
     def _learner(self, site: str, records: Records, tokens: Iterator[NDArray[np.int64]]) -> AdapterLearner:
-        trainer = LocalTrainer(
-            self.classifier,
-            prepare(self.classifier, list(islice(tokens, len(records)))),
-            records.targets(self.plan.task.labels),
-            persons.numbers(records),
-            audit=self._audit(),
-        )
+        features = prepare(self.classifier, list(islice(tokens, len(records))))
+        rows = Labelled(self.classifier, features, records.targets(self.plan.task.labels))
+        trainer = LocalTrainer(self.classifier, rows, persons.numbers(records), audit=self._audit())
         return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], ...]:
-        return tokenize(self.base, texts, self.plan.base.max_tokens)
+    def _tokens(self, texts: Sequence[str], seconds: Sequence[str] | None) -> tuple[NDArray[np.int64], ...]:
+        return tokenize(self.base, texts, self.plan.base.max_tokens, seconds)
 
     def accuracy(self, model: Vector, records: Records) -> float:
         """The share of records whose class a model finds."""
-        features = prepare(self.classifier, self._tokens(records.texts))
+        features = prepare(self.classifier, self._tokens(records.texts, records.seconds))
         found = predict(self.classifier, features, model)
         return float((found == records.targets(self.plan.task.labels)).mean())
 

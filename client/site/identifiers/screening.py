@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from cloister.client.site.identifiers.detection import Scanner, masked
 from cloister.client.site.identifiers.findings import KINDS, Counts
 from cloister.client.site.records import Records
+from cloister.client.site.tagging import words_of
 from cloister.privacy.errors import InputError
 
 Action = Literal["off", "warn", "mask", "refuse"]
@@ -30,25 +31,47 @@ class Screened:
 
 
 def screen(records: Records, scanner: Scanner, action: Action) -> Screened:
-    """Scans the texts of records and does what the site's policy says.
+    """Scans the texts of records, second texts and answers too, and does what the site's policy says.
 
     ``off`` looks at nothing, ``warn`` only counts, ``mask`` puts the token of its kind in place of each
-    finding. Labels, persons and the order of rows stay as they are. Masking takes from what can be learnt,
-    and two texts that differ in identifiers only become the same.
+    finding. Classes, tags, persons and the order of rows stay as they are. Masking takes from what can be
+    learnt, and two texts that differ in identifiers only become the same.
 
     Raises:
         InputError: ``identifiers_found``, the action is ``refuse`` and something was found; it has the
-            counts, and nothing of the texts.
+            counts, and nothing of the texts. ``tags_invalid``, ``mask`` where words have tags.
     """
     if action == "off":
         return Screened(records, None)
-    findings = [scanner.find(text) for text in records.texts]
-    counts = Counts.of(findings)
+    if records.kind == "token-classification":
+        return _tagged(records, scanner, action)
+    columns = {"texts": records.texts, "seconds": records.seconds or ()}
+    columns |= {"labels": records.labels} if records.kind == "causal-lm" else {}
+    findings = {name: [scanner.find(text) for text in texts] for name, texts in columns.items()}
+    counts = Counts.of([found for column in findings.values() for found in column])
     if action == "refuse":
         refuse(counts)
     if action == "mask":
-        texts = tuple(masked(text, found) for text, found in zip(records.texts, findings, strict=True))
-        records = replace(records, texts=texts)
+        changed: dict[str, Any] = {
+            name: tuple(masked(text, found) for text, found in zip(texts, findings[name], strict=True))
+            for name, texts in columns.items()
+            if texts
+        }
+        records = replace(records, **changed)
+    return Screened(records, counts)
+
+
+def _tagged(records: Records, scanner: Scanner, action: Action) -> Screened:
+    """Words that have tags are looked at, and never masked: their tags would be about other words."""
+    if action == "mask":
+        raise InputError(
+            "tags_invalid",
+            "Identifiers cannot be masked in words that have tags of their own.",
+            "Take --identifiers warn or refuse, or mask them in the source.",
+        )
+    counts = Counts.of([scanner.find(words_of(text)) for text in records.texts])
+    if action == "refuse":
+        refuse(counts)
     return Screened(records, counts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import date, time
@@ -26,10 +27,11 @@ class Texts:
     Args:
         title: what errors call the source.
         names: the columns.
+        lists: those whose cells may be lists of texts, numbers and objects of such, which come out as JSON.
     """
 
-    def __init__(self, title: str, names: Sequence[str]) -> None:
-        self._title, self._names = title, names
+    def __init__(self, title: str, names: Sequence[str], lists: Sequence[str] = ()) -> None:
+        self._title, self._names, self._lists = title, names, frozenset(lists)
         self._kinds: dict[str, type] = {}
         self._left = MOST_OF_ALL
 
@@ -45,17 +47,28 @@ class Texts:
     def _text(self, name: str, cell: Cell) -> str:
         if cell is None or (isinstance(cell, float | Decimal) and math.isnan(cell)):
             return ""
+        if name in self._lists and isinstance(cell, list):
+            cell = self._json(name, cell)
         kind = next((kind for kind in (str, *_NUMBERS, *_OTHERS) if isinstance(cell, kind)), None)
         if kind is None:
-            raise InputError(
-                "column_type",
-                f"The column {name} of {self._title} holds something that is no text or number.",
-                "Name a column of texts or numbers.",
-            )
+            raise self._neither(name)
         self._check_kind(name, float if kind in _NUMBERS else kind)
         text = str(cell)
         self._check(name, text)
         return text
+
+    def _json(self, name: str, cell: list[object]) -> str:
+        try:
+            return json.dumps(cell, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise self._neither(name) from None
+
+    def _neither(self, name: str) -> InputError:
+        return InputError(
+            "column_type",
+            f"The column {name} of {self._title} holds something that is no text or number.",
+            "Name a column of texts or numbers.",
+        )
 
     def _check_kind(self, name: str, kind: type) -> None:
         if self._kinds.setdefault(name, kind) is not kind:

@@ -29,11 +29,16 @@ def columns(place: Place) -> tuple[str, ...]:
         return tuple(table.columns)
 
 
-def read(place: Place, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read(place: Place, names: Sequence[str], lists: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
     """The texts of the named columns, "" where there is no value.
 
     Files and folders keep their order. Databases have none: their rows are sorted by their texts, so that
     the same rows come out the same way each time.
+
+    Args:
+        place: of the source.
+        names: of the columns.
+        lists: those whose cells may be lists, which come out as JSON.
 
     Raises:
         InputError: ``file_missing``, ``file_format``, ``site_empty`` (a file without a byte),
@@ -44,7 +49,7 @@ def read(place: Place, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     wanted = list(dict.fromkeys(names))
     with _format_errors(place), _opened(place) as table:
         _check_columns(place, table.columns, wanted)
-        texts = Texts(place.title, wanted)
+        texts = Texts(place.title, wanted, lists)
         with closing(
             table.rows(wanted)
         ) as cells:  # a refusal in the middle ends a query, and not some time later

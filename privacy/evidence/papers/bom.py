@@ -13,7 +13,13 @@ from cloister.privacy.canonical import Json
 from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
 from cloister.privacy.evidence.papers.forms import DISCLAIMER, as_json
+from cloister.privacy.task import PIPELINES
 
+_OUTPUTS = {
+    "sequence-classification": "one of the agreed labels",
+    "token-classification": "one of the agreed labels for each word",
+    "causal-lm": "text",
+}
 _NAMESPACE = uuid.UUID("7a5a1f5e-4c36-5b1e-9a55-0d8d6d0c7a11")
 """Any fixed number: with it the same evidence gets the same serial number."""
 
@@ -78,16 +84,16 @@ def _model(evidence: Evidence) -> dict[str, Json]:
         "modelCard": {
             "modelParameters": {
                 "approach": {"type": "supervised"},
-                "task": "text-classification",
+                "task": PIPELINES[plan.task.kind],
                 "architectureFamily": "transformer",
                 "modelArchitecture": (
                     f"{plan.base.name} with "
                     + (f"LoRA of rank {plan.adapter.rank} and " if plan.adapter.top_layers else "")
-                    + "a linear head"
+                    + ("no head" if plan.task.kind == "causal-lm" else "a linear head")
                 ),
                 "datasets": [{"ref": f"dataset:{site.name}"} for site in plan.sites],
                 "inputs": [{"format": "text"}],
-                "outputs": [{"format": "one of the agreed labels"}],
+                "outputs": [{"format": _OUTPUTS[plan.task.kind]}],
             },
             "quantitativeAnalysis": {"performanceMetrics": [*_metrics(evidence.accuracy)]},
             "considerations": {

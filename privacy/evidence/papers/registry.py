@@ -56,18 +56,25 @@ def _basic(evidence: Evidence) -> dict[str, Json]:
         "data_product_type": "Machine learning model",
         "data_product_region": "not declared",
         "description": (
-            f"A text classifier with {len(plan.task.labels)} classes: {evidence.model.parameters} numbers "
+            f"A {plan.task.described}: {evidence.model.parameters} numbers "
             f"trained by {len(plan.sites)} sites on top of {plan.base.name}."
         ),
         "publication_date": evidence.created[:10],
     }
 
 
+_DOMAINS = {
+    "sequence-classification": "Any set of labelled texts at each site; the classes are fixed beforehand.",
+    "token-classification": "Any set of texts with tagged words at each site; the tags are fixed beforehand.",
+    "causal-lm": "Any set of instructions with answers at each site.",
+}
+
+
 def _variant(evidence: Evidence) -> dict[str, Json]:
     outside = [NOT_COVERED[name] for name in reading.statement_of(evidence.plan).not_covered]
     return {
         "variant_name": "Approximate DP",
-        "data_domain": "Any set of labelled texts at each site; the classes are fixed beforehand.",
+        "data_domain": _DOMAINS[evidence.plan.task.kind],
         "unprotected_quantities": "; ".join(outside),
     }
 

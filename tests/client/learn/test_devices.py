@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cloister.client.learn.adapters import Classifier, get_flat, place, pool, set_flat
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.evaluation import probabilities
 from cloister.client.learn.features import Tokens, prepare
 from cloister.client.learn.model import load_encoder
@@ -56,7 +57,7 @@ def engine(classifier: Classifier, **more: Any) -> FusedEngine:
 def trained(device: str) -> Delta:
     classifier = placed(device)
     features = prepare(classifier, models.documents(DOCUMENTS))
-    trainer = LocalTrainer(classifier, features, models.labels(DOCUMENTS), OWNER)
+    trainer = LocalTrainer(classifier, Labelled(classifier, features, models.labels(DOCUMENTS)), OWNER)
     start, entropy = models.vector(classifier.layout.size), FixedEntropy(b"device")
     return trainer.train(start, SETTINGS, entropy, Moment(1, 1, "m"))
 

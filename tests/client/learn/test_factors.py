@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cloister.client.learn.adapters import Classifier
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.factors import Selection
 from cloister.client.learn.features import prepare
 from cloister.client.learn.training import Guard, LocalTrainer, Moment, Settings
@@ -39,7 +40,9 @@ def placed() -> Classifier:
 
 @pytest.fixture(scope="module")
 def trainer(placed: Classifier) -> LocalTrainer:
-    return LocalTrainer(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+    return LocalTrainer(
+        placed, Labelled(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,7 @@ class TestFactors:
         """With one unit and hardly any noise, the step is as long as the bound allows."""
         tight = replace(PLAIN, steps=1, expected_units=1, head_rate=1.0, adapter_rate=1.0)
         tight = replace(tight, guard=Guard(1e-3, 1e-3))
-        one = LocalTrainer(placed, prepare(placed, models.documents(1)), models.labels(1))
+        one = LocalTrainer(placed, Labelled(placed, prepare(placed, models.documents(1)), models.labels(1)))
         up, both = (
             one.train(start, replace(tight, factors=factors), FixedEntropy(b"seed"), at(1)).values  # type: ignore[arg-type]
             for factors in ("up", None)
@@ -139,7 +142,7 @@ class TestFactors:
     ) -> None:
         audit = Audit.begin("sha256:" + "5e" * 32, Pipeline(2.0, 0.3, 4))
         features = prepare(placed, models.documents(DOCUMENTS))
-        trainer = LocalTrainer(placed, features, models.labels(DOCUMENTS), audit=audit)
+        trainer = LocalTrainer(placed, Labelled(placed, features, models.labels(DOCUMENTS)), audit=audit)
         settings = replace(PRIVATE, steps=4, rate=0.3, factors="alternate")
         for number in (1, 2):
             delta = trainer.train(start, settings, FixedEntropy(b"seed"), at(number))

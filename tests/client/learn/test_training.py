@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier, set_flat
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import Indices, Tokens, prepare
 from cloister.client.learn.training import Guard, LocalTrainer, Moment, Settings
@@ -42,7 +43,9 @@ def placed() -> Classifier:
 
 @pytest.fixture(scope="module")
 def trainer(placed: Classifier) -> LocalTrainer:
-    return LocalTrainer(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+    return LocalTrainer(
+        placed, Labelled(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +207,7 @@ class TestAudit:
     def audited(self, placed: Classifier, rate: float = 0.3) -> tuple[LocalTrainer, Audit]:
         audit = Audit.begin(SEED, Pipeline(2.0, rate, 4))
         features = prepare(placed, models.documents(DOCUMENTS))
-        return LocalTrainer(placed, features, models.labels(DOCUMENTS), audit=audit), audit
+        return LocalTrainer(placed, Labelled(placed, features, models.labels(DOCUMENTS)), audit=audit), audit
 
     @pytest.mark.usefixtures("quiet")
     def test_the_model_is_that_without_phantoms(
@@ -246,7 +249,7 @@ OWNER = np.array([0, 1, 1, 2, 3, 3, 3, 4, 1, 3, 5, 5])
 @pytest.fixture(scope="module")
 def persons(placed: Classifier) -> LocalTrainer:
     features = prepare(placed, models.documents(DOCUMENTS))
-    return LocalTrainer(placed, features, models.labels(DOCUMENTS), OWNER)
+    return LocalTrainer(placed, Labelled(placed, features, models.labels(DOCUMENTS)), OWNER)
 
 
 class TestPersons:
@@ -283,7 +286,9 @@ class TestPersons:
 
     @pytest.mark.usefixtures("quiet")
     def test_a_cut_per_row_would_be_something_else(self, placed: Classifier, start: Vector) -> None:
-        rows = LocalTrainer(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+        rows = LocalTrainer(
+            placed, Labelled(placed, prepare(placed, models.documents(DOCUMENTS)), models.labels(DOCUMENTS))
+        )
         settings = replace(PRIVATE, expected_units=6, head_rate=1.0, adapter_rate=1.0)
         delta = rows.train(start, replace(settings, guard=Guard(0.5, 1.0)), entropy(), AT)
         expected = -self.clipped_sum(placed, start, list(range(6)), 0.5) / 6
@@ -324,11 +329,15 @@ class TestPersons:
 
     def test_numbers_with_gaps_are_refused(self, placed: Classifier) -> None:
         with pytest.raises(ValueError, match="without gaps"):
-            LocalTrainer(placed, Tokens(models.documents(2)), models.labels(2), np.array([0, 2]))
+            LocalTrainer(
+                placed, Labelled(placed, Tokens(models.documents(2)), models.labels(2)), np.array([0, 2])
+            )
 
     def test_one_unit_a_document(self, placed: Classifier) -> None:
         with pytest.raises(ValueError, match="one unit"):
-            LocalTrainer(placed, Tokens(models.documents(2)), models.labels(2), np.array([0]))
+            LocalTrainer(
+                placed, Labelled(placed, Tokens(models.documents(2)), models.labels(2)), np.array([0])
+            )
 
 
 @pytest.mark.parametrize("guard", [None, Guard(bound=2.0, noise_multiplier=0.01)])
@@ -343,7 +352,7 @@ def test_training_learns(top_layers: int, guard: Guard | None) -> None:
     settings = Settings(
         steps=30, rate=0.5, expected_units=60, optimizer="adam", head_rate=0.1, adapter_rate=0.02, guard=guard
     )
-    delta = LocalTrainer(placed, features, labels).train(start, settings, entropy(), AT)
+    delta = LocalTrainer(placed, Labelled(placed, features, labels)).train(start, settings, entropy(), AT)
     before = score(predict(placed, features, start), labels).accuracy
     after = score(predict(placed, features, start + delta.values), labels).accuracy
     assert before < 0.5
@@ -353,4 +362,4 @@ def test_training_learns(top_layers: int, guard: Guard | None) -> None:
 def test_one_label_a_document() -> None:
     placed = models.classifier(top_layers=0)
     with pytest.raises(ValueError, match="one label"):
-        LocalTrainer(placed, Tokens(models.documents(3)), models.labels(2))
+        LocalTrainer(placed, Labelled(placed, Tokens(models.documents(3)), models.labels(2)))

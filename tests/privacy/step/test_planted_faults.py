@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cloister.client.learn.adapters import Classifier
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.features import Tokens
 from cloister.client.learn.training import Guard, LocalTrainer, Moment, Settings
 from cloister.privacy.dp import noise, sampling
@@ -53,7 +54,7 @@ SETTINGS = Settings(
 
 def trainer_of(placed: Classifier, audit: Audit | None = None) -> LocalTrainer:
     features = Tokens(models.documents(DOCUMENTS))
-    return LocalTrainer(placed, features, models.labels(DOCUMENTS), OWNER, audit)
+    return LocalTrainer(placed, Labelled(placed, features, models.labels(DOCUMENTS)), OWNER, audit)
 
 
 def moment(number: int = 1) -> Moment:
@@ -212,7 +213,7 @@ def empty_batches_skipped(monkey: Monkey) -> None:
 
     def fault(self: LocalTrainer, units: Any, *others: Any) -> Noised:
         if not len(units):
-            size = self._classifier.layout.size
+            size = self._model.layout.size
             return Noised(np.zeros(size, dtype=np.float32), 1.0, 1.1)
         return noised(self, units, *others)
 

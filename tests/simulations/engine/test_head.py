@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.client.learn.documents import Labelled
 from cloister.client.learn.features import Pooled
 from cloister.client.learn.training import Guard, LocalTrainer, Settings
 from cloister.client.learn.training import Moment as Training
@@ -31,7 +32,7 @@ def holding(rows: int = 16, seed: int = 0, units=None, inputs: int = HIDDEN) -> 
 def trainer_of(held: Holding) -> LocalTrainer:
     classifier = models.classifier(layers=1, top_layers=0)
     features = Pooled(torch.from_numpy(held.features.astype(np.float32)))
-    return LocalTrainer(classifier, features, held.labels, held.units)
+    return LocalTrainer(classifier, Labelled(classifier, features, held.labels), held.units)
 
 
 @pytest.mark.parametrize("units", [None, UNITS], ids=["records", "persons"])
