@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
 HERE = Path()
+_MOST_LOSS = 700.0  # beyond it a perplexity is no float
 
 
 def register(app: typer.Typer) -> None:
@@ -119,7 +121,12 @@ def jobs(directory: Directory = HERE, json: Json = False) -> None:
         typer.echo(f"  {entry['terms']}")
         for line in entry["policy"]:
             typer.echo(f"  policy: {line}")
-        if entry["accuracy"] is not None:
+        if entry["loss"] is not None:
+            typer.echo(
+                f"  mean loss on own held-out answers: {entry['loss']:.3f}, perplexity "
+                f"{math.exp(min(entry['loss'], _MOST_LOSS)):.4g} (not sent to anybody)"
+            )
+        elif entry["accuracy"] is not None:
             typer.echo(
                 f"  accuracy on own held-out records: {100 * entry['accuracy']:.1f} % (not sent to anybody)"
             )
@@ -231,6 +238,7 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
     plan = job.plan
     path = job.folder / "progress.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
+    last: dict[str, Any] = canonical.decode(lines[-1]) if lines else {}
     return {
         "job": plan.digest,
         "state": job.state,
@@ -238,7 +246,9 @@ def _entry(site: SiteFolder, job: Job) -> dict[str, Any]:
         "terms": _terms(plan),
         "dataset": plan.site(site.name).dataset,
         "policy": _policy_on(site, job),
-        "accuracy": canonical.decode(lines[-1])["accuracy"] if lines else None,
+        "accuracy": last.get("accuracy"),
+        "loss": last.get("loss"),
+        "entity_f1": last.get("entity_f1"),
     }
 
 

@@ -25,7 +25,7 @@ class Score:
     """How a global model does on the held-out rows of a site.
 
     Attributes:
-        accuracy: the fraction that is right.
+        accuracy: the fraction that is right; of tagged words and of tokens of answers the mean over rows.
         rows: how many were tried.
     """
 
