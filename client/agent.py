@@ -29,6 +29,7 @@ from cloister.client.site import rotation
 from cloister.client.site.canaries import canaries_of
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder, refuse_restored
+from cloister.client.spending import Spending
 from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.client.witnessing import Heads, Telling
@@ -73,6 +74,7 @@ class Agent:
         self._willing: Willing = willing
         self._shows: Shows = shows
         self._jobs, self._datasets = Jobs(site), Datasets(site)
+        self._spending = Spending(self._datasets.ledger)
         self._participants: dict[str, Participant] = {}
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._announced: set[str] = set()
@@ -200,6 +202,18 @@ class Agent:
             self._once(f"The lead cannot be reached: {watch.trouble.line()}")
         for job in self._jobs:
             self._advance(member, job)
+            if job.state in (APPROVED, DONE):
+                self._tell_spending(job)
+
+    def _tell_spending(self, job: Job) -> None:
+        """Says what is spent; a ledger that cannot be read is said where it is charged."""
+        dataset = job.plan.site(self._site.name).dataset
+        try:
+            line = self._spending.line(job.plan, dataset, ended=job.state == DONE)
+        except CloisterError:
+            return
+        if line:
+            self._say(line)
 
     def _bring(self, member: Consortium) -> None:
         """Fetches roster and plans, and offers every dataset again."""
