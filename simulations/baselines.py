@@ -28,7 +28,7 @@ from cloister.client.learn.adapters import Classifier
 from cloister.client.learn.analytic import cosines_of, placed
 from cloister.client.learn.documents import Labelled
 from cloister.client.learn.evaluation import predict, score
-from cloister.client.learn.features import Features, Indices, prepare
+from cloister.client.learn.features import Features, Indices, Pooled, prepare
 from cloister.client.learn.model import load_encoder, tokenize
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site import persons
@@ -91,9 +91,12 @@ class Documents:
     units: Indices
 
     def take(self, rows: Indices) -> Documents:
-        """Some of the documents; nothing is copied or computed again."""
+        """Some of the documents; nothing is computed again, and nothing but pooled features copied."""
         units = np.unique(self.units[rows], return_inverse=True)[1].astype(np.int64)
-        return Documents(_Part(self.features, rows), self.labels[rows], units)
+        part: Features = _Part(self.features, rows)
+        if isinstance(self.features, Pooled):
+            part = Pooled(self.features.values[torch.from_numpy(rows)])
+        return Documents(part, self.labels[rows], units)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from cloister.simulations import baselines
 from cloister.simulations.baselines import Documents, Ground, measure, tfidf
 from cloister.simulations.generator import GeneratorSettings, generate, records
 from tests import models, plans
+from tests.analytic import analytic_json
 
 pytestmark = pytest.mark.job
 
@@ -190,6 +191,21 @@ class TestMeasured:
         assert found.tfidf == 1.0
         assert found.pooled.plain > 1 / 3
         assert all(pair.private is not None for pair in (found.pooled, *found.alone.values()))
+
+    @pytest.mark.parametrize("mode", ["off", "local"])
+    def test_an_analytic_plan_is_compared_with_its_own_solution_in_one_place(self, base, mode):
+        names = ("coast", "north", "south", "west")
+        train = {name: Records((CHEST, HEAD, CARD) * 40, ("a", "b", "c") * 40) for name in names}
+        test = Records((CHEST, HEAD, CARD), ("a", "b", "c"))
+        inputs, epsilon = base.hidden, 40.0
+        terms = analytic_json(mode, epsilon, inputs=inputs, cosines=8 if mode == "off" else 0)
+        order = layout({}, inputs + terms["training"]["analytic"]["cosines"], Placement(1, ("q",), 0, 3))
+        terms["adapter"] |= {"parameters": order.size, "layout": order.digest()}
+        terms["base"] = {"name": "tiny", "digest": base.digest, "max_tokens": 32}
+        ground = Ground.of(plans.plan(names, **terms), base, train, test, b"seed")
+        found = measure(ground, train, test)
+        assert found.pooled.plain == found.alone["north"].plain == 1.0
+        assert (found.pooled.private is None) == (found.federated is None) == (mode == "off")
 
     def test_documents_of_a_site_are_its_own(self, base):
         train = {
