@@ -59,7 +59,7 @@ def test_half_precision_is_close(top_layers: int) -> None:
     np.testing.assert_allclose(
         logits(half, placed, rows), logits(Tokens(ids), placed, rows), rtol=0, atol=0.02
     )
-    kept = half.values if isinstance(half, Pooled) else half.states[0]  # type: ignore[attr-defined]
+    kept = half.values if isinstance(half, Pooled) else half.below[0]  # type: ignore[attr-defined]
     assert kept.dtype == torch.float16
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloister.client.learn import learner
+from cloister.client.learn import learner, tasks
 from cloister.client.learn.learner import SiteLearner, require_unit
 from cloister.client.site.records import Records
 from cloister.privacy import canonical
@@ -52,7 +52,7 @@ def test_the_model_is_loaded_to_the_device_that_the_site_names(
         raise Seen(device)
 
     monkeypatch.setattr(learner, "agreed_layout", lambda plan, base: None)
-    monkeypatch.setattr(learner, "load_encoder", load)
+    monkeypatch.setattr(tasks, "load_encoder", load)
     given: Any = (RECORD, "north", None, (records(8, persons=False),) * 2, None, tmp_path)
     for more, wanted in (((), "cpu"), (("cuda:1",), "cuda:1")):
         with pytest.raises(Seen, match=wanted):

@@ -242,7 +242,7 @@ class TestPlantedFaults:
         engine = engine_of(placed)
         features = prepare(placed, models.documents(4))
         assert isinstance(features, Hidden)
-        skipping = Hidden(features.states, first=3)
+        skipping = Hidden(features.below, first=3)
         with pytest.raises(ModelError) as caught:
             engine.clipped(losses_of(placed, skipping, models.labels(4)), 1.0)
         assert caught.value.id == "layer_unsupported"
