@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cloister.client.site.people import People, Person, Statement, sign, verifies
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.errors import PolicyError, StateError
-from cloister.privacy.plan import Part
+from cloister.privacy.frozen import Part
 from cloister.privacy.policy.request import Approval, Role, instant
 from cloister.privacy.policy.terms import APPROVERS
 

@@ -26,10 +26,11 @@ from cryptography.exceptions import InvalidTag
 from pydantic import ValidationError
 
 from cloister.privacy import canonical, durable
+from cloister.privacy.clauses import Name
 from cloister.privacy.errors import StateError, UsageError
+from cloister.privacy.frozen import Part
 from cloister.privacy.keyring import Stretch
 from cloister.privacy.keysource import KeySource
-from cloister.privacy.plan import Name, Part
 from cloister.privacy.vault import NONCE, sealed, unsealed
 
 MAGIC = b"cloister-backup/1\n"

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name, Sized
 from cloister.privacy.errors import PlanError
-from cloister.privacy.plan import Digest, Name, Part, Plan, Sized, malformed
+from cloister.privacy.frozen import Part
+from cloister.privacy.plan import Plan, malformed
 
 PLAN_CONTEXT = "cloister/plan/1"
 OFFER_CONTEXT = "cloister/offer/1"

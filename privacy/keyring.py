@@ -23,8 +23,8 @@ from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.errors import StateError, UsageError
+from cloister.privacy.frozen import Part
 from cloister.privacy.keysource import KeySource
-from cloister.privacy.plan import Part
 from cloister.privacy.vault import CLEAR, KEY, NONCE, Locked, Vault
 
 FILE = "vault.json"

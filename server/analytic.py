@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from cloister.privacy import canonical
 from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.clauses import Aggregation, Privacy, Site, Training
 from cloister.privacy.errors import PlanError
-from cloister.privacy.plan import Aggregation, Privacy, Site, Training
 
 if TYPE_CHECKING:
     from cloister.server.proposal import Terms

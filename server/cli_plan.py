@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloister.privacy import canonical, code
+from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.consent import Offer
 from cloister.privacy.errors import UsageError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import DEFAULT, BaseModel, describe
-from cloister.privacy.plan import Persons, Rows
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.outline import ROUND_SECONDS, Ground

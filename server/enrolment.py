@@ -26,10 +26,12 @@ from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.channel.certificates import Authority, fingerprint
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, IdentityError, StateError
 from cloister.privacy.evidence.log import EventLog, now
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import NAME, PrivateIdentity, PublicIdentity, Roster
-from cloister.privacy.plan import Digest, Name, Part, Plan
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire.joining import (
     Invite,
     InviteId,

@@ -35,12 +35,13 @@ from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel.certificates import Authority
+from cloister.privacy.clauses import Name
 from cloister.privacy.endorsements import Endorsements
 from cloister.privacy.errors import StateError, UsageError
 from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.keysource import KeySource
-from cloister.privacy.plan import Name, Part
 from cloister.privacy.vault import Vault
 from cloister.server.enrolment import Addresses, Enrolment
 

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import ChannelError, InputError, UsageError
-from cloister.privacy.plan import Part
+from cloister.privacy.frozen import Part
 from cloister.server.longpoll import App
 
 _KEEP_ALIVE, _LAST_WORDS = 75, 1  # seconds; callers that do not read never say goodbye

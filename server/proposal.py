@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Site, Training, Unit
 from cloister.privacy.consent import Offer
 from cloister.privacy.descent import learning_rates
 from cloister.privacy.dp.calibration import noise_multiplier
@@ -18,26 +19,11 @@ from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, initial, layout, usual_targets
 from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
-from cloister.privacy.plan import (
-    FEWEST_CANARIES,
-    MOST_CANARIES,
-    Adapter,
-    Aggregation,
-    Base,
-    Party,
-    Plan,
-    Privacy,
-    Rehearsal,
-    Site,
-    Task,
-    Training,
-    Unit,
-    malformed,
-)
+from cloister.privacy.plan import FEWEST_CANARIES, MOST_CANARIES, Plan, Rehearsal, malformed
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
 from cloister.privacy.secagg.terms import SumTerms
-from cloister.privacy.task import TaskKind
+from cloister.privacy.task import Task, TaskKind
 from cloister.privacy.update import Vector
 from cloister.server import analytic as one_round
 from cloister.server.reach import reach

@@ -26,10 +26,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.privacy.clauses import Privacy, Site, Training
 from cloister.privacy.descent import ADAM_DECAYS
 from cloister.privacy.dp.grid import most_sampled
 from cloister.privacy.errors import PlanError
-from cloister.privacy.plan import Privacy, Site, Training
 from cloister.privacy.secagg.rotation import DEVIATIONS
 from cloister.privacy.update import Vector
 

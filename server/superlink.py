@@ -38,7 +38,7 @@ from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, folder
 from cloister.privacy.errors import CloisterError, InputError, StateError, UsageError
-from cloister.privacy.plan import Part
+from cloister.privacy.frozen import Part
 from cloister.server.enrolment import Admitted
 from cloister.server.listener import Door, File, Listener, address, bind
 from cloister.server.longpoll import Bells, Gate, Scope, header

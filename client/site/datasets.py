@@ -28,10 +28,10 @@ from cloister.client.site.records import Missing, Records
 from cloister.client.site.sources.place import Place
 from cloister.client.site.trial import Trial, trial
 from cloister.privacy import canonical, code, durable, folder
+from cloister.privacy.clauses import Digest, Name, Persons, Rows, Sized
 from cloister.privacy.consent import Offer
 from cloister.privacy.errors import InputError, PlanError, StateError, UsageError
-from cloister.privacy.plan import Digest, Name, Persons, Rows, Sized, Task
-from cloister.privacy.task import TaskKind
+from cloister.privacy.task import Task, TaskKind
 
 HELD_OUT = 0.1
 SMALLEST = 16

@@ -41,12 +41,13 @@ from pydantic import ValidationError
 from cloister.client.site.members import Handovers, Known, follow
 from cloister.privacy import canonical, durable, folder, keyring
 from cloister.privacy.channel import certificates
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.endorsements import Endorsements
 from cloister.privacy.errors import ChannelError, EnrolmentError, IdentityError, StateError
 from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.keysource import KeySource
-from cloister.privacy.plan import Digest, Name, Part
 from cloister.privacy.policy.template import template
 from cloister.privacy.vault import Vault
 from cloister.privacy.wire.endorsement import Endorsement

@@ -14,10 +14,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, durable, folder
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.errors import CloisterError, IdentityError, StateError
 from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PublicIdentity, Roster
-from cloister.privacy.plan import Digest, Name, Part
 from cloister.privacy.wire.succession import Handover, heir
 
 Handovers = Callable[[], Iterable[Handover]]

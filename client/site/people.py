@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError
 
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical, durable, folder
+from cloister.privacy.clauses import Name
 from cloister.privacy.errors import PolicyError, StateError
-from cloister.privacy.plan import Name, Part
+from cloister.privacy.frozen import Part
 from cloister.privacy.policy.request import Instant, Role
 
 CONTEXT = b"cloister/approval/1\0"

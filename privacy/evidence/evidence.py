@@ -23,12 +23,15 @@ from mnemonic import Mnemonic
 from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name, Unit
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
 from cloister.privacy.evidence.kinds import Audience, Group, Moment, Number, Reason, Share, Whole
-from cloister.privacy.plan import Digest, Name, Part, Plan, Text, Unit
+from cloister.privacy.frozen import Part
+from cloister.privacy.plan import Plan
+from cloister.privacy.task import Text
 
 _MOST_PHANTOMS = 100_000
 

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.kinds import Day, EventId, Moment, Reason, Whole
-from cloister.privacy.plan import Digest, Name, Part, Plan
+from cloister.privacy.frozen import Part
+from cloister.privacy.plan import Plan
 
 MOST_CITED = 12
 """The most events that one line of a report names: where more bear on it, the first and the last of them."""

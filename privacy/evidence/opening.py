@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import EvidenceError
-from cloister.privacy.plan import Digest, Part
+from cloister.privacy.frozen import Part
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){1,64}$")]
 Places = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MOST_TRIALS)]

@@ -16,10 +16,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.render import written
-from cloister.privacy.plan import Digest, Part
+from cloister.privacy.frozen import Part
 
 PDF_FILE, MADE_FILE = "report.pdf", "report.pdf.json"
 _ATTACHED = "evidence.json"

@@ -16,12 +16,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from cloister.privacy.clauses import Unit
 from cloister.privacy.evidence import plots, promises, reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence, Guarantee, lower_bound
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.happenings import MOST_CITED
 from cloister.privacy.evidence.language import Language, language
-from cloister.privacy.plan import Unit
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MANY = 8

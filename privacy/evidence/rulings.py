@@ -19,10 +19,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cloister.privacy import canonical
 from cloister.privacy.canonical import Json
+from cloister.privacy.clauses import Digest
 from cloister.privacy.errors import EvidenceError, PolicyError
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.kinds import EventId
-from cloister.privacy.plan import Digest, Part
+from cloister.privacy.frozen import Part
 from cloister.privacy.policy.decision import ORDER, Decision, Outcome, decide
 from cloister.privacy.policy.request import Request
 from cloister.privacy.policy.terms import Policy

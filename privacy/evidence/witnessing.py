@@ -41,8 +41,8 @@ from cloister.privacy.errors import LogError, TransportError
 from cloister.privacy.evidence import files
 from cloister.privacy.evidence.heads import Growth, SignedHead, origin_of
 from cloister.privacy.evidence.log import EventLog
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
-from cloister.privacy.plan import Part
 
 FOLDER = "witnessed"
 MOST_MARKS = 32

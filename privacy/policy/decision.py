@@ -12,8 +12,9 @@ from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical
 from cloister.privacy.canonical import Json
+from cloister.privacy.clauses import Digest
 from cloister.privacy.errors import PolicyError
-from cloister.privacy.plan import Digest, Part
+from cloister.privacy.frozen import Part
 from cloister.privacy.policy import rules
 from cloister.privacy.policy.request import Request
 from cloister.privacy.policy.rules import BY_ID, LISTED, Stranger

@@ -14,10 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name, Persons, Rows, Unit
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import PolicyError
-from cloister.privacy.plan import Digest, Name, Part, Persons, Plan, Rows, Text, Unit
+from cloister.privacy.frozen import Part
+from cloister.privacy.plan import Plan
+from cloister.privacy.task import Text
 
 Role = Literal["lead", "administrator", "steward", "researcher", "auditor", "validator"]
 BEYOND = 2e9

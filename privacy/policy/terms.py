@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.errors import PolicyError
-from cloister.privacy.plan import Digest, Name, Part, Positive, Text
+from cloister.privacy.frozen import Part, Positive
+from cloister.privacy.task import Text
 
 EVERY = "*"
 """Stands for all datasets that have no block of their own."""

@@ -24,9 +24,10 @@ from pydantic import ValidationError
 
 from cloister.privacy import canonical
 from cloister.privacy.authority import Authority, PublicAuthority
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.errors import IdentityError
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PublicIdentity
-from cloister.privacy.plan import Digest, Name, Part
 from cloister.privacy.policy.request import Endorsed
 from cloister.privacy.policy.terms import Date
 from cloister.privacy.wire.signed import Signed

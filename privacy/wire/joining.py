@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, IdentityError, TransportError
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
-from cloister.privacy.plan import Digest, Name, Part
 from cloister.privacy.wire.signed import Signed
 
 REQUEST_CONTEXT = "cloister/join/1"

@@ -13,8 +13,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest
 from cloister.privacy.errors import TransportError
-from cloister.privacy.plan import Digest, Part, Plan
+from cloister.privacy.frozen import Part
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
 
 PORTION = 64 << 10

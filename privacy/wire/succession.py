@@ -19,9 +19,10 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Digest, Name
 from cloister.privacy.errors import ChannelError, IdentityError, TransportError
+from cloister.privacy.frozen import Part
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
-from cloister.privacy.plan import Digest, Name, Part
 from cloister.privacy.wire.joining import Pem
 from cloister.privacy.wire.signed import Signed
 

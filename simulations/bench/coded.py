@@ -30,6 +30,7 @@ from cloister.client.site.ledger import Ledger
 from cloister.client.site.records import Records, rows_band
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, code
+from cloister.privacy.clauses import Rows
 from cloister.privacy.consent import Offer
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import InputError
@@ -37,7 +38,7 @@ from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.layout import initial
 from cloister.privacy.model import DEFAULT, agreed_layout, describe
-from cloister.privacy.plan import Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Opened
 from cloister.server.app import Federation

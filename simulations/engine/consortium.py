@@ -18,12 +18,13 @@ from functools import cached_property
 
 from cloister.client.site.records import Records, rows_band
 from cloister.privacy import code
+from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.consent import Offer
 from cloister.privacy.entropy import Entropy, FixedEntropy
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel
-from cloister.privacy.plan import Persons, Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.server.proposal import Terms, draft
 from cloister.simulations.engine import rounds

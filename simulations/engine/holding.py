@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.client.site.records import rows_band
-from cloister.privacy.plan import Persons, Rows
+from cloister.privacy.clauses import Persons, Rows
 
 Floats: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.int64]

@@ -9,21 +9,12 @@ from pydantic import ValidationError
 
 from cloister.privacy import canonical, code
 from cloister.privacy.analytic.release import Mode
+from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Site, Training
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.identity import PrivateIdentity, Roster
-from cloister.privacy.plan import (
-    Adapter,
-    Aggregation,
-    Base,
-    Party,
-    Plan,
-    Privacy,
-    Site,
-    Task,
-    Training,
-    malformed,
-)
+from cloister.privacy.plan import Plan, malformed
 from cloister.privacy.secagg.terms import SumTerms
+from cloister.privacy.task import Task
 from cloister.simulations.engine.head import head_layout
 from cloister.simulations.engine.holding import Holding
 

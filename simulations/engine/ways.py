@@ -13,10 +13,10 @@ from cloister.privacy.analytic.lift import Lift
 from cloister.privacy.analytic.moments import Kind, Terms
 from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear
+from cloister.privacy.clauses import Rows
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
-from cloister.privacy.plan import Rows
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.update import Vector
 from cloister.simulations.engine import methods

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cloister.privacy import durable, folder
+from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.errors import PlanError, UsageError
-from cloister.privacy.plan import Persons, Rows
 from cloister.simulations.planner import Question, propose
 from cloister.simulations.scenarios import page
 from cloister.simulations.scenarios.advice import advice

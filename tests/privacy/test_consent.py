@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.privacy import canonical, consent
+from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.consent import Decision, Offer
 from cloister.privacy.errors import ChannelError, PlanError
 from cloister.privacy.identity import PrivateIdentity
-from cloister.privacy.plan import Persons, Rows
 from tests.plans import DIGEST, plan
 
 OFFER = Offer(site="north", dataset="notes", rows=Rows(low=128, high=255), code=DIGEST)

@@ -23,6 +23,7 @@ import cloister.privacy.wire as wire_package
 from cloister.privacy import authority, canonical, consent, identity, plan
 from cloister.privacy.authority import Authority, PublicAuthority
 from cloister.privacy.channel import certificates
+from cloister.privacy.clauses import Rows
 from cloister.privacy.consent import Decision, Offer, Withdrawal
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import CloisterError
@@ -30,7 +31,7 @@ from cloister.privacy.evidence import heads, witnessing
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
-from cloister.privacy.plan import Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.rounds import Masked, Opening
 from cloister.privacy.wire import bundle, envelope, joining, messages, portions, sums
 from cloister.privacy.wire.endorsement import Endorsement

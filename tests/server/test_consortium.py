@@ -17,9 +17,10 @@ from cloister.client.consortium import Consortium
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import Authority, fingerprint
+from cloister.privacy.clauses import Rows
 from cloister.privacy.consent import DECISION_CONTEXT, OFFER_CONTEXT, PLAN_CONTEXT, Decision, Offer
 from cloister.privacy.errors import InputError, PlanError
-from cloister.privacy.plan import Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire.signed import Signed
 from cloister.server.consortium import ConsortiumServer

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from cloister.privacy.clauses import Rows
 from cloister.privacy.cli import main
 from cloister.privacy.consent import Offer
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
-from cloister.privacy.plan import Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.server import cli_plan, cli_work
 from cloister.server.outline import Ground, outline
 from cloister.server.planning import Limits, Wish, plan_for

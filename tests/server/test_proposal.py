@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.cli import main
 from cloister.privacy.consent import Offer
 from cloister.privacy.descent import learning_rates
@@ -17,7 +18,7 @@ from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.layout import Placement, layout
 from cloister.privacy.methods import Robust
 from cloister.privacy.model import BaseModel, describe
-from cloister.privacy.plan import Persons, Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.server import cli_work
 from cloister.server.analytic import Choice
 from cloister.server.optimizers.stepping import USUAL

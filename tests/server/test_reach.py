@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.client.learn.training import Settings, _rule
+from cloister.privacy.clauses import Rows
 from cloister.privacy.errors import PlanError
 from cloister.privacy.layout import Layout
-from cloister.privacy.plan import Plan, Rows
+from cloister.privacy.plan import Plan
 from cloister.server.reach import reach
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, OFF

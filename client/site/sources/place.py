@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import model_validator
 
 from cloister.privacy.errors import InputError, UsageError
-from cloister.privacy.plan import Part
+from cloister.privacy.frozen import Part
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

@@ -17,7 +17,7 @@ from cloister.privacy.canonical import Json
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.papers.forms import DISCLAIMER, as_json
-from cloister.privacy.plan import Part
+from cloister.privacy.frozen import Part
 
 _DATA = Path(__file__).with_name("crosswalk-1.json")
 

@@ -13,10 +13,12 @@ from cloister.client.learn.evaluation import probabilities
 from cloister.client.learn.features import Tokens
 from cloister.client.learn.model import tokenize
 from cloister.privacy.canonical import digest
+from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Rows, Site, Training
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout, Placement, layout
 from cloister.privacy.model import BaseModel, describe
-from cloister.privacy.plan import Adapter, Aggregation, Base, Party, Plan, Privacy, Rows, Site, Task, Training
+from cloister.privacy.plan import Plan
+from cloister.privacy.task import Task
 from tests import models
 
 LABELS = ("cardiology", "neurology", "gastro", "endocrine")

@@ -11,9 +11,9 @@ import pytest
 from cloister.client.site.datasets import SMALLEST, Datasets
 from cloister.client.site.persons import PersonColumn
 from cloister.privacy import canonical
+from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.errors import BudgetError, InputError, StateError
 from cloister.privacy.evidence.events import Event
-from cloister.privacy.plan import Persons, Rows
 from tests.site_keys import keyed_site
 
 COLUMNS, BUDGET = ("text", "label"), (8.0, 1e-5)
