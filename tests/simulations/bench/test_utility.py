@@ -45,14 +45,14 @@ def test_gaps_are_points_and_have_their_sign(told, monkeypatch):
     def canned(parties, way, epsilon, side, seed):
         count = 176 if way.course == utility.TEN else right[side]
 
-        def predict(features):
+        def scores(features):
             labels = (
                 told.test.labels.copy() if len(features) == 200 else np.zeros(len(features), dtype=np.int64)
             )
             labels[count:] = (labels[count:] + 1) % 3
-            return labels
+            return np.eye(3)[labels]
 
-        return Model(predict, bytes_up=7)
+        return Model(scores, bytes_up=7)
 
     monkeypatch.setattr(utility, "trained", canned)
     monkeypatch.setattr(utility, "PLAIN", Course(2, 1, 1.0))
