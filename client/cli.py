@@ -70,14 +70,24 @@ def init(
 def join_(
     file: Annotated[Path, typer.Argument(metavar="INVITE", help="The invite file from the lead.")],
     directory: Directory = HERE,
+    endorsement: Annotated[
+        Path | None,
+        typer.Option(help="What an authority signed for this site's keys: handed to the lead for all."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Become a member with an invite. Safe to repeat if the connection was lost.
 
     Example: cloister site join north.invite --dir north
     """
-    folder = SiteFolder.open(directory)
-    roster = join(folder, _invite(file))
+    folder, invite = SiteFolder.open(directory), _invite(file)
+    found = handed_in(endorsement) if endorsement else None
+    if found is not None:  # one that does not fit is told before the invite is used up
+        found.check(invite.consortium, folder.identity.public)
+    roster = join(folder, invite)
+    if found is not None:
+        with Consortium(folder) as member:
+            member.endorse(found)
     lead = roster.lead
     if json:
         _print({"consortium": roster.consortium, "members": [member.name for member in roster.members]})

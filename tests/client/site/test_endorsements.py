@@ -202,6 +202,22 @@ def test_keys_that_were_replaced_do_not_come_back_with_an_old_statement(service:
     assert peer.doubts(NAMED, TODAY) == ()
 
 
+def test_a_site_joins_with_what_an_authority_signed(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    south, west = service.member("south"), service.site("west")
+    invite, wrong, right = (tmp_path / name for name in ("invite", "wrong", "right"))
+    invite.write_bytes(service.invite("west").to_bytes())
+    wrong.write_bytes(vouch(south.identity.public).to_bytes())
+    right.write_bytes(vouch(west.identity.public).to_bytes())
+    asked = ["site", "join", str(invite), "--dir", str(west.path), "--endorsement"]
+    assert main([*asked, str(wrong)]) == 1
+    assert "[endorsement_other]" in capsys.readouterr().err
+    assert "west" not in fetched(south)  # nothing was done: the invite is as good as before
+    assert main([*asked, str(right)]) == 0
+    assert doubts(south, "west") is None
+
+
 # A session
 
 
