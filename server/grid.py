@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import httpx
@@ -46,7 +46,9 @@ _WAIT, _WAKE, _BELL = "x-cloister-wait", "x-cloister-wake", "run"
 _RETRIED = (502, 503, 504)
 _TOO_LARGE = 413
 _RETRY_PAUSE, _LONGEST_RETRY_PAUSE = 0.05, 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.003, 0.5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.003, 0.1
+_UNDER_WAY_S = 0.5
+"""So long one reply's parts are waited for before the others get their turn again."""
 
 _T = TypeVar("_T")
 
@@ -108,6 +110,25 @@ class Headers:
         return call_next(context)
 
 
+@dataclass
+class _Coming:
+    """A reply that Flower has announced.
+
+    Attributes:
+        answers: id of the message that it answers.
+        source: number of the node that sends it.
+        tree: ids of its parts.
+        contents: the parts that were fetched.
+        gone: whether Flower has dropped one of them.
+    """
+
+    answers: str
+    source: int
+    tree: ObjectTree
+    contents: dict[str, bytes] = field(default_factory=dict)
+    gone: bool = False
+
+
 class RuntimeGrid(Grid):
     """A ``Grid`` over the runtime API: replies one at a time, no fixed sleeps.
 
@@ -118,6 +139,7 @@ class RuntimeGrid(Grid):
     def __init__(self, client: RuntimeHttpClient, headers: Headers, run_id: int) -> None:
         self._client, self._headers, self._run_id = client, headers, run_id
         self._node = Node(node_id=SUPERLINK_NODE)
+        self._coming: list[_Coming] = []
         self.lost: set[str] = set()
 
     def set_run(self, run: Run) -> None:
@@ -189,48 +211,63 @@ class RuntimeGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Yields the replies that are there; waits a short while for the first one.
 
-        A reply's content is fetched only when it is its turn, so one reply is in memory at a time. A
-        reply that is not taken from the iterator is lost.
+        A reply's content is fetched only when it is its turn, so one reply is in memory at a time. Flower
+        announces a reply before its parts are there, and for three minutes also one whose sender died in
+        between: such a reply is passed over, and looked at again at the next call that wants it.
         """
         wanted = [name for name in message_ids if name not in self.lost]
         if not wanted:
             return
         response = self._client.PullMessages(PullAppMessagesRequest(message_ids=wanted))
+        self._coming = [coming for coming in self._coming if coming.answers in wanted]
         for proto, tree in zip(response.messages_list, response.message_object_trees, strict=True):
-            reply = self._reply(proto.metadata.src_node_id, tree)
+            self._coming.append(_Coming(proto.metadata.reply_to_message_id, proto.metadata.src_node_id, tree))
+        for coming in tuple(self._coming):
+            if not self._arrived(coming):
+                continue
+            self._coming.remove(coming)
+            reply = self._reply(coming)
             if reply is None:
-                self.lost.add(proto.metadata.reply_to_message_id)
+                self.lost.add(coming.answers)
                 continue
             yield reply
-            del reply  # before the next one is fetched
+            del reply, coming  # before the next one is fetched
 
-    def _reply(self, source: int, tree: ObjectTree) -> Message | None:
-        """A whole reply, None where Flower itself answers or has dropped a part of it."""
-        contents = None if source == SUPERLINK_NODE else self._pull(tree)
-        self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(
-                node=self._node, run_id=self._run_id, message_object_id=tree.object_id
-            )
-        )
-        if contents is None:
-            return None
-        message = cast(Message, inflate_object_from_contents(tree.object_id, contents))
-        message.metadata.__dict__["_message_id"] = tree.object_id
-        return message
-
-    def _pull(self, tree: ObjectTree) -> dict[str, bytes] | None:
-        """The objects of a reply by id, None if Flower has dropped one of them."""
-        contents: dict[str, bytes] = {}
-        for part in iterate_object_tree(tree):
+    def _arrived(self, coming: _Coming) -> bool:
+        """Fetches the parts of a reply that are there; whether no more of them are to come."""
+        if coming.source == SUPERLINK_NODE:  # Flower itself answers
+            coming.gone = True
+            return True
+        deadline = time.monotonic() + _UNDER_WAY_S
+        for part in iterate_object_tree(coming.tree):
+            if part.object_id in coming.contents:
+                continue
             request = PullObjectRequest(node=self._node, run_id=self._run_id, object_id=part.object_id)
             pause = _FIRST_PAUSE
             while not (response := self._client.PullObject(request)).object_available:
                 if not response.object_found:
-                    return None
-                time.sleep(pause)  # a message is visible before its objects are there
+                    coming.gone = True
+                    return True
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-            contents[part.object_id] = response.object_content
-        return contents
+            coming.contents[part.object_id] = response.object_content
+        return True
+
+    def _reply(self, coming: _Coming) -> Message | None:
+        """A whole reply, None where Flower itself answers or has dropped a part of it."""
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=self._run_id, message_object_id=coming.tree.object_id
+            )
+        )
+        if coming.gone:
+            return None
+        contents, coming.contents = coming.contents, {}
+        message = cast(Message, inflate_object_from_contents(coming.tree.object_id, contents))
+        message.metadata.__dict__["_message_id"] = coming.tree.object_id
+        return message
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

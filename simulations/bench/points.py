@@ -77,6 +77,7 @@ POINTS: tuple[Point, ...] = (
     *_both("round", SITE, f"{_SUMS}.mask", "client.participation:Replies.store", f"{_LEDGER}.release"),
     *_both("round", SITE, "privacy.durable:write", "privacy.evidence.log:EventLog.append"),
     *_both("round", SITE, "client.node:Node.pull", "client.node:Node.push", "client.node:Node.confirm"),
+    Point("round", SITE, "client.node:Node._push_objects", "before", SITE),  # announced, and not there
     *_both("round", SITE, f"{_SUMS}.sign", f"{_SUMS}.open"),
     *_both("round", LEAD, f"{_RUN}._stage", "server.post:Post.send", f"{_RUN}._take"),
     *_both("round", LEAD, f"{_RUN}._add_up", "server.sums:Adding.open", f"{_RUN}._closed"),
