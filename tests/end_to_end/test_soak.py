@@ -22,8 +22,7 @@ SITES = ("coast", "north", "south", "west")
 ROUNDS = 300
 TERMS = Terms("notes", LABELS, rounds=ROUNDS, steps=1, rate=0.2, secure=True, epsilon=40.0)
 WARM = 120
-"""Rounds after a start that do not count: caches fill, the allocator settles. In a run of 300 rounds, sites
-grew by 7 MiB in the first 120 and by 1 in all others, the lead by 4 in 100 and not visibly after them."""
+"""Rounds after a start that do not count: caches fill, the allocator settles."""
 LONG_ENOUGH = 60
 """Rounds of a process's life that a slope is drawn through."""
 MIB = 1 << 20
