@@ -19,9 +19,9 @@ from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands
 
 SITES = ("coast", "north", "south", "west")
-ROUNDS = 300
+ROUNDS = 240
 TERMS = Terms("notes", LABELS, rounds=ROUNDS, steps=1, rate=0.2, secure=True, epsilon=40.0)
-WARM = 120
+WARM = 30
 """Rounds after a start that do not count: caches fill, the allocator settles."""
 LONG_ENOUGH = 60
 """Rounds of a process's life that a slope is drawn through."""
@@ -78,7 +78,7 @@ def test_no_process_grows_while_others_die(soaked: Stand) -> None:
     assert isinstance(actors, Ensemble)
     samples: list[Sample] = []
     deaths = {chance.randrange(low, low + 20): "south" for low in range(10, ROUNDS - 20, 25)}
-    deaths[ROUNDS // 6] = "lead"
+    deaths[ROUNDS // 2] = "lead"
     with soaked.running(TERMS) as (end, plan):
         job, seen = Jobs(soaked.cast.lead.jobs).find(plan.digest), 0
         while not end.done():
