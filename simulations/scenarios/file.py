@@ -19,8 +19,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +33,8 @@ from cloister.simulations.scenarios.catalogue import AS_TOLD, Dial, Mix, Scenari
 from cloister.simulations.scenarios.groups import Groups
 from cloister.simulations.scenarios.material import Material, of_texts
 from cloister.simulations.stage import Source
+
+_T = TypeVar("_T")
 
 
 class Description(BaseModel):
@@ -54,15 +57,14 @@ class Description(BaseModel):
     model: str = DEFAULT
 
 
-def from_file(path: Path) -> Scenario:
-    """The scenario of a file.
+def described(path: Path, parse: Callable[[dict[str, Any]], _T], see: str = "docs/simulation.md") -> _T:
+    """What a TOML file describes.
 
     Raises:
         InputError: ``file_missing``, ``file_format`` with the field.
     """
     try:
-        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        found = Description.model_validate(value)
+        return parse(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError("file_missing", f"{path} cannot be read.", "Name a .toml file.") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -70,9 +72,16 @@ def from_file(path: Path) -> Scenario:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(
-            "file_format", f"{path}: {where}: {first['msg']}.", "See docs/simulation.md."
-        ) from error
+        raise InputError("file_format", f"{path}: {where}: {first['msg']}.", f"See {see}.") from error
+
+
+def from_file(path: Path) -> Scenario:
+    """The scenario of a file.
+
+    Raises:
+        InputError: ``file_missing``, ``file_format`` with the field.
+    """
+    found = described(path, Description.model_validate)
     if found.group and found.split.startswith("natural:") and found.split != f"natural:{found.group}":
         raise InputError(
             "file_format",

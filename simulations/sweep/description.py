@@ -13,18 +13,18 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloister.privacy import canonical
-from cloister.privacy.errors import InputError, UsageError
+from cloister.privacy.errors import UsageError
 from cloister.simulations.scenarios.catalogue import Mix, Scenario
 from cloister.simulations.scenarios.figures import PRIVATE
+from cloister.simulations.scenarios.file import described
 from cloister.simulations.scenarios.simulation import named
 
 Method: TypeAlias = Literal[
@@ -38,6 +38,7 @@ Method: TypeAlias = Literal[
 ]
 
 MOST_CELLS = 20_000
+_SEE = 'docs/simulation.md, "Sweeps"'
 
 
 @dataclass(frozen=True, order=True)
@@ -139,19 +140,8 @@ def read(path: Path) -> Order:
         InputError: ``file_missing``, ``file_format`` with the field.
         UsageError: ``option_invalid``: there is no such scenario, or it has no such dial.
     """
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-        return ordered(Sweep.model_validate(_numbers(value)), path.parent)
-    except OSError as error:
-        raise InputError("file_missing", f"{path} cannot be read.", "Name a .toml file.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError("file_format", f"{path} is not TOML: {error}.", "Correct it.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(
-            "file_format", f"{path}: {where}: {first['msg']}.", 'See docs/simulation.md, "Sweeps".'
-        ) from error
+    sweep = described(path, lambda value: Sweep.model_validate(_numbers(value)), _SEE)
+    return ordered(sweep, path.parent)
 
 
 def ordered(sweep: Sweep, beside: Path = Path()) -> Order:
