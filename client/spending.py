@@ -41,11 +41,11 @@ class Spending:
             return None
         if not ended and now - self._looked.get(job, -EVERY_S) < EVERY_S:
             return None
-        charged = [row for row in self._ledger.rows(dataset) if row.reservation.job == job]
-        if not charged:
+        newest = self._ledger.newest(dataset, job)
+        if newest is None:
             return None
         self._looked[job] = now
-        total, number = charged[-1].total, max(row.reservation.round for row in charged)
+        total, number = newest.total, newest.reservation.round
         if self._said.get(job) == total:
             return None
         self._said[job] = total

@@ -135,6 +135,12 @@ class Entries:
         where = "WHERE dataset = ? OR ? IS NULL ORDER BY seq"
         return tuple(_row(found) for found in self._database.execute(f"{_ROWS} {where}", (dataset, dataset)))
 
+    def newest(self, dataset: str, job: str) -> Row | None:
+        """The last row of a job on a dataset."""
+        where = "WHERE dataset = ? AND job = ? ORDER BY seq DESC LIMIT 1"
+        found = self._database.execute(f"{_ROWS} {where}", (dataset, job)).fetchone()
+        return found and _row(found)
+
     def charged(self, dataset: str) -> tuple[GaussianSteps, ...]:
         """All that was reserved on a dataset, equal mechanisms as one block of all their steps."""
         found = self._database.execute(

@@ -259,6 +259,11 @@ class Ledger:
         with reading(self._path) as database:
             return Entries(database).rows(dataset)
 
+    def newest(self, dataset: str, job: str) -> Row | None:
+        """The last row of a job on a dataset; None before it was charged anything."""
+        with reading(self._path) as database:
+            return Entries(database).newest(dataset, job)
+
     def _add(self, entries: Entries, budget: Budget, row: Row, reserved: Reservation | None = None) -> None:
         """Adds a row, of an attempt that may have been reserved with another mechanism than the row's."""
         charged = row.reservation

@@ -87,6 +87,17 @@ def test_rounds_compose_over_jobs_and_restarts(path):
     assert ledger.epsilon("cohort") < 2 * accounting.epsilon([STEPS], DELTA)
 
 
+def test_the_newest_row_is_that_of_one_job_on_one_dataset(path):
+    ledger = opened(path)
+    assert ledger.newest("cohort", JOB) is None
+    ledger.reserve("cohort", JOB, 1, 1, STEPS)
+    second = ledger.reserve("cohort", JOB, 2, 1, STEPS)
+    ledger.reserve("cohort", OTHER_JOB, 1, 1, STEPS)
+    assert ledger.newest("cohort", JOB) == ledger.rows("cohort")[1]
+    assert ledger.newest("cohort", JOB).reservation == second
+    assert ledger.newest("registry", JOB) is None
+
+
 def test_datasets_have_their_own_account(path):
     ledger = opened(path)
     ledger.open_budget("registry", "record", 1.0, 1e-6)
