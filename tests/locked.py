@@ -45,10 +45,10 @@ def values(name: str, data: bytes) -> Iterator[bytes]:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         yield key.private_numbers().private_value.to_bytes(32)
         yield from data.splitlines()[1:-1]
-    elif not data.startswith(b"{"):
-        yield data
-    else:
+    elif name in ("identity.key", "ratchet.key") or name.endswith(".json"):
         yield from texts(name, json.loads(data))
+    else:  # bytes drawn at random, which may well begin like JSON
+        yield data
 
 
 def texts(name: str, value: Any) -> Iterator[bytes]:
