@@ -1,7 +1,8 @@
 """Who belongs to a consortium: invites, certificates and the roster, in one file of the lead.
 
-The file is written whole, so an invite is used, a certificate issued and a member added in one step or
-not at all. The command line and the running lead both change it, each under a lock of its own file.
+The file (``server.membership``) is written whole, so an invite is used, a certificate issued and a member
+added in one step or not at all. The command line and the running lead both change it, each under a lock of
+its own file.
 
 A request to join is refused unless all of this holds:
 
@@ -17,27 +18,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cryptography import x509
-from pydantic import Field, ValidationError
 
-from cloister.privacy import canonical, durable, folder
+from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import Authority, fingerprint
-from cloister.privacy.clauses import Digest, Name
-from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, IdentityError, StateError
+from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, IdentityError
 from cloister.privacy.evidence.log import EventLog, now
-from cloister.privacy.frozen import Part
 from cloister.privacy.identity import NAME, PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.joining import (
     Invite,
-    InviteId,
     Membership,
-    Moment,
-    Pem,
     Request,
     moment,
     parse,
@@ -45,85 +40,18 @@ from cloister.privacy.wire.joining import (
 )
 from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import Handover
+from cloister.server.membership import (
+    GRACE_DAYS,
+    Caller,
+    Former,
+    Issued,
+    Members,
+    MembersFile,
+    Ticket,
+)
 
 CERTIFICATE_DAYS = 90
 NAME_RULE = "Use 1 to 40 of a-z, 0-9 and hyphen, starting with a letter."
-_FOREVER = datetime.max.replace(tzinfo=UTC)
-_GRACE_DAYS = 1
-"""So much longer than its invite is a bootstrap certificate valid: a late site is told why it is refused."""
-
-
-class Ticket(Part):
-    """An invite as the lead remembers it: without its key."""
-
-    site: Name
-    certificate: Digest
-    not_after: Moment
-    used_by: Digest | Literal[""] = ""
-
-
-class Issued(Part):
-    """A member's certificate."""
-
-    certificate: Pem
-    not_after: Moment
-
-
-class Former(Part):
-    """Keys that a member had before: its certificate may repeat the change of keys, and nothing else."""
-
-    identity: dict[str, str]
-    certificate: Pem
-
-
-class State(Part):
-    """The whole file.
-
-    Attributes:
-        roster: all members.
-        tickets: every invite.
-        certificates: the members' newest.
-        former: digest of an identity that was replaced -> what was known of it.
-        handovers: every change of keys, oldest first (``privacy.wire.succession``).
-        revoked: digest of a revoked identity -> the identity.
-    """
-
-    version: Literal[1] = 1
-    roster: dict[str, Any]
-    tickets: dict[InviteId, Ticket]
-    certificates: dict[Name, Issued]
-    former: dict[Digest, Former] = Field(default_factory=dict)
-    handovers: list[dict[str, Any]] = Field(default_factory=list)
-    revoked: dict[Digest, dict[str, str]] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who holds a certificate.
-
-    Attributes:
-        name: the site.
-        certificate: fingerprint.
-        invite: id of the invite if the certificate is that of an invite, else "".
-        identity: the member's public identity, None for the holder of an invite.
-        former: the keys that the certificate is of were replaced; ``identity`` is None then, too.
-    """
-
-    name: str
-    certificate: str
-    invite: str = ""
-    identity: PublicIdentity | None = None
-    former: PublicIdentity | None = None
-
-
-@dataclass(frozen=True)
-class _Members:
-    """The file as it was when its inode had ``stamp``."""
-
-    stamp: tuple[int, int, int]
-    state: State
-    roster: Roster
-    callers: dict[str, tuple[Caller, datetime]]
 
 
 @dataclass(frozen=True)
@@ -138,7 +66,7 @@ class Enrolment:
     """The members of one consortium.
 
     Args:
-        path: the file; ``found`` makes it.
+        path: the members' file (``server.membership``).
         identity: the lead's keys.
         sites: the authority that issues the certificates of members.
         invites: the authority that issues those of invites. It is another one so that whatever trusts
@@ -157,24 +85,17 @@ class Enrolment:
         log: EventLog,
         clock: Callable[[], datetime] = now,
     ) -> None:
-        self._path = path
+        self._file = MembersFile(path)
         self._identity = identity
         self._sites = sites
         self._invites = invites
         self._log = log
         self._clock = clock
-        self._seen: _Members | None = None
-
-    @staticmethod
-    def found(path: Path, consortium: str, lead: PublicIdentity) -> None:
-        """Writes the file of a consortium that has no site yet."""
-        state = State(roster=Roster(consortium, (lead,)).to_json(), tickets={}, certificates={})
-        durable.write(path, canonical.encode(state.model_dump(mode="json")))
 
     @property
     def roster(self) -> Roster:
         """All members."""
-        return self._members().roster
+        return self._file.read().roster
 
     def signed_roster(self) -> Signed:
         """All members, under the lead's signatures."""
@@ -186,7 +107,7 @@ class Enrolment:
         Raises:
             ChannelError: ``certificate_invalid``, the lead knows no such certificate, or it has expired.
         """
-        found = self._members().callers.get(certificate)
+        found = self._file.read().callers.get(certificate)
         if found is None:
             raise ChannelError("certificate_invalid", "The lead issued no such certificate.")
         caller, not_after = found
@@ -200,7 +121,7 @@ class Enrolment:
         Raises:
             IdentityError: ``roster_mismatch``, no member ever had one of these keys.
         """
-        members = self._members()
+        members = self._file.read()
         state = members.state
         old = [former.identity for former in state.former.values()] + list(state.revoked.values())
         known = {
@@ -214,12 +135,12 @@ class Enrolment:
     @property
     def handovers(self) -> tuple[Handover, ...]:
         """Every change of a member's keys, oldest first."""
-        return tuple(map(Handover.from_json, self._members().state.handovers))
+        return tuple(map(Handover.from_json, self._file.read().state.handovers))
 
     @property
     def revoked(self) -> Mapping[str, str]:
         """Digest of a revoked identity -> its name."""
-        return {digest: one["name"] for digest, one in self._members().state.revoked.items()}
+        return {digest: one["name"] for digest, one in self._file.read().state.revoked.items()}
 
     # Changes of keys
 
@@ -234,20 +155,20 @@ class Enrolment:
         if old is None:
             raise EnrolmentError("not_enrolled", f"{caller.name} is not a member yet.")
         new = handover.opened(old, self.roster.consortium)
-        with folder.edit(self._lock):
-            members = self._members()
+        with self._file.edit():
+            members = self._file.read()
             if caller.former is None:
                 self._replace(members, old, new, handover)
             elif handover.to_json() not in members.state.handovers:
                 raise ChannelError("certificate_invalid", f"{caller.name} has newer keys than these.")
         return Membership(
             request=canonical.digest(handover.old.content),
-            certificate=self._members().state.certificates[new.name].certificate,
+            certificate=self._file.read().state.certificates[new.name].certificate,
             roster=self.signed_roster().to_json(),
         ).signed(self._identity)
 
     def _replace(
-        self, members: _Members, old: PublicIdentity, new: PublicIdentity, handover: Handover
+        self, members: Members, old: PublicIdentity, new: PublicIdentity, handover: Handover
     ) -> None:
         state = members.state
         if new.digest() in {*state.former, *state.revoked}:
@@ -262,7 +183,7 @@ class Enrolment:
             self._issued(new.name, certificate, ends)
             self._changed(roster)
         former = Former(identity=old.to_json(), certificate=state.certificates[old.name].certificate)
-        self._write(
+        self._file.write(
             state,
             roster=roster.to_json(),
             certificates={**state.certificates, new.name: Issued(certificate=certificate, not_after=ends)},
@@ -276,8 +197,8 @@ class Enrolment:
         Raises:
             TransportError, ChannelError, IdentityError: as ``Handover.opened``.
         """
-        with folder.edit(self._lock):
-            members = self._members()
+        with self._file.edit():
+            members = self._file.read()
             new = handover.opened(old, members.roster.consortium)
             others = (member for member in members.roster.members if member.role != "lead")
             roster = Roster(members.roster.consortium, (new, *others))
@@ -285,7 +206,7 @@ class Enrolment:
                 self._log.append("key.rotated", party=new.name, identity=new.digest(), previous=old.digest())
                 self._changed(roster)
             handovers = [*members.state.handovers, handover.to_json()]
-            self._write(members.state, roster=roster.to_json(), handovers=handovers)
+            self._file.write(members.state, roster=roster.to_json(), handovers=handovers)
 
     def revoke(self, name: str, reason: str = "") -> PublicIdentity:
         """Takes a site out of the roster, and its certificates with it; at once at both listeners.
@@ -297,8 +218,8 @@ class Enrolment:
         Raises:
             IdentityError: ``party_unknown``, also for the lead itself.
         """
-        with folder.edit(self._lock):
-            members = self._members()
+        with self._file.edit():
+            members = self._file.read()
             party = members.roster.member(name)
             if party.role == "lead":
                 raise IdentityError("party_unknown", f"{name} is the lead; only sites can be revoked.")
@@ -312,7 +233,7 @@ class Enrolment:
                 why: dict[str, Any] = {"reason": reason} if reason else {}
                 self._log.append("key.revoked", party=name, identity=party.digest(), **why)
                 self._changed(roster)
-            self._write(
+            self._file.write(
                 state,
                 roster=roster.to_json(),
                 certificates={site: one for site, one in state.certificates.items() if site != name},
@@ -340,12 +261,12 @@ class Enrolment:
         """
         if not NAME.fullmatch(site):
             raise IdentityError("identity_malformed", f"{site!r} is no name of a site.", NAME_RULE)
-        with folder.edit(self._lock):
-            members = self._members()
+        with self._file.edit():
+            members = self._file.read()
             if any(member.name == site for member in members.roster.members):
                 raise EnrolmentError("name_taken", f"{site} is a member already.", "Choose another name.")
             name = secrets.token_hex(16)
-            key, certificate = self._invites.client(f"invite:{name}", days + _GRACE_DAYS)
+            key, certificate = self._invites.client(f"invite:{name}", days + GRACE_DAYS)
             invite = Invite(
                 id=name,
                 site=site,
@@ -362,7 +283,7 @@ class Enrolment:
             self._log.append(
                 "invite.issued", party=site, invite=_named(name), not_after=invite.not_after[:10]
             )
-            self._write(members.state, tickets={**members.state.tickets, name: ticket})
+            self._file.write(members.state, tickets={**members.state.tickets, name: ticket})
         return invite
 
     def enrol(self, caller: Caller, signed: Signed) -> Signed:
@@ -379,7 +300,7 @@ class Enrolment:
             raise EnrolmentError("already_enrolled", f"{caller.name} is a member already.")
         try:
             request, site = Request.opened(signed)
-            with folder.edit(self._lock):
+            with self._file.edit():
                 certificate = self._admit(caller, request, site)
         except CloisterError as error:
             self._log.append(
@@ -393,7 +314,7 @@ class Enrolment:
         ).signed(self._identity)
 
     def _admit(self, caller: Caller, request: Request, site: PublicIdentity) -> str:
-        members = self._members()
+        members = self._file.read()
         ticket = members.state.tickets[caller.invite]
         if (request.invite, request.consortium) != (caller.invite, members.roster.consortium):
             raise EnrolmentError("invite_unknown", "A request names another invite than its certificate.")
@@ -410,7 +331,7 @@ class Enrolment:
             raise EnrolmentError("invite_expired", f"The invite for {site.name} ended at {ticket.not_after}.")
         return self._add(members, caller.invite, request, site)
 
-    def _add(self, members: _Members, invite: str, request: Request, site: PublicIdentity) -> str:
+    def _add(self, members: Members, invite: str, request: Request, site: PublicIdentity) -> str:
         if any(member.name == site.name for member in members.roster.members):
             raise EnrolmentError("name_taken", f"Another member is named {site.name}.")
         if site.digest() in members.state.revoked:
@@ -422,7 +343,7 @@ class Enrolment:
         ticket = members.state.tickets[invite]
         used = Ticket(**{**ticket.model_dump(), "used_by": site.digest()})
         self._record(site, certificate, ends, roster)
-        self._write(
+        self._file.write(
             members.state,
             roster=roster.to_json(),
             tickets={**members.state.tickets, invite: used},
@@ -440,75 +361,6 @@ class Enrolment:
             self._issued(site.name, certificate, ends)
             self._log.append("site.joined", site=site.name, identity=site.digest())
             self._changed(roster)
-
-    # The file
-
-    @property
-    def _lock(self) -> Path:
-        return self._path.with_suffix(".lock")
-
-    def _members(self) -> _Members:
-        """The file's content, read again whenever another process has replaced it."""
-        try:
-            found = self._path.stat()
-        except OSError as error:
-            raise StateError(
-                "state_missing", f"{self._path} cannot be read.", "Run `cloister lead init`."
-            ) from error
-        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-        seen = self._seen
-        if seen is None or seen.stamp != stamp:
-            seen = self._seen = _members(stamp, self._path)
-        return seen
-
-    def _write(self, state: State, **changes: Any) -> None:
-        new = State(**{**{name: getattr(state, name) for name in State.model_fields}, **changes})
-        durable.write(self._path, canonical.encode(new.model_dump(mode="json")))
-
-
-class Admitted:
-    """The fingerprints of the certificates that members use now, for another process of the lead.
-
-    Args:
-        path: the file, which is read again whenever it was replaced.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: _Members | None = None
-
-    def __call__(self) -> frozenset[str]:
-        """The fingerprints; none where the file cannot be read."""
-        try:
-            found = self._path.stat()
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if self._seen is None or self._seen.stamp != stamp:
-                self._seen = _members(stamp, self._path)
-        except (OSError, StateError):
-            return frozenset()
-        return frozenset(mark for mark, (caller, _) in self._seen.callers.items() if caller.identity)
-
-
-def _members(stamp: tuple[int, int, int], path: Path) -> _Members:
-    value = folder.read_json(path)
-    try:
-        state = State.model_validate(value)
-        roster = Roster.from_json(state.roster)
-    except (ValidationError, IdentityError) as error:
-        raise StateError("state_damaged", f"{path} is damaged.", "Restore it from a backup.") from error
-    callers = {}
-    for invite, ticket in state.tickets.items():
-        # A little beyond the invite's own date: `_admit` then tells a late site why it is refused.
-        ends = parse(ticket.not_after) + timedelta(days=_GRACE_DAYS)
-        callers[ticket.certificate] = (Caller(ticket.site, ticket.certificate, invite), ends)
-    for former in state.former.values():
-        mark = fingerprint(former.certificate)
-        old = PublicIdentity.from_json(former.identity)
-        callers[mark] = (Caller(old.name, mark, former=old), _FOREVER)
-    for name, issued in state.certificates.items():
-        mark = fingerprint(issued.certificate)
-        callers[mark] = (Caller(name, mark, identity=roster.member(name)), parse(issued.not_after))
-    return _Members(stamp, state, roster, callers)
 
 
 def _same_key(csr: str, certificate: str) -> bool:

@@ -9,7 +9,7 @@ In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.va
 ``authorities/``      three authorities: ``sites``, ``operator`` and ``invites``
 ``tls/``              ``server`` (vouched for by ``sites``: what sites connect to), ``operator`` and
                       ``loopback`` (by ``operator``: the operator's client and the listener it talks to)
-``roster.json``       members, their certificates and the invites (``server.enrolment``)
+``roster.json``       members, their certificates and the invites (``server.membership``)
 ``endorsements/``     what authorities signed about members' keys (``privacy.endorsements``)
 ``policy.yaml``       the consortium's policy, if there is one (``server.policies``)
 ``log/``              the event log
@@ -44,6 +44,7 @@ from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.keysource import KeySource
 from cloister.privacy.vault import Vault
 from cloister.server.enrolment import Addresses, Enrolment
+from cloister.server.membership import MembersFile
 
 SITES, OPERATOR, INVITES = "sites", "operator", "invites"
 SERVER, LOOPBACK = "server", "loopback"
@@ -144,7 +145,7 @@ class LeadFolder:
         for door, (key, certificate) in pairs.items():
             vault.write(tls / f"{door}.key", key)
             durable.write(tls / f"{door}.pem", certificate)
-        Enrolment.found(path / "roster.json", settings.consortium, identity.public)
+        MembersFile.found(path / "roster.json", settings.consortium, identity.public)
         durable.write(path / "config.json", canonical.encode(settings.model_dump(mode="json")))
         return cls(path)
 

@@ -21,7 +21,8 @@ import grpc
 from cloister.privacy.channel.facts import Facts
 from cloister.privacy.errors import ChannelError, CloisterError, EnrolmentError, TransportError
 from cloister.privacy.evidence.log import EventLog
-from cloister.server.enrolment import Caller, Enrolment
+from cloister.server.enrolment import Enrolment
+from cloister.server.membership import Caller
 
 logger = logging.getLogger(__name__)
 _FOR_INVITES = "/cloister.Consortium/Enrol"

@@ -39,9 +39,9 @@ from pydantic import Field, ValidationError
 from cloister.privacy import canonical, folder
 from cloister.privacy.errors import CloisterError, InputError, StateError, UsageError
 from cloister.privacy.frozen import Part
-from cloister.server.enrolment import Admitted
 from cloister.server.listener import Door, File, Listener, address, bind
 from cloister.server.longpoll import Bells, Gate, Scope, header
+from cloister.server.membership import Admitted
 
 LOOPBACK = "127.0.0.1"
 MEMORY = ":flwr-in-memory:"

@@ -25,9 +25,9 @@ from cloister.privacy.wire.signed import Signed
 from cloister.server import backup
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.desk import FolderDesk
-from cloister.server.enrolment import Admitted
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FAILED, REFUSED, RUNNING
+from cloister.server.membership import Admitted, MembersFile
 from cloister.simulations.transport import LocalGrid
 from tests.parties import NAMES, start
 from tests.parties import Consortium as Parties
@@ -79,12 +79,13 @@ def test_revocation_reaches_the_others_and_the_keys_never_come_back(service: Ser
     with Consortium(south) as member:
         member.roster()
         south.confirm("north", " ".join(north.identity.public.words()))
-        old = enrolment._members().state
+        members = MembersFile(service.lead.path / "roster.json")
+        old = members.read().state
         enrolment.revoke("north")
         member.roster()
         assert [peer.identity.name for peer in south.peers()] == ["lead", "south"]
         assert [e.body["party"] for e in south.log.entries() if e.type == "key.revoked"] == ["north"]
-        enrolment._write(old)  # a lead that takes it back, or that was restored from before
+        members.write(old)  # a lead that takes it back, or that was restored from before
         with pytest.raises(CloisterError) as caught:
             member.roster()
     assert caught.value.id == "key_revoked"
@@ -239,8 +240,8 @@ def test_a_lead_with_keys_of_its_own_making_is_not_followed(
     backup.write(service.lead, tmp_path / "lead.backup", source)
     service.server.stop(0)
     restored = backup.restore(tmp_path / "lead.backup", tmp_path / "again", None)
-    state = restored.enrolment._members().state
-    restored.enrolment._write(state, handovers=[])
+    members = MembersFile(restored.path / "roster.json")
+    members.write(members.read().state, handovers=[])
     service.server = ConsortiumServer(restored, service.desk, service.addresses.service)
     service.server.start()
     with Consortium(north) as member, pytest.raises(CloisterError) as caught:
