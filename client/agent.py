@@ -33,7 +33,7 @@ from cloister.client.spending import Spending
 from cloister.client.sums import SecureSums
 from cloister.client.watch import Watch
 from cloister.client.witnessing import Heads, Telling
-from cloister.privacy import durable
+from cloister.privacy import durable, heap
 from cloister.privacy.channel import certificates
 from cloister.privacy.descent import steps_of
 from cloister.privacy.entropy import Ratchet
@@ -247,6 +247,7 @@ class Agent:
                 self._say(f"The policy {'approves' if word.approve else 'refuses'} {digest[7:19]} by itself.")
             if job.state == APPROVED and digest not in self._participants:
                 self._participants[digest] = self._participant(job)
+                heap.freeze()
                 self._say(f"Ready for {digest[7:19]}.")
             if job.state in (APPROVED, REFUSED) and job.decision and not (job.folder / "told").exists():
                 member.decide(job.decision)

@@ -13,6 +13,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from cloister.privacy import heap
 from cloister.privacy.errors import CloisterError
 
 INTERRUPTED = 130
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"There is no command {chosen!r}. Try `cloister --help`.", file=sys.stderr)
         return _WRONG_USE
     _close_hub()
+    heap.settle()
     try:
         return _run(command, chosen, rest)
     except CloisterError as error:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from cloister.privacy import canonical, durable
+from cloister.privacy import canonical, durable, heap
 from cloister.privacy.channel import certificates
 from cloister.privacy.errors import (
     UNWRITABLE,
@@ -263,6 +263,7 @@ class Lead:
         )
         self._say(f"Running {plan.digest[7:19]} from round {state.round + 1}")
         milestones = Milestones(self._say, plan.digest[7:19])
+        heap.freeze()
 
         def report(progress: Progress) -> None:
             job.note(_shown(progress))

@@ -36,7 +36,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from cloister.privacy import canonical, folder
+from cloister.privacy import canonical, folder, heap
 from cloister.privacy.errors import CloisterError, InputError, StateError, UsageError
 from cloister.privacy.frozen import Part
 from cloister.server.listener import Door, File, Listener, address, bind
@@ -280,6 +280,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise UsageError("option_invalid", "One argument is needed: the configuration file.")
+        heap.settle()
         run(Path(arguments[0]))
     except CloisterError as error:
         print(error.line(), file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.client.learn import heap
+from cloister.privacy import heap
 from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import SCALE as SCALE
 from cloister.privacy.model import USE_SAFETENSORS, BaseModel

@@ -5,7 +5,7 @@
 loads model and rows, then takes the same steps on the same units in either case, and prints what the kernel
 says of the process: peak resident memory is of a process as a whole, so each side has one of its own.
 Plain is PEFT with frozen base and AdamW over the trained tensors only; the C library's allocator is set
-alike on both sides, as the product sets it (``client.learn.heap``).
+alike on both sides, as the product sets it (``privacy.heap``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+"""How this process gives memory back: what the C library's allocator and Python's collector are told.
+
+A forward pass allocates and frees blocks of many sizes. glibc raises the size from which it maps a block
+apart with each block that is freed, up to 32 MiB, and then keeps freed blocks in a heap that falls to
+pieces. With the threshold fixed, every large block is mapped apart and returned when it is freed.
+
+glibc also gives threads arenas of their own, up to eight for each core, and what is freed in one does not
+serve another. A lead or an agent has some twenty threads that each serve a few messages a round; over a long
+job every arena grows to the most that it ever held. With one arena, what one thread frees the next one takes.
+Large tensors are mapped apart and Python has an allocator of its own above this one, so that threads seldom
+meet here.
+
+Python looks for garbage in cycles among old objects only when a quarter as many have been added to them
+since. Modules and a model are some half a million objects, so that what a training step leaves in cycles,
+graphs of tensors among it, would lie there for hundreds of rounds. What is there when a job begins is
+therefore taken out of the count (docs/benchmarks.md says what all three are worth).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # malloc.h
+_LARGE = 1 << 20
+
+
+def settle() -> bool:
+    """Fixes the thresholds of glibc's allocator and its one arena for this process; again has no effect.
+
+    Returns:
+        Whether it was done: another C library has no such call, and needs none.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    # All three must be asked for, whatever the first answers.
+    done = [mallopt(_MMAP_THRESHOLD, _LARGE), mallopt(_TRIM_THRESHOLD, _LARGE), mallopt(_ARENA_MAX, 1)]
+    return all(done)
+
+
+def freeze() -> None:
+    """Collects garbage, and lets later collections pass over what is left and come early.
+
+    To be called whenever something has been loaded that stays: what was passed over before is looked at once
+    more.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # sets the count that the next full collection waits for to what is not frozen: nothing

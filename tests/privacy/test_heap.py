@@ -1,0 +1,102 @@
+"""The allocator of a process that runs for long."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloister.privacy import heap
+
+_FREED = """
+import mmap, resource, sys
+from cloister.privacy import heap
+if sys.argv[1] == "settled":
+    assert heap.settle()
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+def block(size):
+    at = libc.malloc(size)
+    ctypes.memset(at, 1, size)
+    return at
+libc.free(block(24 << 20))  # from now on glibc keeps blocks up to this size
+kept, pins = [block(16 << 20) for _ in range(8)], []
+pins = [block(1000) for _ in range(100)]  # above all of them in the heap
+for at in kept:
+    libc.free(at)
+print(int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE >> 20)
+"""
+
+_ARENAS = """
+import ctypes, sys, threading
+from cloister.privacy import heap
+if sys.argv[1] == "settled":
+    assert heap.settle()
+libc, together = ctypes.CDLL(None), threading.Barrier(8)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+def work():
+    libc.malloc(1000)
+    together.wait()  # eight threads are alive at once, and have taken memory
+threads = [threading.Thread(target=work) for _ in range(8)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
+libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+stream = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+print(open(sys.argv[2]).read().count("<heap nr="))
+"""
+
+
+def told(program: str, *arguments: str) -> int:
+    """The number that a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_freed_block_is_given_back() -> None:
+    assert told(_FREED, "as it is") > told(_FREED, "settled") + 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_threads_share_one_arena(tmp_path: Path) -> None:
+    assert told(_ARENAS, "as it is", str(tmp_path / "a")) > 1
+    assert told(_ARENAS, "settled", str(tmp_path / "b")) == 1
+
+
+def test_it_may_be_asked_for_again_and_says_whether_it_was_done() -> None:
+    assert [heap.settle(), heap.settle()] == [platform.libc_ver()[0] == "glibc"] * 2
+
+
+_CYCLES = """
+import gc, sys, weakref
+from cloister.privacy import heap
+class Old:
+    pass
+stays = [[number] for number in range(600_000)]
+gc.collect()
+if sys.argv[1] == "frozen":
+    heap.freeze()
+cycle = Old()
+cycle.itself, seen = cycle, weakref.ref(cycle)
+gc.collect(1)
+gc.collect(1)  # it has become old
+del cycle
+news = [[number] for number in range(90_000)]  # less than a quarter of what stays
+print(int(seen() is None))
+"""
+
+
+def test_garbage_in_cycles_does_not_wait_for_what_stays() -> None:
+    assert [told(_CYCLES, how) for how in ("as it is", "frozen")] == [0, 1]
