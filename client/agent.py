@@ -73,7 +73,7 @@ class Agent:
         self._site, self._model, self._say, self._device = site, model, say, device
         self._willing: Willing = willing
         self._shows: Shows = shows
-        self._jobs, self._datasets = Jobs(site), Datasets(site)
+        self._jobs, self._datasets = Jobs(site, model=model), Datasets(site)
         self._spending = Spending(self._datasets.ledger)
         self._participants: dict[str, Participant] = {}
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()

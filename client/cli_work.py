@@ -137,16 +137,19 @@ def approve(
     role: Annotated[str, typer.Option("--as", help="In which role.")] = "administrator",
     person: Annotated[str, typer.Option(help="Who approves; the role, if nobody is named.")] = "",
     sign: Annotated[Path | None, typer.Option(help="PEM file of the person's Ed25519 private key.")] = None,
+    model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
     directory: Directory = HERE,
 ) -> None:
     """Check a plan and approve it. Everything that fails is said, and nothing is approved half.
+
+    Records are read last: another base model, tokenizer or shape, or too little budget, is refused before.
 
     If the policy asks for more people, the approval is kept, and the plan waits for theirs.
 
     Example: cloister site approve 3f9a --as steward --person dana --sign dana.key --dir north
     """
     site = SiteFolder.open(directory)
-    jobs_ = Jobs(site)
+    jobs_ = Jobs(site, model=model)
     found = jobs_.find(job)
     decided = jobs_.approve(found, Voice(role_of(role), person, sign))
     if changed := Datasets(site).changed(found.plan.site(site.name).dataset):

@@ -2,8 +2,8 @@
 
 A plan is checked in full before a person may approve it: the lead's signature, the roster and whether every
 key in it was confirmed here or signed for by an authority that the policy names, the policies of site and
-consortium, its own terms, the code, the base model, the dataset, and
-whether the budget bears the whole plan. What fails is refused with its reason; nothing is run half.
+consortium, and what ``client.admission`` asks: code, dataset, budget, base model, and last the records. What
+fails is refused with its reason; nothing is run half.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cloister.client.admission import Admission
 from cloister.client.approvals import Voice
 from cloister.client.rulings import Rulings, job_folder, now, require
-from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder, refuse_restored
-from cloister.privacy import canonical, code, durable, folder
+from cloister.privacy import canonical, durable, folder
 from cloister.privacy.consent import Decision
-from cloister.privacy.dp import accounting
 from cloister.privacy.errors import (
-    BudgetError,
     EnrolmentError,
     IdentityError,
     PlanError,
@@ -107,10 +105,12 @@ class Jobs:
     Attributes:
         site: the folder.
         clock: tells the time at which the policy decides.
+        model: where the base model is, if not where a plan's name leads.
     """
 
     site: SiteFolder
     clock: Callable[[], datetime] = field(default=now)
+    model: str = ""
 
     @property
     def rulings(self) -> Rulings:
@@ -251,35 +251,18 @@ class Jobs:
         self._note_vouched(plan)
         if plan.site(self.site.name).identity != self.site.identity.public.digest():
             raise IdentityError("roster_mismatch", "The plan names another key for this site.")
-        self.check_again(plan)
+        admission = Admission(self.site, plan, self.model)
+        admission.check_terms()
+        admission.check_base()
+        admission.check_records()
 
     def check_again(self, plan: Plan) -> None:
-        """Everything that time may have changed in an approved plan, but for who is a member by now."""
-        own = plan.site(self.site.name)
-        if own.code != code.installed():
-            raise PlanError(
-                "code_mismatch",
-                "The plan names other code than is installed here.",
-                "Install the same release.",
-            )
-        datasets = Datasets(self.site)
-        offered = datasets[own.dataset]
-        offered.require(plan.task)
-        if plan.privacy.unit != offered.unit:
-            raise PlanError(
-                "plan_conflict",
-                f"The plan's unit of privacy is the {plan.privacy.unit}, that of {own.dataset} the "
-                f"{offered.unit}.",
-                "Ask for a plan with the unit that was offered.",
-            )
-        if (offered.rows, offered.persons) != (own.rows, own.persons):
-            raise PlanError(
-                "plan_conflict", f"The plan names another size of {own.dataset} than was offered."
-            )
-        train, held = datasets.open(own.dataset, plan.digest)
-        for part in (train, held):
-            part.check(plan.task)
-        self._check_budget(plan, datasets)
+        """Everything that time may have changed in an approved plan, but for who is a member by now, and for
+        the base model, which whoever loads it compares.
+        """
+        admission = Admission(self.site, plan, self.model)
+        admission.check_terms()
+        admission.check_records()
 
     def _check_roster(self, plan: Plan) -> None:
         roster = self.site.roster
@@ -322,30 +305,6 @@ class Jobs:
             if peer.identity not in noted:
                 fields: dict[str, Any] = {"party": peer.name, "identity": peer.identity}
                 self.site.log.append("key.confirmed", **fields, method="authority")
-
-    def _check_budget(self, plan: Plan, datasets: Datasets) -> None:
-        """Refuses a plan that the ledger would refuse half way."""
-        mechanism, dataset = plan.round_mechanism, plan.site(self.site.name).dataset
-        if mechanism is None:
-            return
-        ledger = datasets.ledger
-        budget = next((b for b in ledger.budgets() if b.dataset == dataset), None)
-        if budget is None:
-            raise BudgetError("budget_missing", f"{dataset} has no budget.", "Run `cloister site data add`.")
-        if budget.unit != plan.privacy.unit:
-            raise BudgetError(
-                "budget_conflict", f"The budget of {dataset} is per {budget.unit}, not {plan.privacy.unit}."
-            )
-        # What this job has spent is part of the whole plan: a site that restarts in the middle may go on.
-        others = [row.reservation for row in ledger.rows(dataset) if row.kind == "reserved"]
-        spent = [kept.mechanism for kept in others if kept.job != plan.digest]
-        total = accounting.epsilon([*spent, *[mechanism] * plan.training.rounds], budget.delta)
-        if total > budget.epsilon:
-            raise BudgetError(
-                "budget_exceeded",
-                f"The whole plan would reach epsilon {total:.2f} of {budget.epsilon:.2f} for {dataset}.",
-                "Ask for a plan with fewer rounds or a smaller epsilon.",
-            )
 
     def _note(self, type_: str, plan: Plan, role: str = "administrator", **more: Any) -> None:
         """Writes down what was asked or said about starting a job."""

@@ -299,12 +299,36 @@ def require(decision: Decision) -> None:
         raise PolicyError(
             "policy_refused",
             f"The policy refuses: {said}.",
-            "`cloister site policy explain` reads it to you; ask for another plan, or change what refuses.",
+            f"{_nearest(decision)}`cloister site policy explain` reads it to you; ask for another plan, or "
+            "change what refuses.",
         )
     if decision.outcome == "ask":
         raise PolicyError(
             "policy_waits", f"More people must approve: {said}.", "`cloister site approve JOB --as …`"
         )
+
+
+_OPTIONS = {
+    "privacy.epsilon": "--epsilon",
+    "datasets.epsilon": "--epsilon",
+    "privacy.delta": "--delta",
+    "training.rounds": "--rounds",
+    "training.steps": "--steps",
+    "training.rate": "--rate",
+}
+"""What a lead chooses by a number, by the rules that set the most it may be."""
+
+
+def _nearest(decision: Decision) -> str:
+    """The plan at the limits, where nothing but such numbers is too much; a target is never exceeded."""
+    limits: dict[str, float] = {}
+    for one in decision.deciding:
+        if one.rule not in _OPTIONS or not isinstance(one.limit, int | float) or one.limit <= 0:
+            return ""
+        option = _OPTIONS[one.rule]
+        limits[option] = min(one.limit, limits.get(option, one.limit))
+    told = " ".join(f"{option} {limit}" for option, limit in limits.items())
+    return f"The nearest plan that it allows is the same proposed with {told}. "
 
 
 def job_folder(site: SiteFolder, plan: Plan) -> Path:

@@ -22,11 +22,13 @@ from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.privacy.task import TaskKind, tags_agree
 from cloister.privacy.watching import JsonLines, Metrics, MLflowTo, TensorBoardTo
+from cloister.server.allowance import Allowed, require
 from cloister.server.analytic import Choice
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
 from cloister.server.optimizers.stepping import USUAL
+from cloister.server.outline import Ground
 from cloister.server.proposal import Terms, draft
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
@@ -54,6 +56,9 @@ TakeBack = Annotated[
         help="With --privacy joint: take noise back that lost sites would have made needed; two vectors "
         "up a step instead of one.",
     ),
+]
+MostBytes = Annotated[
+    int | None, typer.Option(min=1, help="Bytes that a site may send in the whole job, before sealing.")
 ]
 HERE = Path()
 
@@ -177,10 +182,13 @@ def propose(
         float | None, typer.Option(min=1e-6, help="With --method ridge: what is added to X'X.")
     ] = None,
     liars: Annotated[int, typer.Option(min=1, help="With --robust, how many sites may lie.")] = 1,
+    most_bytes: MostBytes = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
     json: Json = False,
 ) -> None:
     """Propose a plan to every site that has offered a dataset. It runs once all have approved.
+
+    One that asks for more than the consortium's policy or --most-bytes allows is refused, with the nearest.
 
     Example: cloister lead propose --dir lead --purpose "notes to departments" --labels a,b,c --epsilon 8
     """
@@ -216,7 +224,10 @@ def propose(
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
     _check_labels(terms)
     base = describe(model)
-    plan, start = draft(terms, folder.enrolment.roster, desk.offers(), base, code.installed())
+    ground = Ground(folder.enrolment.roster, desk.offers(), base, code.installed())
+    if shared or most_bytes:
+        require(terms, ground, Allowed.of(shared, most_bytes))
+    plan, start = draft(terms, ground.roster, ground.offers, base, ground.code)
     job = desk.propose(plan, start, folder.identity, agreed_layout(plan, base))
     if json:
         _print(_proposed(job))

@@ -93,6 +93,30 @@ def test_a_new_site_has_a_policy_that_refuses_what_is_not_private_and_not_secure
     assert job.state == WAITING
 
 
+@pytest.mark.parametrize(
+    ("rules", "suggested"),
+    [
+        ({"privacy__epsilon": 3}, "--epsilon 3.0."),
+        ({"privacy__epsilon": 3, "training__rounds": 1}, "--epsilon 3.0 --rounds 1."),
+        ({"privacy__epsilon": 0}, ""),
+        ({"privacy__epsilon": 3, "privacy__modes": ["joint"]}, ""),
+    ],
+)
+def test_numbers_that_are_too_much_come_back_as_the_nearest_that_are_not(
+    site: Site, rules: dict[str, Any], suggested: str
+) -> None:
+    job = site.propose()
+    allow(site.folder, **rules)
+    said = site.refusal(lambda: site.jobs.approve(job))
+    assert said.id == "policy_refused"
+    assert ("The nearest plan" in said.do, suggested in said.do) == (bool(suggested), True)
+    if suggested:
+        near = site.propose(nonce=1, epsilon=3.0, noise_multiplier=4.0)
+        limits = {name: value for name, value in rules.items() if name == "privacy__epsilon"}
+        allow(site.folder, **limits)
+        assert site.jobs.approve(near) is not None
+
+
 def test_without_a_policy_everything_is_refused(site: Site) -> None:
     job = site.propose()
     allow(site.folder)
