@@ -39,6 +39,14 @@ class HeldModels:
                 return model
         return None
 
+    def of(self, number: int) -> Vector | None:
+        """The model that a round started from, float32; None where it is not here."""
+        path = self.folder / f"{number:05d}.model"
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+        return np.frombuffer(data[: len(data) // 4 * 4], _WIRE).astype(np.float32)
+
     def keep(self, number: int, model: Vector) -> None:
         """Writes the model that a round starts from, synced; the one before it stays.
 

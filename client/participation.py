@@ -30,6 +30,9 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from cloister.client.centring import centred
 from cloister.client.following import Following
 from cloister.client.guard import Guard, Score
 from cloister.client.held import HeldModels
@@ -311,7 +314,7 @@ class Participant:
         self._follow(header.round, task)
         if fault := self._fault(task.model, header.round - 1):
             raise fault
-        if self.plan.aggregation.down is not None:
+        if self.plan.aggregation.down is not None or self.plan.training.centred:
             self.replies.held.keep(header.round, task.model)
         self._commit()
         reservation = self._reserve(header)
@@ -370,6 +373,8 @@ class Participant:
         if reservation:
             self._tell(header, delta.mechanisms)
             self.ledger.spend(reservation, delta.mechanisms)
+        if radius := self.plan.training.centred:
+            delta = centred(delta, self._last_change(model, header.round), radius)
         if codec := self.plan.aggregation.codec:
             return self._coded(codec, delta, header)
         weight, few = self.plan.weight(self.name), self.plan.quantisation
@@ -377,6 +382,11 @@ class Participant:
             return encode(delta, weight, self.plan.ring)
         rotated = quantisation.rotate(delta, weight, few, _place(header))
         return quantisation.quantise(rotated, few, self._stream("rounding", header))
+
+    def _last_change(self, model: Vector, round: int) -> Vector:
+        """What the round before changed in the global model; zeros where this site was not in it."""
+        before = self.replies.held.of(round - 1)
+        return np.zeros_like(model) if before is None or before.shape != model.shape else model - before
 
     def _summed(self, encoded: Encoded, header: Header, reservation: Reservation | None) -> Encoded:
         """The part of an analytic sum, once what it did to the data is what was reserved for it."""

@@ -113,6 +113,8 @@ class Training(Part):
         server: what the server makes of the mean change; absent from the bytes where it adds it as it is.
         proximal: mu of FedProx, which holds a site near the model that it starts a round from.
         factors: which factors of LoRA are trained; both where this is absent.
+        centred: radius of centred clipping: each site cuts its update to so far from what the last round
+            changed (``client.centring``).
         analytic: constants of the one sum that takes the place of training; there exactly where the algorithm
             is ``analytic``. The fields of steps then say one step on the full batch.
     """
@@ -128,6 +130,7 @@ class Training(Part):
     server: ServerOptimizer | None = None
     proximal: Positive | None = None
     factors: Factors | None = None
+    centred: Positive | None = None
     analytic: Analytic | None = None
 
     @property
@@ -136,13 +139,23 @@ class Training(Part):
         if self.analytic:
             return [self.analytic.words]
         proximal = [f"FedProx of {self.proximal:g}"] if self.proximal else []
-        return [*proximal, *([FACTORS[self.factors]] if self.factors else [])]
+        centred = [_cut(self.centred)] if self.centred else []
+        return [*proximal, *([FACTORS[self.factors]] if self.factors else []), *centred]
 
     @model_validator(mode="after")
     def _proximal_is_stable(self) -> Self:
         # The bound also keeps the reach of an update (server.reach) that of one without FedProx.
         if self.proximal and self.proximal * max(self.head_rate, self.adapter_rate) > 1:
             raise ValueError("proximal times a learning rate is above 1: local steps would swing about")
+        return self
+
+    @model_validator(mode="after")
+    def _centre_is_the_mean(self) -> Self:
+        if self.centred and (self.server or self.factors == "alternate"):
+            raise ValueError(
+                "centred clipping is around the last mean, which no site knows with a server optimizer or "
+                "with factors in turn"
+            )
         return self
 
     @model_validator(mode="after")
@@ -155,9 +168,14 @@ class Training(Part):
             return self
         if (self.rounds, self.steps, self.rate, self.optimizer, self.momentum) != (1, 1, 1.0, "sgd", 0.0):
             raise ValueError("an analytic plan is one round of one step on the full batch, without momentum")
-        if self.server or self.proximal or self.factors:
+        if self.server or self.proximal or self.factors or self.centred:
             raise ValueError("an analytic plan takes no steps that a method could change")
         return self
+
+
+def _cut(radius: float) -> str:
+    """Centred clipping as a report names it: what nobody but the site itself can see."""
+    return f"each site cuts its own update to {radius:g} around the last change, which no other can check"
 
 
 class Privacy(Part):

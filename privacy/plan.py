@@ -101,6 +101,8 @@ class Plan(Part):
             self._check_joint()
         if self.training.analytic:
             self._check_analytic(self.training.analytic)
+        if self.training.centred and self.aggregation.codec:
+            raise ValueError("a codec adds what it left out before to an update that centred clipping cut")
 
     def _check_joint(self) -> None:
         """A joint job opens one noisy sum a round, and nothing else ever."""
@@ -116,6 +118,10 @@ class Plan(Part):
             raise ValueError("every site takes each joint step again from its exact sum: no change is coded")
         if self.training.proximal:
             raise ValueError("FedProx has nothing to hold in joint mode: a site takes no steps of its own")
+        if self.training.centred:
+            raise ValueError(
+                "centred clipping would cut the noise of a joint step, and its share of the grid"
+            )
         if self.training.factors:
             raise ValueError(
                 "in joint mode both factors of LoRA are trained: each share covers the whole grid"

@@ -101,6 +101,7 @@ def _strangers(terms: Terms) -> Mapping[str, object]:
         "--server-optimizer": terms.server,
         "--proximal": terms.proximal,
         "--factors": terms.factors,
+        "--centred": terms.centred,
         "--robust": terms.robust,
         "--codec": terms.codec,
         "--codec-down": terms.down,

@@ -163,6 +163,14 @@ def propose(
         Literal["up", "alternate"] | None,
         typer.Option(help="Train LoRA's B alone (FFA-LoRA), or B and A in turn (RoLoRA)."),
     ] = None,
+    centred: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            help="Each site cuts its own update to so far from what the last round changed: holds faulty "
+            "sites, not lying ones. Not with joint privacy.",
+        ),
+    ] = None,
     robust: Annotated[
         Literal["trimmed-mean", "median", "multi-krum"] | None,
         typer.Option(help="What stands in the place of the mean. Needs --no-secure."),
@@ -215,6 +223,7 @@ def propose(
         down=codec_down,
         proximal=proximal or None,
         factors=factors,
+        centred=centred,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
         analytic=analytic_choice(method, cosines, ridge, top_layers),

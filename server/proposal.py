@@ -86,6 +86,8 @@ class Terms:
         server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
         proximal: mu of FedProx; None for none. Not in joint mode.
         factors: ``up`` trains LoRA's B alone, ``alternate`` B and A in turn; None both. Not in joint mode.
+        centred: radius within which each site holds its own update around the last mean; None for none. Not
+            in joint mode.
         codec: how a site writes its update; None for words of 32 bits. Not with ``secure``.
         down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
@@ -124,6 +126,7 @@ class Terms:
     robust: Robust | None = None
     proximal: float | None = None
     factors: Factors | None = None
+    centred: float | None = None
     codec: Codec | None = None
     down: Codec | None = None
     policy: str | None = None
@@ -194,6 +197,19 @@ def check_methods(terms: Terms) -> None:
     _check_task(terms)
     if terms.mode == "joint":
         _check_joint(terms)
+    if terms.centred and (terms.server or terms.factors == "alternate"):
+        raise PlanError(
+            "plan_conflict",
+            "Centred clipping is around the last mean, which no site knows with a server optimizer or with "
+            "factors in turn.",
+            "Leave out --centred, or --server-optimizer and --factors alternate.",
+        )
+    if terms.centred and terms.codec:
+        raise PlanError(
+            "plan_conflict",
+            "A codec adds what it left out before to an update that was cut, so nothing bounds their sum.",
+            "Leave out --centred or --codec; without secure aggregation --robust bears sites that lie.",
+        )
     if terms.codec and terms.secure:
         raise PlanError(
             "plan_conflict",
@@ -242,11 +258,11 @@ def _check_joint(terms: Terms) -> None:
             "Every site takes each joint step again from its exact sum: no change can be coded.",
             "Leave out --codec-down.",
         )
-    if terms.proximal or terms.factors:
+    if terms.proximal or terms.factors or terms.centred:
         raise PlanError(
             "plan_conflict",
             "In joint mode a round is one step of all sites on all that is trained.",
-            "Leave out --proximal and --factors.",
+            "Leave out --proximal, --factors and --centred.",
         )
 
 
@@ -343,6 +359,7 @@ def _training(terms: Terms) -> Training:
         server=terms.server,
         proximal=terms.proximal,
         factors=terms.factors,
+        centred=terms.centred,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cloister.client.centring import centred
 from cloister.privacy.descent import Descent
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
@@ -186,12 +187,12 @@ def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector, watch: Wat
         )
     if (sums is not None) != plan.aggregation.secure:
         raise ValueError("updates are masked exactly where the plan says so")
-    model, sent = start, 0
+    model, before, sent = start, start, 0
     moments: stepping.Moments = ()
     for number in range(1, plan.training.rounds + 1):
         current = Round(plan, number, ATTEMPT, messages.model_digest(model), tuple(seats))
         at = At(number, 0, ATTEMPT, current.model)
-        updates = _updates(plan, seats, model, at)
+        updates = _updates(plan, seats, model, model - before, at)
         if sums is None:
             for name, content in updates:
                 current.accept(name, (content,))
@@ -202,18 +203,20 @@ def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector, watch: Wat
                 current.note(name)
             mean = current.close_with(opened.words)
         change, moments = stepping.step(plan.training.server, moments, mean)
-        model, sent = model + change, sent + plan.ring.content_bytes
+        before, model, sent = model, model + change, sent + plan.ring.content_bytes
         watch(number, sent, model)
     return Trained(model, sent, plan.training.rounds)
 
 
-def _updates(plan: Plan, seats: Seats, model: Vector, at: At) -> Iterator[tuple[str, bytes]]:
+def _updates(plan: Plan, seats: Seats, model: Vector, last: Vector, at: At) -> Iterator[tuple[str, bytes]]:
     reserved, ring = plan.round_mechanism, plan.ring
     for name, seat in seats.items():
         if reserved:
             seat.account.reserve(at.round, reserved)
         seat.entropy.advance(at.round)
         delta = seat.learner.train(model, seat.entropy, Moment(at.round, at.attempt, at.model))
+        if radius := plan.training.centred:
+            delta = centred(delta, last, radius)
         content = encode(delta, plan.weight(name), ring).content
         for mechanism in delta.mechanisms:
             seat.account.settle(at.round, mechanism)
