@@ -138,9 +138,11 @@ def _nearest(plan: Plan, mechanism: GaussianSteps, budget: Budget, spent: list[G
 
 
 def _stamps(model: str) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a folder's files; none where no folder is named."""
-    place = Path(model)
-    found = ((path.name, path.stat()) for path in sorted(place.iterdir())) if place.is_dir() else ()
+    """Names, sizes and times of a folder's files; none where there is no folder that can be looked at."""
+    try:
+        found = [(path.name, path.stat()) for path in sorted(Path(model).iterdir())]
+    except OSError:
+        return ()
     return tuple((name, about.st_size, about.st_mtime_ns) for name, about in found)
 
 

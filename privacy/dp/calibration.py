@@ -82,7 +82,7 @@ def target_within(
         return accounting.would_exceed([*spent, GaussianSteps(sigma, rate, steps)], limit[1], limit[0])
 
     # A plan may cost less at the budget's delta than at its own, so its target may be above what is left.
-    most = range(1, math.floor(200 * limit[0]) + 1)
+    most = range(1, math.floor(min(200 * limit[0], 1e9)) + 1)
     try:
         found = bisect_left(most, True, key=exceeds)
     except PlanError:  # no noise keeps so small a target
