@@ -44,4 +44,4 @@ def alone(
     ridge = constants.ridge + noise_ridge(
         terms.width, release.deviation / terms.weight, constants.noise_share
     )
-    return head(constants, solve(terms, total, ridge))
+    return head(constants.lift(cut=False), solve(terms, total, ridge))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.analytic.lift import Lift
 from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear, noise_ridge, solve
 from cloister.privacy.errors import PlanError
@@ -59,7 +60,7 @@ class Solution:
         Raises:
             UpdateError: ``update_shape``, ``update_not_finite``.
         """
-        return head(self.analytic, self.solved(words))
+        return head(self.analytic.lift(cut=False), self.solved(words))
 
     def solved(self, words: NDArray[np.uint32]) -> Linear:
         """The linear model of lifted rows; see ``ridge.solve`` for what is raised."""
@@ -70,7 +71,7 @@ class Solution:
         return solve(terms, release.decoded(words), ridge)
 
 
-def head(analytic: Analytic, linear: Linear) -> Vector:
+def head(lift: Lift, linear: Linear) -> Vector:
     """A solution as bias and weights of a linear head: float32, class by class; logits are 8 times scores.
 
     Of two classes with one column of +1 and -1, each class gets half of it.
@@ -78,6 +79,6 @@ def head(analytic: Analytic, linear: Linear) -> Vector:
     columns = linear.weights
     if columns.shape[1] == 1:
         columns = np.hstack([-columns / 2, columns / 2])
-    weights, bias = columns[:-1].copy(), SCALE * analytic.constant * columns[-1]
-    weights[: analytic.inputs] *= analytic.scale
+    weights, bias = columns[:-1].copy(), SCALE * lift.constant * columns[-1]
+    weights[: lift.inputs] *= lift.scale
     return np.concatenate([bias, weights.T.reshape(-1)]).astype(np.float32)

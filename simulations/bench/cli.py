@@ -20,6 +20,7 @@ BENCHES = {
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
     "utility": "how near federated training comes to pooling, with privacy and without; a quarter of an hour",
+    "start": "whether a head that starts from an analytic round is worth its share of the budget",
     "codec": "what few bits a parameter keep of a mean, and of whole jobs; long",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
     "simulation": "how fast clients are simulated, beside Flower's own simulation over Ray; memory",
@@ -27,7 +28,7 @@ BENCHES = {
     "identifiers": "what detectors of identifiers find and miss, and texts a second",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
-_TAKES_TEXTS, _TAKES_FOLDERS, _TAKES_SPANS = "step", ("utility", "codec"), "identifiers"
+_TAKES_TEXTS, _TAKES_FOLDERS, _TAKES_SPANS = "step", ("utility", "start", "codec"), "identifiers"
 _CPU, _TAKES_DEVICE = "cpu", "step"
 
 

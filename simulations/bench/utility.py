@@ -243,16 +243,16 @@ def private(told: Intents) -> dict[str, float]:
     for epsilon in (8.0, 3.0, 1.0):
         sides = {side: _side(told, epsilon, side) for side in ("pooled", "joint", "local")}
         for side, (accuracies, _) in sides.items():
-            figures |= _spread(f"{side}_eps{epsilon:g}", accuracies)
+            figures |= spread(f"{side}_eps{epsilon:g}", accuracies)
         joint, sent = sides["joint"]
         gaps = [100 * (one - other) for one, other in zip(sides["pooled"][0], joint, strict=True)]
         leads = [100 * (one - other) for one, other in zip(joint, sides["local"][0], strict=True)]
-        figures |= _spread(f"joint_gap_eps{epsilon:g}", gaps)
-        figures |= _spread(f"joint_over_local_eps{epsilon:g}", leads)
+        figures |= spread(f"joint_gap_eps{epsilon:g}", gaps)
+        figures |= spread(f"joint_over_local_eps{epsilon:g}", leads)
         figures[f"bytes_eps{epsilon:g}"] = sent
     many, _ = _side(told, 8.0, "joint", HUNDRED)
     few, sent = _side(told, 8.0, "joint", TEN)
-    figures |= _spread("ten_steps_gap", [100 * (a - b) for a, b in zip(many, few, strict=True)])
+    figures |= spread("ten_steps_gap", [100 * (a - b) for a, b in zip(many, few, strict=True)])
     whole = HeadSteps(PLAIN).alone(
         pooled(told.parties.holdings), len(told.parties.labels), Promise(), FixedEntropy(b"plain")
     )
@@ -310,7 +310,7 @@ def _entropies(parties: Parties, what: str) -> dict[str, FixedEntropy]:
     return {name: FixedEntropy(f"bench utility {what} {name}".encode()) for name in parties.holdings}
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
     """The mean of five seeds and its 95 % interval."""
     mean = statistics.fmean(values)
     half = _T * statistics.stdev(values) / len(values) ** 0.5

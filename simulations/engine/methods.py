@@ -80,19 +80,25 @@ class HeadLearner:
         return self.head.surplus(self.plan.grid, survivors, entropy, at)
 
 
-def joint(plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched) -> Trained:
-    """A joint job on heads; see ``rounds.joint``."""
+def joint(
+    plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched, start: Vector | None = None
+) -> Trained:
+    """A joint job on heads, from zeros or a given start; see ``rounds.joint``."""
     inputs = next(iter(members.values())).holding.features.shape[1]
     order = head_layout(inputs, len(plan.task.labels))
-    return rounds.joint(plan, order, _seats(plan, members), sums, _zero(plan), watch)
+    return rounds.joint(plan, order, _seats(plan, members), sums, _begun(plan, start), watch)
 
 
-def local(plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched) -> Trained:
-    """Federated averaging of heads; see ``rounds.local``."""
-    return rounds.local(plan, _seats(plan, members), sums, _zero(plan), watch)
+def local(
+    plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched, start: Vector | None = None
+) -> Trained:
+    """Federated averaging of heads, from zeros or a given start; see ``rounds.local``."""
+    return rounds.local(plan, _seats(plan, members), sums, _begun(plan, start), watch)
 
 
-def alone(holding: Holding, classes: int, how: Steps, entropy: Entropy) -> Vector:
+def alone(
+    holding: Holding, classes: int, how: Steps, entropy: Entropy, start: Vector | None = None
+) -> Vector:
     """Steps on some rows by themselves: those of one site, or all rows in one place.
 
     Formal guarantees:
@@ -103,8 +109,10 @@ def alone(holding: Holding, classes: int, how: Steps, entropy: Entropy) -> Vecto
         classes: how many there are.
         how: all steps.
         entropy: where sampling and noise come from.
+        start: where the head starts; None for zeros.
     """
-    model = np.zeros(head_layout(holding.features.shape[1], classes).size, dtype=np.float32)
+    size = head_layout(holding.features.shape[1], classes).size
+    model = np.zeros(size, dtype=np.float32) if start is None else start
     entropy.advance(1)
     moment = Moment(1, ATTEMPT, messages.model_digest(model))
     return model + Head.of(holding, classes).train(model, how, entropy, moment).values
@@ -179,9 +187,9 @@ class Analytic:
         return model.accuracy(self.lift.rows(test.features), test.labels)
 
 
-def _zero(plan: Plan) -> Vector:
+def _begun(plan: Plan, start: Vector | None) -> Vector:
     """Where a head starts."""
-    return np.zeros(plan.adapter.parameters, dtype=np.float32)
+    return np.zeros(plan.adapter.parameters, dtype=np.float32) if start is None else start
 
 
 def _seats(plan: Plan, members: Members) -> dict[str, Seat]:

@@ -95,19 +95,25 @@ class Parties:
         """The width of the features."""
         return int(next(iter(self.holdings.values())).features.shape[1])
 
-    def plan(self, purpose: str, promise: Promise, course: Course) -> Plan:
+    def plan(self, purpose: str, promise: Promise, course: Course, first: float = 0.0) -> Plan:
         """The plan of one method.
+
+        Args:
+            purpose: what it is for.
+            promise: what it keeps.
+            course: its rounds.
+            first: the noise of one full batch before them, over that of a step; 0 for none.
 
         Raises:
             PlanError: ``plan_malformed``, these terms cannot be kept; ``plan_conflict``, no noise reaches the
                 target.
         """
         try:
-            return self._plan(purpose, promise, course)
+            return self._plan(purpose, promise, course, first)
         except ValidationError as error:
             raise malformed(error) from error
 
-    def _plan(self, purpose: str, promise: Promise, course: Course) -> Plan:
+    def _plan(self, purpose: str, promise: Promise, course: Course, first: float) -> Plan:
         order = head_layout(self.inputs, len(self.labels))
         most_rows = max(each.most_rows for each in self.holdings.values())
         roster, digest = self.roster, code.installed()
@@ -149,7 +155,7 @@ class Parties:
                 adapter_rate=course.learning_rate,
                 momentum=course.momentum,
             ),
-            privacy=_privacy(promise, course, self.unit),
+            privacy=_privacy(promise, course, self.unit, first),
             aggregation=self.aggregation(steps=promise.mode == "joint"),
         )
 
@@ -170,10 +176,11 @@ class Parties:
         )
 
 
-def _privacy(promise: Promise, course: Course, unit: str) -> Privacy:
+def _privacy(promise: Promise, course: Course, unit: str, first: float) -> Privacy:
     sigma = 0.0
     if promise.mode != "off":
-        sigma = noise_multiplier(promise.epsilon, promise.delta, course.rate, course.rounds * course.steps)
+        steps = course.rounds * course.steps
+        sigma = noise_multiplier(promise.epsilon, promise.delta, course.rate, steps, first)
     return Privacy.model_validate(
         {
             "mode": promise.mode,

@@ -236,17 +236,43 @@ class OneRound:
 
     def alone(self, holding: Holding, classes: int, promise: Promise, entropy: Entropy) -> Model:
         """See ``Way``."""
+        one, model = self.solved_alone(holding, classes, promise, entropy)
+        return self._model(one, model, float(promise.mode != "off"))
+
+    def solved_alone(
+        self, holding: Holding, classes: int, promise: Promise, entropy: Entropy, sigma: float | None = None
+    ) -> tuple[Analytic, Linear]:
+        """The round over some rows by themselves, and its solution; ``sigma`` as of ``solved``."""
         own = Promise("off") if promise.mode == "off" else replace(promise, mode="local")
-        one = self.analytic(holding.features.shape[1], classes, (holding.rows_band.high,), own)
-        model = one.run({"": Member(holding, entropy)}, OpenSums(("",)))
-        return self._model(one, model, float(own.mode != "off"))
+        one = self.analytic(holding.features.shape[1], classes, (holding.rows_band.high,), own, sigma=sigma)
+        return one, one.run({"": Member(holding, entropy)}, OpenSums(("",)))
 
     def federated(self, setting: Setting) -> Model:
         """See ``Way``."""
+        one, model = self.solved(setting)
+        found = self._model(one, model, setting.noise_factor(steps=False))
+        return replace(found, bytes_up=one.release.content_bytes, sums=1)
+
+    def solved(
+        self, setting: Setting, sigma: float | None = None, job: str | None = None
+    ) -> tuple[Analytic, Linear]:
+        """The round over all sites, and its solution.
+
+        Args:
+            setting: who takes part.
+            sigma: its noise multiplier; None for that which keeps the promise by itself.
+            job: what it is charged to; None for a job of its own.
+        """
         parties, how = setting.parties, setting.parties.aggregation()
         rows = tuple(held.rows_band.high for held in parties.holdings.values())
         one = self.analytic(
-            parties.inputs, len(parties.labels), rows, setting.promise, how.minimum_sites, parties.colluding
+            parties.inputs,
+            len(parties.labels),
+            rows,
+            setting.promise,
+            how.minimum_sites,
+            parties.colluding,
+            sigma=sigma,
         )
         terms = SumTerms(
             one.digest,
@@ -257,14 +283,19 @@ class OneRound:
             how.minimum_sites,
             parties.colluding,
         )
-        model = one.run(setting.members(one.digest), setting.sums(terms))
-        found = self._model(one, model, setting.noise_factor(steps=False))
-        return replace(found, bytes_up=one.release.content_bytes, sums=1)
+        return one, one.run(setting.members(job or one.digest), setting.sums(terms))
 
     def analytic(
-        self, inputs: int, classes: int, rows: tuple[int, ...], promise: Promise, n_min: int = 0, t: int = 1
+        self,
+        inputs: int,
+        classes: int,
+        rows: tuple[int, ...],
+        promise: Promise,
+        n_min: int = 0,
+        t: int = 1,
+        sigma: float | None = None,
     ) -> Analytic:
-        """The round of some sites.
+        """The round of some sites; with a noise multiplier if one is given.
 
         Raises:
             PlanError: ``plan_conflict``, no sound grid fits it.
@@ -278,7 +309,8 @@ class OneRound:
             constant=self.constant,
             cut=private or self.cut,
         )
-        sigma = noise_multiplier(promise.epsilon, promise.delta, 1.0, 1) if private else 0.0
+        if sigma is None:
+            sigma = noise_multiplier(promise.epsilon, promise.delta, 1.0, 1) if private else 0.0
         terms = Terms(lift.width, classes, self.kind, self.weight, self.bound)
         release = Release(terms, rows, promise.mode, sigma, n_min, t)
         return Analytic(lift, release, self.ridge, self.noise_share)

@@ -67,7 +67,7 @@ def test_gaps_are_points_and_have_their_sign(told, monkeypatch):
 
 def test_the_interval_is_students():
     """Known answer: 1 to 5 have mean 3, deviation 1.5811, and 2.7764 * 1.5811 / sqrt(5) = 1.9632."""
-    found = utility._spread("x", [1.0, 2.0, 3.0, 4.0, 5.0])
+    found = utility.spread("x", [1.0, 2.0, 3.0, 4.0, 5.0])
     assert found == {
         "x": 3.0,
         "x_low": pytest.approx(1.0368, abs=1e-4),
