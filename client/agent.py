@@ -272,10 +272,10 @@ class Agent:
         """
         from cloister.client.learn.learner import SiteLearner
         from cloister.client.learn.tasks import require_base
-        from cloister.privacy.model import describe
+        from cloister.privacy.model import foundation
 
         plan = job.plan
-        base = describe(self._model or plan.base.name)
+        base = foundation(plan, self._model)
         require_base(plan, base)  # before any record is read
         self._jobs.admit(plan)
         vault = self._site.vault

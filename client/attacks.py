@@ -106,7 +106,7 @@ class ModelAudit:
         """
         plan, folder = self.job.plan, self.job.folder
         ended = self._ended()
-        if not plan.task.classifies:
+        if plan.task.kind != "sequence-classification":
             return [], [NOT_FOR_TASK, NOT_BUILT]
         loaded = export.load(folder / "model", self.base, self.device)
         model = get_flat(loaded.classifier)

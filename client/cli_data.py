@@ -12,7 +12,7 @@ import typer
 from cloister.client import cli_identifiers
 from cloister.client.site import check as checking
 from cloister.client.site.check import Facts, Lengths, Parts, Report, Spread, Told
-from cloister.client.site.datasets import Dataset, Datasets, Selection, check_pair
+from cloister.client.site.datasets import Dataset, Datasets, Selection, selected
 from cloister.client.site.duplicates import NEAR, missed
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.identifiers.findings import Counts
@@ -21,6 +21,7 @@ from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.client.site.records import Missing
 from cloister.client.site.sources.place import Place
 from cloister.privacy import canonical
+from cloister.privacy import table as tables
 from cloister.privacy.errors import UsageError
 from cloister.privacy.task import TaskKind
 
@@ -31,6 +32,12 @@ _SOURCE = "A .csv, .jsonl or .parquet file, a dataset folder, or a database URL 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Table = Annotated[str | None, typer.Option(help="Table of the database, as NAME or SCHEMA.NAME.")]
+Columns = Annotated[
+    Path | None,
+    typer.Option(
+        help="A TOML file of columns with public ranges, as the lead has it: rows are then those of a table."
+    ),
+]
 Query = Annotated[str | None, typer.Option(help="One SELECT, instead of a table.")]
 PasswordEnv = Annotated[str | None, typer.Option(help="Environment variable with the database password.")]
 PasswordFile = Annotated[
@@ -67,6 +74,7 @@ def add(
     label: Label = "label",
     task: Kind = "sequence-classification",
     pair: Pair = None,
+    columns: Columns = None,
     epsilon: Annotated[
         float, typer.Option(help="Budget of everything ever learnt from it, per person or per record.")
     ] = 8.0,
@@ -83,8 +91,12 @@ def add(
         bool, typer.Option("--pinned", help="Refuse every job once the data are not the same.")
     ] = False,
     identifiers: Annotated[
-        Action, typer.Option(help="What becomes of identifiers in its texts, now and in every job.")
-    ] = "warn",
+        Action | None,
+        typer.Option(
+            help="What becomes of identifiers in its texts, now and in every job; warn without it, off with "
+            "--columns."
+        ),
+    ] = None,
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
@@ -100,14 +112,14 @@ def add(
     found = Datasets(site).register(
         place,
         name,
-        (text, label),
+        _columns(columns, task, text, label),
         (epsilon, delta),
         column,
         task=task,
         pair=pair,
         missing=missing_values,
         pinned=pinned,
-        identifiers=identifiers,
+        identifiers=identifiers or ("off" if columns else "warn"),
         tell=counts.append,
     )
     if json:
@@ -121,6 +133,8 @@ def add(
             f"They are of {found.persons.low} to {found.persons.high} persons; of one person at most "
             f"{found.persons.most_rows} rows count."
         )
+    if found.table is not None:
+        typer.echo(f"Learnt from {len(found.table.columns)} columns, agreed as {found.table.digest[7:19]}.")
     typer.echo(f"Budget: epsilon {epsilon:g}, delta {delta:g} per {found.unit}, over all jobs.")
     cli_identifiers.show(site, counts)
 
@@ -158,6 +172,7 @@ def check(
     label: Label = "label",
     task: Kind = "sequence-classification",
     pair: Pair = None,
+    columns: Columns = None,
     person: Person = None,
     rows_per_person: RowsPerPerson = MOST_ROWS,
     missing_persons: MissingPersons = "refuse",
@@ -190,8 +205,8 @@ def check(
             target, table=table, query=query, password_env=password_env, password_file=password_file
         )
         column = PersonColumn(person, rows_per_person, missing_persons) if person else None
-        check_pair(task, pair)
-        selection = Selection(place, text, label, column, missing_values, task, pair)
+        wanted = Selection(place, "", "", column, missing_values, task, pair)
+        selection = selected(place, _columns(columns, task, text, label), wanted)
         reports.append((None, checking.examine(datasets, selection, lengths)))
     if not reports:
         raise UsageError(
@@ -204,6 +219,24 @@ def check(
             typer.echo("\n".join(_lines(found, report)))
     if any(_refused(*report) for report in reports):
         raise typer.Exit(1)
+
+
+def _columns(file: Path | None, task: TaskKind, text: str, label: str) -> tuple[str, str] | tables.Table:
+    """The columns of text and label, or those of a file."""
+    if file is None:
+        if task == "tabular-classification":
+            raise UsageError("option_invalid", "Rows of a table need their columns.", "Add --columns FILE.")
+        return text, label
+    if task not in ("sequence-classification", "tabular-classification") or (text, label) != (
+        "text",
+        "label",
+    ):
+        raise UsageError(
+            "option_invalid",
+            "The file of columns says what is learnt, and from what.",
+            "Leave out --task, --text and --label.",
+        )
+    return tables.read(file)
 
 
 def _registered(found: Dataset) -> Iterator[str]:

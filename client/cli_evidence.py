@@ -68,11 +68,11 @@ def audit(
     if opened and not release:
         raise UsageError("option_invalid", "Canaries are opened with what is released.", "Add --release.")
     from cloister.client.attacks import ModelAudit
-    from cloister.privacy.model import describe
+    from cloister.privacy.model import foundation
 
     folder = SiteFolder.open(directory)
     found = Jobs(folder).find(job)
-    audited = ModelAudit(folder, found, describe(model or found.plan.base.name), device)
+    audited = ModelAudit(folder, found, foundation(found.plan, model or ""), device)
     attacks, missing = audited.run()
     released = [audited.release(one) for one in attacks] if release else []
     told = any(audited.open(one) for one in attacks) if opened else False

@@ -10,7 +10,7 @@ rows that count, or one record: ``Privacy.unit`` says which.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,7 @@ from cloister.privacy.task import Text
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+MOST_HIDDEN = 1024
 Unit = Literal["person", "record"]
 """What one unit of privacy is: a person with all rows that count, or one record."""
 
@@ -79,11 +80,17 @@ class Site(Sized, Party):
 
 
 class Base(Part):
-    """The base model: by a digest over the manifest of all its files."""
+    """The base model: by a digest over the manifest of all its files.
+
+    Rows of a table need none. There the columns stand in its place, by their digest.
+
+    Attributes:
+        max_tokens: where texts are cut; absent from the bytes where there are none.
+    """
 
     name: Text
     digest: Digest
-    max_tokens: Annotated[int, Field(ge=8, le=8192)]
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] | None = None
 
 
 class Adapter(Part):
@@ -104,6 +111,36 @@ class Adapter(Part):
     seed: Digest
     parameters: Annotated[int, Field(ge=1, le=2**31)]
     layout: Digest
+
+
+class Dense(Part):
+    """A linear map on features, or one hidden layer and a linear map: all of a model that has no base model.
+
+    Attributes:
+        hidden: the width of the hidden layer; absent from the bytes of a linear model.
+        seed: public start of the hidden layer.
+        parameters, layout: as of ``Adapter``.
+    """
+
+    kind: Literal["dense"] = "dense"
+    hidden: Annotated[int, Field(ge=1, le=MOST_HIDDEN)] | None = None
+    seed: Digest
+    parameters: Annotated[int, Field(ge=1, le=2**31)]
+    layout: Digest
+
+    @property
+    def top_layers(self) -> int:
+        """No layer carries LoRA."""
+        return 0
+
+    @property
+    def words(self) -> str:
+        """What kind of model it is."""
+        return f"one hidden layer of {self.hidden} and a linear head" if self.hidden else "a linear model"
+
+
+Trained: TypeAlias = Annotated[Adapter | Dense, Field(discriminator="kind")]
+"""What is trained and travels."""
 
 
 class Training(Part):

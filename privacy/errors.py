@@ -84,6 +84,7 @@ class InputError(CloisterError):
         "person_missing": "a row lacks the id of the person it is about",
         "one_class": "the data holds one class only, so there is nothing to learn",
         "class_unknown": "a label of the data is not among the classes of the plan",
+        "category_unknown": "a cell of a table is none of the values that its column may have",
         "tags_invalid": "rows do not have one tag a word, or spans within their text",
         "site_empty": "a site would have no rows",
         "site_too_small": "a site has fewer rows than the plan allows",
@@ -113,6 +114,7 @@ class PlanError(CloisterError):
         "plan_not_approved": "a plan waits for an approval",
         "plan_conflict": "two parts of a plan cannot live together",
         "code_mismatch": "the installed code is not the one the plan names",
+        "table_malformed": "a file of columns has a key, range, value or class that cannot be used",
         "task_unsupported": "the plan asks for a task, adapter or model that is not supported",
     }
 

@@ -5,7 +5,8 @@ files, the adapter's settings and the number of classes. So the lead can state a
 without torch, and every site gets the same order.
 
 Names are those of PEFT without its wrappers: ``<module>.lora_A.weight`` (rank x in),
-``<module>.lora_B.weight`` (out x rank), ``head.weight`` (classes x hidden), ``head.bias``.
+``<module>.lora_B.weight`` (out x rank), ``head.weight`` (classes x hidden), ``head.bias``. A model without
+a base model has ``hidden.weight`` (hidden x features) and ``hidden.bias``, or neither, and a head.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ SCALE = 8.0
 A head on features of length 1 needs large weights to be sure of anything, and small learning rates
 would never get there.
 """
+
+HIDDEN = "hidden.weight"
+"""The weights of a hidden layer, where there is no base model."""
 
 _HEADER_LIMIT = 100 << 20
 _LAYER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.(\d+)\.")
@@ -175,16 +179,24 @@ def layout(tensors: Mapping[str, tuple[int, ...]], hidden: int, placement: Place
     return Layout(tuple(sorted(entries)))
 
 
+def dense(features: int, hidden: int | None, classes: int) -> Layout:
+    """The layout of a linear map on features, or of one hidden layer and a linear map."""
+    inner = [("hidden.bias", (hidden,)), ("hidden.weight", (hidden, features))] if hidden else []
+    head = [("head.bias", (classes,)), ("head.weight", (classes, hidden or features))]
+    return Layout(tuple(sorted([*inner, *head])))
+
+
 def initial(plan: Layout, seed: str) -> Vector:
     """The start of training: float32, shape (d,), the same for every party.
 
     LoRA's A is uniform in +-1/sqrt(in) (the spread PEFT starts from), drawn from AES-256-CTR under
-    the digest ``seed``, which is public; B and the head are zero, so the start is the base model.
+    the digest ``seed``, which is public; B and the head are zero, so the start is the base model. The weights
+    of a hidden layer are drawn as A is.
     """
     stream = Cipher(algorithms.AES(canonical.raw(seed)), modes.CTR(bytes(16))).encryptor()
     values = np.zeros(plan.size, dtype=np.float32)
     for name, shape, place in plan.slices():
-        if name.endswith(".lora_A.weight"):
+        if name.endswith((".lora_A.weight", HIDDEN)):
             words = np.frombuffer(stream.update(bytes(4 * prod(shape))), dtype="<u4")
             values[place] = (words / 2**31 - 1) / sqrt(shape[1])
     return values

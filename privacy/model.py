@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical, layout
+from cloister.privacy.clauses import Dense
 from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.plan import Plan
+from cloister.privacy.table import Table
 from cloister.privacy.task import Task
 
 DEFAULT = "all-MiniLM-L6-v2"
 """The name of the base model whose files come from a Python package."""
+
+COLUMNS = "columns of a table"
+"""What a plan calls what stands in the place of a base model where there is none."""
 
 HUB, NAMED = "CLOISTER_HUB", "named"
 """The environment variable by which the command line says that it was itself that switched the hub off, and
@@ -124,6 +129,10 @@ class BaseModel:
         Raises:
             PlanError: ``task_unsupported``.
         """
+        if (task.table is not None) != isinstance(self, Columns):
+            raise PlanError(
+                "task_unsupported", "Rows of a table are learnt from columns, and texts on a model."
+            )
         if task.kind != "causal-lm":
             return
         if self.family not in _GENERATES:
@@ -154,6 +163,50 @@ class BaseModel:
             )
 
 
+@dataclass(frozen=True)
+class Columns(BaseModel):
+    """What stands in the place of a base model where rows of a table are learnt: their columns.
+
+    There are no files and no weights. Its digest is that of the columns, so that what says which base models
+    may be trained says which columns may.
+    """
+
+    table: Table
+
+    @classmethod
+    def of(cls, table: Table) -> Columns:
+        """The columns of a table."""
+        return cls(COLUMNS, Path(), table.digest, table)
+
+    @property
+    def hidden(self) -> int:
+        """How many features a row has."""
+        return self.table.width
+
+    @property
+    def family(self) -> str:
+        """None."""
+        return "none"
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """None."""
+        return {}
+
+
+def foundation(plan: Plan, model: str = "") -> BaseModel:
+    """What a plan's model stands on: its base model on this machine, or the columns of its table.
+
+    Args:
+        plan: the plan.
+        model: where the base model is, if not where its name leads.
+
+    Raises:
+        ModelError: as ``describe``.
+    """
+    return Columns.of(plan.task.table) if plan.task.table else describe(model or plan.base.name)
+
+
 def agreed_layout(plan: Plan, base: BaseModel) -> layout.Layout:
     """The layout that the plan means, worked out again from the model on this machine.
 
@@ -171,8 +224,12 @@ def agreed_layout(plan: Plan, base: BaseModel) -> layout.Layout:
             f"The plan's analytic round is on features of width {analytic.inputs}, {base.name} has "
             f"{base.hidden}.",
         )
-    placement = layout.Placement(adapter.rank, adapter.targets, adapter.top_layers, len(plan.task.labels))
-    found = layout.layout(base.tensors, analytic.head if analytic else base.hidden, placement)
+    inputs, classes = analytic.head if analytic else base.hidden, len(plan.task.labels)
+    if isinstance(adapter, Dense):
+        found = layout.dense(inputs, adapter.hidden, classes)
+    else:
+        placement = layout.Placement(adapter.rank, adapter.targets, adapter.top_layers, classes)
+        found = layout.layout(base.tensors, inputs, placement)
     if (found.size, found.digest()) != (adapter.parameters, adapter.layout):
         raise ModelError("adapter_invalid", "The plan orders the trained parameters in another way.")
     return found

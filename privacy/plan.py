@@ -16,7 +16,19 @@ from pydantic import Field, ValidationError, model_validator
 from cloister.privacy import canonical
 from cloister.privacy.analytic.constants import Analytic
 from cloister.privacy.analytic.release import Release
-from cloister.privacy.clauses import Adapter, Aggregation, Base, Digest, Name, Party, Privacy, Site, Training
+from cloister.privacy.clauses import (
+    Adapter,
+    Aggregation,
+    Base,
+    Dense,
+    Digest,
+    Name,
+    Party,
+    Privacy,
+    Site,
+    Trained,
+    Training,
+)
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid, most_sampled
 from cloister.privacy.errors import AggregationError, PlanError
@@ -52,7 +64,7 @@ class Plan(Part):
     sites: Annotated[tuple[Site, ...], Field(min_length=1, max_length=1000)]
     base: Base
     task: Task
-    adapter: Adapter
+    adapter: Trained
     training: Training
     privacy: Privacy
     aggregation: Aggregation
@@ -85,10 +97,24 @@ class Plan(Part):
     def _check_task(self) -> None:
         if not self.adapter.top_layers and self.task.kind == "causal-lm":
             raise ValueError("answers are learnt by LoRA alone, and no layer carries it")
-        if self.canaries and (not self.task.classifies or self.task.pair):
+        if (self.base.max_tokens is None) != (self.task.table is not None):
+            raise ValueError("a length of texts belongs to texts, and to them alone")
+        self._check_table()
+        if self.canaries and not self.task.of_texts:
             raise ValueError("canaries are single texts with a class, and the task has other rows")
         if self.canaries and self.canaries > min(site.units.low for site in self.sites):
             raise ValueError("there are more canaries than units at some site")
+
+    def _check_table(self) -> None:
+        table, dense = self.task.table, isinstance(self.adapter, Dense)
+        if dense != (table is not None):
+            raise ValueError("a model without a base model learns rows of a table, and they need no other")
+        if table is None:
+            return
+        if self.base.digest != table.digest:
+            raise ValueError("the columns are not those of the digest in the place of a base model")
+        if self.training.analytic and isinstance(self.adapter, Dense) and self.adapter.hidden:
+            raise ValueError("an analytic round gives a linear model, and no hidden layer")
 
     def _check_sums(self) -> None:
         try:
@@ -137,7 +163,7 @@ class Plan(Part):
         """An analytic plan opens one sum of all sites, and nothing of one site."""
         how = self.aggregation
         if not self.task.classifies:
-            raise ValueError("an analytic round gives classes of texts, and the task is another")
+            raise ValueError("an analytic round gives one class a row, and the task is another")
         if not how.secure:
             raise ValueError(
                 "an analytic round needs secure aggregation: the sums of a small site nearly are its rows"
@@ -181,6 +207,24 @@ class Plan(Part):
     def digest(self) -> str:
         """The digest of the plan: the name of the job."""
         return canonical.digest(self.to_bytes())
+
+    @property
+    def lora(self) -> Adapter:
+        """What is trained on a base model.
+
+        Raises:
+            PlanError: ``task_unsupported``, there is none.
+        """
+        if not isinstance(self.adapter, Adapter):
+            raise PlanError("task_unsupported", "The plan's rows are those of a table, and not texts.")
+        return self.adapter
+
+    @property
+    def max_tokens(self) -> int:
+        """Where texts are cut; raises ``PlanError`` ``task_unsupported`` where there are none."""
+        if self.base.max_tokens is None:
+            raise PlanError("task_unsupported", "The plan's rows are those of a table, and not texts.")
+        return self.base.max_tokens
 
     @cached_property
     def places(self) -> dict[str, int]:

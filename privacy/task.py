@@ -3,6 +3,7 @@
 - ``sequence-classification``: one class of each text, or of each pair of texts.
 - ``token-classification``: one tag of each word, in the IOB2 scheme (Ratnaparkhi 1998; Tjong Kim Sang and
   Veenstra 1999): ``B-X`` begins an entity of kind X, ``I-X`` goes on with it, ``O`` is outside of any.
+- ``tabular-classification``: one class of each row of a table, from its columns (``privacy.table``).
 - ``causal-lm``: the answer to each instruction, word by word. No head is trained.
 
 In all of them one row is one sample: the loss of a row is a mean over its own words, so that a long row pulls
@@ -16,14 +17,18 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from cloister.privacy.frozen import Part
+from cloister.privacy.table import Table
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
-TaskKind: TypeAlias = Literal["sequence-classification", "token-classification", "causal-lm"]
+TaskKind: TypeAlias = Literal[
+    "sequence-classification", "token-classification", "causal-lm", "tabular-classification"
+]
 OUTSIDE = "O"
 PIPELINES = {
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
     "causal-lm": "text-generation",
+    "tabular-classification": "tabular-classification",
 }
 """What model hubs call the kinds of tasks."""
 
@@ -35,11 +40,13 @@ class Task(Part):
         kind: see the module.
         labels: the classes, or the tags; none where answers are learnt.
         pair: that each row has two texts; absent from the bytes of plans with one, never false.
+        table: the columns of each row, where rows are those of a table; absent from the bytes of other plans.
     """
 
     kind: TaskKind = "sequence-classification"
     labels: Annotated[tuple[Text, ...], Field(max_length=10_000)] = ()
     pair: Literal[True] | None = None
+    table: Table | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -49,7 +56,11 @@ class Task(Part):
             raise ValueError("at least two labels are needed")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("a label stands twice")
-        if self.pair and not self.classifies:
+        if (self.table is None) != (self.kind != "tabular-classification"):
+            raise ValueError("columns belong to rows of a table, and to them alone")
+        if self.table and self.table.classes != self.labels:
+            raise ValueError("the labels are not the classes of the table")
+        if self.pair and self.kind != "sequence-classification":
             raise ValueError("pairs of texts belong to classes of whole rows")
         if self.kind == "token-classification" and not tags_agree(self.labels):
             raise ValueError("tags are O, and B-X with or without I-X for each kind X of entity")
@@ -58,7 +69,12 @@ class Task(Part):
     @property
     def classifies(self) -> bool:
         """Whether a row has one class."""
-        return self.kind == "sequence-classification"
+        return self.kind in ("sequence-classification", "tabular-classification")
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether a row is one text with one class."""
+        return self.kind == "sequence-classification" and not self.pair
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -72,6 +88,8 @@ class Task(Part):
             return "model that answers instructions"
         if self.kind == "token-classification":
             return f"tagger of words with {len(self.labels)} tags"
+        if self.table:
+            return f"classifier of rows of {len(self.table.columns)} columns with {len(self.labels)} classes"
         kind = "classifier of pairs of texts" if self.pair else "text classifier"
         return f"{kind} with {len(self.labels)} classes"
 

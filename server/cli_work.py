@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloister.privacy import canonical, code
+from cloister.privacy import table as tables
+from cloister.privacy.clauses import MOST_HIDDEN, Dense
 from cloister.privacy.errors import UsageError
 from cloister.privacy.journal import Journal
 from cloister.privacy.methods import Codec as CodecName
 from cloister.privacy.methods import Robust, ServerOptimizer
-from cloister.privacy.model import DEFAULT, agreed_layout, describe
+from cloister.privacy.model import DEFAULT, BaseModel, Columns, agreed_layout, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
@@ -59,6 +61,20 @@ TakeBack = Annotated[
 ]
 MostBytes = Annotated[
     int | None, typer.Option(min=1, help="Bytes that a site may send in the whole job, before sealing.")
+]
+Columned = Annotated[
+    Path | None,
+    typer.Option(
+        "--columns",
+        help="A TOML file of columns with public ranges: what is learnt is the class of rows of a table, "
+        "without a base model.",
+    ),
+]
+Hidden = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=MOST_HIDDEN, help="With --columns: width of a hidden layer; a linear model without it."
+    ),
 ]
 HERE = Path()
 
@@ -114,6 +130,8 @@ def propose(
         typer.Option(help="What is learnt: classes of texts, tags of words (O, B-X, I-X), or answers."),
     ] = "sequence-classification",
     pair: Annotated[bool, typer.Option("--pair", help="Each row is a pair of texts.")] = False,
+    columns: Columned = None,
+    hidden: Hidden = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=8, max=8192, help="Where rows are cut, if not at 64 tokens.")
     ] = None,
@@ -231,8 +249,8 @@ def propose(
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     chosen["max_tokens"] = max_tokens
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
+    terms, base = with_table(terms, columns, hidden, model)
     _check_labels(terms)
-    base = describe(model)
     ground = Ground(folder.enrolment.roster, desk.offers(), base, code.installed())
     if shared or most_bytes:
         require(terms, ground, Allowed.of(shared, most_bytes))
@@ -242,6 +260,37 @@ def propose(
         _print(_proposed(job))
     else:
         typer.echo("\n".join(_told(plan)))
+
+
+def with_table(terms: Terms, file: Path | None, hidden: int | None, model: str) -> tuple[Terms, BaseModel]:
+    """Terms with the columns of a table, where a file of them is named; and what is trained on.
+
+    Raises:
+        UsageError: ``option_invalid``, options for texts beside a table, or for a table without one.
+        PlanError: ``table_malformed``.
+        InputError: ``file_missing``.
+        ModelError: as ``describe``.
+    """
+    if file is None:
+        if hidden is not None or terms.task == "tabular-classification":
+            raise UsageError("option_invalid", "Rows of a table need their columns.", "Add --columns FILE.")
+        return terms, describe(model)
+    others = {
+        "--labels": terms.labels,
+        "--pair": terms.pair,
+        "--task": terms.task not in ("sequence-classification", "tabular-classification"),
+        "--model": model != DEFAULT,
+    }
+    wrong = [option for option, given in others.items() if given]
+    if wrong:
+        raise UsageError(
+            "option_invalid",
+            "The file of a table says what is learnt, and needs no base model.",
+            f"Leave out {' and '.join(wrong)}.",
+        )
+    found = tables.read(file)
+    named = replace(terms, task="tabular-classification", labels=found.classes, table=found, hidden=hidden)
+    return named, Columns.of(found)
 
 
 def _check_labels(terms: Terms) -> None:
@@ -280,6 +329,8 @@ def _told(plan: Plan) -> Iterator[str]:
     how = plan.aggregation
     yield f"Proposed {plan.digest[7:19]} to {', '.join(site.name for site in plan.sites)}."
     yield f"{plan.adapter.parameters} parameters, noise multiplier {plan.privacy.noise_multiplier:g}."
+    if isinstance(plan.adapter, Dense):
+        yield f"It is {plan.adapter.words}: a {plan.task.described}. No base model."
     yield f"The method is {plan.method}."
     if plan.training.analytic:
         yield f"{plan.summands} values are added up once, over all records."

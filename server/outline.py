@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cloister.privacy.clauses import Adapter
 from cloister.privacy.consent import Offer
 from cloister.privacy.dp import accounting
 from cloister.privacy.identity import Roster
@@ -81,7 +82,7 @@ class Outline:
     def adapter(self) -> str:
         """What is trained, in words."""
         adapter = self.plan.adapter
-        if not adapter.top_layers:
+        if not isinstance(adapter, Adapter) or not adapter.top_layers:
             return "the head alone"
         return (
             f"LoRA of rank {adapter.rank} on {' and '.join(adapter.targets)} of the top "

@@ -10,19 +10,30 @@ from typing import Literal
 from pydantic import ValidationError
 
 from cloister.privacy import canonical
-from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Site, Training, Unit
+from cloister.privacy.clauses import (
+    Adapter,
+    Aggregation,
+    Base,
+    Dense,
+    Party,
+    Privacy,
+    Site,
+    Training,
+    Unit,
+)
 from cloister.privacy.consent import Offer
 from cloister.privacy.descent import learning_rates
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
-from cloister.privacy.layout import Layout, Placement, initial, layout, usual_targets
+from cloister.privacy.layout import Layout, Placement, dense, initial, layout, usual_targets
 from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import FEWEST_CANARIES, MOST_CANARIES, Plan, Rehearsal, malformed
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
 from cloister.privacy.secagg.terms import SumTerms
+from cloister.privacy.table import Table
 from cloister.privacy.task import Task, TaskKind
 from cloister.privacy.update import Vector
 from cloister.server import analytic as one_round
@@ -92,6 +103,8 @@ class Terms:
         down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
         analytic: one analytic round in the place of training; None to train by steps.
+        table: the columns, where rows are those of a table; the base model is then ``model.Columns``.
+        hidden: the width of a hidden layer on these columns; None for a linear model.
         surplus: in joint mode, whether noise for losses that did not happen is taken back.
         policy: the digest of the consortium's policy; None where each site's own decides alone.
         rehearsal: what the plan is instead of a job of organisations (``Plan.rehearsal``), if it is.
@@ -133,6 +146,8 @@ class Terms:
     analytic: one_round.Choice | None = None
     task: TaskKind = "sequence-classification"
     pair: bool = False
+    table: Table | None = None
+    hidden: int | None = None
 
     @property
     def course(self) -> Course:
@@ -225,10 +240,10 @@ def check_methods(terms: Terms) -> None:
 
 
 def _check_task(terms: Terms) -> None:
-    if terms.analytic and terms.task != "sequence-classification":
+    if terms.analytic and terms.task not in ("sequence-classification", "tabular-classification"):
         raise PlanError(
             "plan_conflict",
-            "An analytic round gives classes of texts, and this task is another.",
+            "An analytic round gives one class a row, and this task is another.",
             "Leave out --method ridge or means, or --task.",
         )
     if terms.canaries is not None and (terms.task != "sequence-classification" or terms.pair):
@@ -237,11 +252,27 @@ def _check_task(terms: Terms) -> None:
             "Canaries are single texts with a class, and the rows of this task are others.",
             "Leave out --canaries.",
         )
+    _check_table(terms)
     if terms.task == "causal-lm" and not terms.top_layers:
         raise PlanError(
             "plan_conflict",
             "Answers are learnt by LoRA alone, and no layer would carry it.",
             "Take --top-layers 1 or more.",
+        )
+
+
+def _check_table(terms: Terms) -> None:
+    if terms.hidden is not None and (terms.table is None or terms.analytic):
+        raise PlanError(
+            "plan_conflict",
+            "A hidden layer is trained by steps on the columns of a table, and on nothing else.",
+            "Leave out --hidden, or --method.",
+        )
+    if terms.table is not None and terms.factors:
+        raise PlanError(
+            "plan_conflict",
+            "A table needs no base model, so there is no LoRA to train factors of.",
+            "Leave out --factors.",
         )
 
 
@@ -311,14 +342,14 @@ def _draft(
         )
     sites = tuple(_site(member, offers[member.name]) for member in roster.sites)
     unit = _unit(terms, sites)
-    task = Task(kind=terms.task, labels=terms.labels, pair=True if terms.pair else None)
+    task = Task(kind=terms.task, labels=terms.labels, pair=True if terms.pair else None, table=terms.table)
     base.require_task(task)
     check_bits(terms, len(sites))
     privacy = _privacy(terms, unit)
     constants = terms.analytic and terms.analytic.constants(base.hidden, sites, private=privacy.mode != "off")
     terms = replace(terms, top_layers=0) if constants else terms
-    placement = _placement(terms, base)
-    order = layout(base.tensors, constants.head if constants else base.hidden, placement)
+    adapter = _adapter(terms, base, constants.head if constants else base.hidden)
+    order = adapter.order
     training = one_round.training(constants) if constants else _training(terms)
     rates = learning_rates(order, training.head_rate, training.adapter_rate)
     check_canaries(terms, sites)
@@ -333,9 +364,9 @@ def _draft(
         roster=roster.digest(),
         lead=Party(name=roster.lead.name, identity=roster.lead.digest(), code=code),
         sites=sites,
-        base=Base(name=base.name, digest=base.digest, max_tokens=terms.max_tokens),
+        base=Base(name=base.name, digest=base.digest, max_tokens=None if terms.table else terms.max_tokens),
         task=task,
-        adapter=_adapter(terms, placement, order),
+        adapter=adapter.part,
         training=training,
         privacy=privacy,
         aggregation=how,
@@ -430,16 +461,32 @@ def _unit(terms: Terms, sites: tuple[Site, ...]) -> Unit:
     return unit
 
 
-def _adapter(terms: Terms, placement: Placement, order: Layout) -> Adapter:
-    return Adapter(
+@dataclass(frozen=True)
+class _Trained:
+    """What is trained, and in which order."""
+
+    part: Adapter | Dense
+    order: Layout
+
+
+def _adapter(terms: Terms, base: BaseModel, inputs: int) -> _Trained:
+    seed = canonical.digest(secrets.token_bytes(32))
+    if terms.table:
+        order = dense(inputs, terms.hidden, len(terms.labels))
+        own = Dense(hidden=terms.hidden, seed=seed, parameters=order.size, layout=order.digest())
+        return _Trained(own, order)
+    placement = _placement(terms, base)
+    order = layout(base.tensors, inputs, placement)
+    lora = Adapter(
         rank=terms.rank,
         alpha=terms.alpha,
         targets=placement.targets,
         top_layers=terms.top_layers,
-        seed=canonical.digest(secrets.token_bytes(32)),
+        seed=seed,
         parameters=order.size,
         layout=order.digest(),
     )
+    return _Trained(lora, order)
 
 
 def _privacy(terms: Terms, unit: Unit) -> Privacy:

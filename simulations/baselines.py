@@ -145,7 +145,7 @@ class Ground:
             InputError: ``class_unknown``.
         """
         lift, order = cosines_of(plan), agreed_layout(plan, base)
-        classifier = placed(load_encoder(base), order, plan.adapter.alpha, lift)
+        classifier = placed(load_encoder(base), order, plan.lora.alpha, lift)
         pooled = _seen(classifier, base, plan, list(train.values()))
         sites = dict(zip(train, _apart(pooled, list(train.values())), strict=True))
         return cls(plan, classifier, sites, pooled, _seen(classifier, base, plan, [test]), seed)
@@ -239,7 +239,7 @@ def _seen(classifier: Classifier, base: BaseModel, plan: Plan, parts: list[Recor
     """All records of several parts, once through the frozen part of the model."""
     texts = [text for records in parts for text in records.texts]
     seconds = [text for records in parts for text in records.seconds or ()] if plan.task.pair else None
-    ids = tokenize(base, texts, plan.base.max_tokens, seconds)
+    ids = tokenize(base, texts, plan.max_tokens, seconds)
     labels = np.concatenate([records.targets(plan.task.labels) for records in parts])
     return Documents(prepare(classifier, ids), labels, _numbered(parts))
 

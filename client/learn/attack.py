@@ -61,7 +61,7 @@ def on_units(plan: Plan, base: BaseModel, classifier: Classifier, model: Vector,
 
 
 def _tokens(plan: Plan, base: BaseModel, records: Records) -> Tokens:
-    return Tokens(tuple(tokenize(base, records.texts, plan.base.max_tokens, records.seconds)))
+    return Tokens(tuple(tokenize(base, records.texts, plan.max_tokens, records.seconds)))
 
 
 @torch.no_grad()

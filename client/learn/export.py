@@ -4,7 +4,9 @@ The folder is a plain PEFT adapter, so that other programs load it with
 ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), folder)``. Beside it stand the head and
 what is needed to classify text: labels, length limit, pooling, the digest of the base model. A
 classifier without LoRA has the head only. A head on random cosines too (``privacy.analytic``) says so in
-``config.json``, with their seed: they are worked out, not stored. Saving needs neither torch nor peft.
+``config.json``, with their seed: they are worked out, not stored. A model of rows of a
+table is its weights and its columns, without a base model (``client.learn.scoring``). Saving needs neither
+torch nor peft.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cloister.client.learn.model import LORA_A, SCALE, load_encoder, tokenize
+from cloister.client.learn.scoring import FORMAT, WEIGHTS
 from cloister.privacy import canonical
 from cloister.privacy.analytic.lift import Lift
 from cloister.privacy.errors import ModelError, PlanError
@@ -82,6 +85,11 @@ def save(folder: Path, layout: Layout, plan: Plan, vector: Vector, stem: str = "
     if vector.shape != (layout.size,):
         raise ModelError("adapter_invalid", f"{vector.size} values do not fit {layout.size} parameters.")
     tensors = {name: vector[place].reshape(shape) for name, shape, place in layout.slices()}
+    if plan.task.table:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS)
+        _write_json(folder / "config.json", _table_config(plan))
+        return
     head = {name: tensor for name, tensor in tensors.items() if name.startswith("head.")}
     lora = {_PEFT + stem + name: tensor for name, tensor in tensors.items() if name not in head}
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,17 +153,27 @@ def _config(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {
         "format": _FORMATS[plan.task.kind],
         "base": {"name": plan.base.name, "digest": plan.base.digest},
-        "alpha": plan.adapter.alpha,
-        "max_tokens": plan.base.max_tokens,
+        "alpha": plan.lora.alpha,
+        "max_tokens": plan.max_tokens,
     }
     if plan.task.labels:  # each token's state of a tagger, the mean of them of a classifier, to length 1
         found |= {"labels": list(plan.task.labels), "normalize": True, "scale": SCALE}
     if plan.task.classifies:
         found |= {"pooling": "mean"}
-    if (analytic := plan.training.analytic) and analytic.cosines:
-        named = ("inputs", "bandwidth", "seed")
-        found["cosines"] = {"number": analytic.cosines, **{n: getattr(analytic, n) for n in named}}
-    return found
+    return found | _cosines(plan)
+
+
+def _table_config(plan: Plan) -> dict[str, Any]:
+    """What is needed to use a model of rows of a table: its columns, which hold its classes."""
+    table = canonical.decode(plan.task.table.to_bytes()) if plan.task.table else None
+    return {"format": FORMAT, "table": table, "scale": SCALE, **_cosines(plan)}
+
+
+def _cosines(plan: Plan) -> dict[str, Any]:
+    if not (analytic := plan.training.analytic) or not analytic.cosines:
+        return {}
+    named = ("inputs", "bandwidth", "seed")
+    return {"cosines": {"number": analytic.cosines, **{n: getattr(analytic, n) for n in named}}}
 
 
 def _adapter_config(layout: Layout, plan: Plan, stem: str) -> dict[str, Any]:
@@ -170,8 +188,8 @@ def _adapter_config(layout: Layout, plan: Plan, stem: str) -> dict[str, Any]:
         "task_type": "CAUSAL_LM" if plan.task.kind == "causal-lm" else "FEATURE_EXTRACTION",
         "base_model_name_or_path": plan.base.name,
         "inference_mode": True,
-        "r": plan.adapter.rank,
-        "lora_alpha": plan.adapter.alpha,
+        "r": plan.lora.rank,
+        "lora_alpha": plan.lora.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": [

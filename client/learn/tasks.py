@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.client.learn import analytic
+from cloister.client.learn import analytic, tabular
 from cloister.client.learn.adapters import Adapted, Classifier, Tagger, Writer, place_tagger, place_writer
 from cloister.client.learn.documents import NOTHING, Answered, Documents, Labelled, Tagged
 from cloister.client.learn.features import prepare, prepare_states
@@ -60,7 +60,9 @@ def placed(plan: Plan, base: BaseModel, layout: Layout, device: str = "cpu") -> 
     Raises:
         ModelError: it cannot be loaded, or the layout does not fit.
     """
-    alpha = plan.adapter.alpha
+    if plan.task.table:
+        return tabular.placed(plan, layout, device)
+    alpha = plan.lora.alpha
     if plan.task.kind == "causal-lm":
         return place_writer(*load_writer(base, device), layout, alpha)
     encoder = load_encoder(base, device)
@@ -73,10 +75,13 @@ def documents(plan: Plan, base: BaseModel, model: Adapted, records: Records) -> 
     """Records as a model, made by ``placed``, is trained on them; what is frozen of it sees them once.
 
     Raises:
-        InputError: ``class_unknown`` or ``tags_invalid``.
+        InputError: ``class_unknown`` or ``tags_invalid``; of a table as ``Records.check``.
         ModelError: the tokenizer cannot be read, or is not fit for some row.
     """
-    task, most = plan.task, plan.base.max_tokens
+    task = plan.task
+    if task.table and isinstance(model, Classifier):
+        return tabular.rows(model, task.table, records)
+    most = plan.max_tokens
     if isinstance(model, Writer):
         return Answered(model, Form.of(base).turns(records.texts, records.labels, most))
     if isinstance(model, Tagger):

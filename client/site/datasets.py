@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from cloister.privacy import canonical, code, durable, folder
 from cloister.privacy.clauses import Digest, Name, Persons, Rows, Sized
 from cloister.privacy.consent import Offer
 from cloister.privacy.errors import InputError, PlanError, StateError, UsageError
+from cloister.privacy.table import Table
 from cloister.privacy.task import Task, TaskKind
 
 HELD_OUT = 0.1
@@ -49,6 +50,7 @@ class Selection:
         missing: what becomes of rows without a text or label.
         kind: of the task that its rows are for.
         pair: the column of second texts; None where rows have one.
+        table: the columns, in the place of ``text`` and ``label``, where rows are those of a table.
     """
 
     place: Place
@@ -58,17 +60,31 @@ class Selection:
     missing: Missing = "refuse"
     kind: TaskKind = "sequence-classification"
     pair: str | None = None
+    table: Table | None = None
+
+    @classmethod
+    def of_table(
+        cls, place: Place, table: Table, person: PersonColumn | None = None, missing: Missing = "refuse"
+    ) -> Selection:
+        """The columns of a table."""
+        return cls(place, "", table.label, person, missing, "tabular-classification", None, table)
 
     @property
     def names(self) -> dict[str, str]:
         """What each used column is called in the source."""
-        found = {"text": self.text, "label": self.label}
+        text = {f"column {n}": n for n in self.table.names} if self.table else {"text": self.text}
+        found = {**text, "label": self.label}
         found |= {} if self.pair is None else {"pair": self.pair}
         return found if self.person is None else found | {"person": self.person.name}
 
     def raw(self) -> Records:
         """All rows as they are in the source, with the ids of its persons."""
-        return records.raw(self.place, **self.names, kind=self.kind)
+        person = self.person.name if self.person else None
+        if self.table:
+            return records.rows_of(self.place, self.table, person=person)
+        return records.raw(
+            self.place, text=self.text, label=self.label, person=person, pair=self.pair, kind=self.kind
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ class Dataset(Sized):
     Attributes:
         name: what plans call it.
         place: where it is, for this machine only.
-        text, label: its columns.
+        text, label: its columns; no text where rows are those of a table.
         rows: the band of the number of training rows.
         persons: that of persons, and how many rows of each count; None at record level.
         person: the column of person ids; None at record level.
@@ -108,6 +124,7 @@ class Dataset(Sized):
         identifiers: what becomes of identifiers in its texts, whenever it is opened.
         task: the kind of task that its rows are for.
         pair: its column of second texts; None where rows have one.
+        table: the columns that were agreed on, where rows are those of a table.
     """
 
     name: Name
@@ -116,6 +133,7 @@ class Dataset(Sized):
     label: str
     task: TaskKind = "sequence-classification"
     pair: str | None = None
+    table: Table | None = None
     person: str | None = None
     missing: Missing = "refuse"
     missing_values: Missing = "refuse"
@@ -129,7 +147,8 @@ class Dataset(Sized):
         column = None
         if self.person is not None and self.persons is not None:
             column = PersonColumn(self.person, self.persons.most_rows, self.missing)
-        return Selection(self.place, self.text, self.label, column, self.missing_values, self.task, self.pair)
+        missing = self.missing_values
+        return Selection(self.place, self.text, self.label, column, missing, self.task, self.pair, self.table)
 
     def require(self, task: Task) -> None:
         """Refuses a task that its rows are not for, before any is read.
@@ -145,11 +164,19 @@ class Dataset(Sized):
                 f"are for {own}.",
                 "Register the dataset for this task, or ask for another plan.",
             )
+        if task.table and self.table and (differs := self.table.differs(task.table)):
+            raise PlanError(
+                "plan_conflict",
+                f"The plan reads {self.name} by other columns than were registered: {differs} differs.",
+                "Lead and sites take the same file of columns; register the dataset again with the lead's.",
+            )
 
     @model_validator(mode="after")
     def _person_named(self) -> Self:
         if (self.person is None) != (self.persons is None):
             raise ValueError("a person column and a band of persons go together")
+        if (self.table is None) != (self.task != "tabular-classification"):
+            raise ValueError("columns belong to rows of a table")
         return self
 
 
@@ -168,7 +195,7 @@ class Datasets:
         self,
         source: Path | Place,
         name: str,
-        columns: tuple[str, str],
+        columns: tuple[str, str] | Table,
         budget: tuple[float, float],
         person: PersonColumn | None = None,
         *,
@@ -184,7 +211,7 @@ class Datasets:
         Args:
             source: a file, a folder, or a table or query of a database.
             name: what plans will call it.
-            columns: names of the text and the label column.
+            columns: names of the text and the label column, or those of a table.
             budget: epsilon and delta of everything that will ever be learnt from it, per unit.
             person: how rows say whom they are about: the unit is then the person, else the record.
             task: the kind of task that its rows are for.
@@ -201,8 +228,8 @@ class Datasets:
             BudgetError: ``budget_conflict``, another budget was set before.
         """
         place = source if isinstance(source, Place) else Place.of(source)
-        check_pair(task, pair)
-        selection = Selection(place, *columns, person, missing, task, pair)
+        selection = selected(place, columns, Selection(place, "", "", person, missing, task, pair))
+        check_identifiers(selection, identifiers)
         raw = selection.raw()
         split = self.split(selection, raw)
         check_size(selection, split.units)
@@ -214,8 +241,9 @@ class Datasets:
             place=place,
             text=selection.text,
             label=selection.label,
-            task=task,
+            task=selection.kind,
             pair=pair,
+            table=selection.table,
             rows=band(len(split.train)),
             persons=Persons(**band(split.units).model_dump(), most_rows=person.most_rows) if person else None,
             person=person.name if person else None,
@@ -239,7 +267,7 @@ class Datasets:
                 "file_missing", f"No dataset is registered as {name}.", "Run `cloister site data add`."
             )
         try:
-            return Dataset.model_validate(folder.read_json(path))
+            return Dataset.model_validate_json(canonical.encode(folder.read_json(path)))
         except ValidationError as error:
             raise StateError("state_damaged", f"{path} is damaged.", "Register the dataset again.") from error
 
@@ -373,6 +401,26 @@ class Datasets:
             durable.private_folder(self._folder)
             self.site.vault.write(path, secrets.token_bytes(32))
         return self.site.vault.read(path)
+
+
+def selected(place: Place, columns: tuple[str, str] | Table, wanted: Selection) -> Selection:
+    """What is wanted, of these columns."""
+    check_pair(wanted.kind, wanted.pair)
+    if not isinstance(columns, Table):
+        return replace(wanted, text=columns[0], label=columns[1])
+    if wanted.pair is not None:
+        raise UsageError("option_invalid", "Rows of a table have no texts.", "Leave out --pair.")
+    return Selection.of_table(place, columns, wanted.person, wanted.missing)
+
+
+def check_identifiers(selection: Selection, action: Action) -> None:
+    """Refuses to mask or look for identifiers in a table, of which no text is read: ``option_invalid``."""
+    if selection.table and action != "off":
+        raise UsageError(
+            "option_invalid",
+            "Of a table nothing is read but numbers, cut to public ranges, and public values.",
+            "Leave out --identifiers.",
+        )
 
 
 def check_pair(task: TaskKind, pair: str | None) -> None:

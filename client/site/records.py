@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from cloister.client.site.sources import reading
 from cloister.client.site.sources.place import Place
 from cloister.client.site.tagging import Tagged, tagged
 from cloister.privacy.errors import InputError
+from cloister.privacy.table import Table
 from cloister.privacy.task import Task, TaskKind
 
 Missing = Literal["refuse", "drop"]
@@ -33,13 +35,14 @@ class Records:
     """Rows of a task, in the order of their file.
 
     Attributes:
-        texts: what is classified or tagged, or asked.
+        texts: what is classified or tagged, or asked; of a row of a table its cells, a JSON list of texts.
         labels: what is learnt of each text: its class by name, its tags (``client.site.tagging``), or an
             answer.
         persons: whom each row is about, where such a column is known.
         sites: where each row comes from, where such a column is known.
         seconds: the second text of each row, where rows are pairs.
         kind: of the task.
+        table: the columns of the cells, where rows are those of a table.
     """
 
     texts: tuple[str, ...] = field(repr=False)
@@ -48,6 +51,7 @@ class Records:
     sites: tuple[str, ...] | None = field(default=None, repr=False)
     seconds: tuple[str, ...] | None = field(default=None, repr=False)
     kind: TaskKind = "sequence-classification"
+    table: Table | None = None
 
     def __post_init__(self) -> None:
         columns = (self.labels, self.persons, self.sites, self.seconds)
@@ -72,12 +76,30 @@ class Records:
         """Refuses records that a task cannot be learnt from.
 
         Raises:
-            InputError: ``class_unknown``, a class or tag is none of the task's; ``tags_invalid``.
+            InputError: ``class_unknown``, a class or tag is none of the task's; ``tags_invalid``;
+                ``column_missing``, ``value_missing``, ``column_type`` or ``category_unknown`` of cells.
         """
+        if task.table:
+            self.features(task.table)
+            self.targets(task.labels)
         if task.kind == "sequence-classification":
             self.targets(task.labels)
         elif task.kind == "token-classification":
             self.tags(task.labels)
+
+    def cells(self) -> dict[str, tuple[str, ...]]:
+        """The cells of each column of a table, by its name."""
+        names = self.table.names if self.table else ()
+        rows = [json.loads(text) for text in self.texts]
+        return {name: tuple(row[place] for row in rows) for place, name in enumerate(names)}
+
+    def features(self, table: Table) -> NDArray[np.float64]:
+        """Features of rows of a table, by a plan's ranges: shape (rows, ``table.width``).
+
+        Raises:
+            InputError: as ``Table.features``.
+        """
+        return table.features(self.cells())
 
     def tags(self, labels: Sequence[str]) -> tuple[tuple[tuple[str, ...], NDArray[np.int64]], ...]:
         """The words of each row, and each word's tag as its place in the plan's list.
@@ -151,6 +173,7 @@ def load(
     site: str | None = None,
     pair: str | None = None,
     missing: Missing = "refuse",
+    table: Table | None = None,
 ) -> Records:
     """The usable records of a source.
 
@@ -162,11 +185,15 @@ def load(
         site: the column that names where a row comes from.
         pair: the column of second texts.
         missing: what becomes of rows without a text, label or site.
+        table: the columns, in the place of a text and label, where rows are those of a table.
 
     Raises:
         InputError: as ``raw`` and ``usable``.
     """
     place = source if isinstance(source, Place) else Place.of(source)
+    if table:
+        found = rows_of(place, table, person=person, site=site)
+        return usable(found, place.title, {"label": table.label, "site": site or ""}, missing)
     found = raw(place, text=text, label=label, person=person, site=site, pair=pair)
     names = {"text": text, "label": label, "site": site or "", "pair": pair or ""}
     return usable(found, place.title, names, missing)
@@ -200,6 +227,25 @@ def raw(
     )
 
 
+def rows_of(place: Place, table: Table, *, person: str | None = None, site: str | None = None) -> Records:
+    """All rows of a source as those of a table, with "" where a cell has no value.
+
+    Raises:
+        InputError: as ``sources.reading.read``.
+    """
+    others = [name for name in (person, site) if name is not None]
+    columns = reading.read(place, [table.label, *table.names, *others])
+    cells = zip(*(columns[name] for name in table.names), strict=True)
+    return Records(
+        tuple(json.dumps(row, ensure_ascii=False) for row in cells),
+        columns[table.label],
+        None if person is None else columns[person],
+        None if site is None else columns[site],
+        kind="tabular-classification",
+        table=table,
+    )
+
+
 def usable(records: Records, title: str, names: Mapping[str, str], missing: Missing) -> Records:
     """The rows that have a text, a label and, where sites are known or rows are pairs, a site or second text.
 
@@ -210,13 +256,16 @@ def usable(records: Records, title: str, names: Mapping[str, str], missing: Miss
         missing: what becomes of the other rows.
 
     Raises:
-        InputError: ``value_missing``, ``site_empty`` (no rows), ``one_class``, ``tags_invalid``.
+        InputError: ``value_missing``, ``site_empty`` (no rows), ``one_class``, ``tags_invalid``; of a table
+            ``column_type``, ``category_unknown`` and ``class_unknown``.
     """
     if not records:
         raise InputError("site_empty", f"{title} has no rows.", "Name a source that has rows.")
     empty = gaps(records)
     if empty and missing == "refuse":
-        counts = ", ".join(f"{names[role]} in {len(rows)}" for role, rows in empty.items())
+        counts = ", ".join(
+            f"{names.get(role, role.removeprefix('column '))} in {len(rows)}" for role, rows in empty.items()
+        )
         raise InputError(
             "value_missing",
             f"{title} has rows without a value: {counts} of {len(records)}.",
@@ -228,7 +277,11 @@ def usable(records: Records, title: str, names: Mapping[str, str], missing: Miss
         raise InputError("site_empty", f"{title} has no row with all values.", "Name another column.")
     if found.kind == "token-classification":
         found.tagged()
-    if found.kind == "sequence-classification" and len(set(found.labels)) < 2:
+    if (table := found.table) is not None:
+        found = replace(found, labels=tuple(map(table.spelled, found.labels)))
+        found.features(table)
+        found.targets(table.classes)
+    if found.kind in ("sequence-classification", "tabular-classification") and len(set(found.labels)) < 2:
         raise InputError(
             "one_class",
             f"{title} holds one class only in its column {names['label']}.",
@@ -238,13 +291,20 @@ def usable(records: Records, title: str, names: Mapping[str, str], missing: Miss
 
 
 def gaps(records: Records) -> dict[str, list[int]]:
-    """The rows without a value, by ``text``, ``label``, ``site`` and ``pair``; only those with such rows."""
+    """The rows without a value, by ``text``, ``label``, ``site`` and ``pair``; only those with such rows.
+
+    Of a table, by the names of the columns in which a value must not be missing.
+    """
     columns = {"text": records.texts, "label": records.labels}
     columns |= {"site": records.sites or (), "pair": records.seconds or ()}
     found = {
         role: [row for row, value in enumerate(values) if not value.strip()]
         for role, values in columns.items()
     }
+    if records.table:
+        cells = records.cells()
+        needed = [column for column in records.table.columns if column.missing is None]
+        found |= {f"column {c.name}": np.flatnonzero(c.gaps(cells[c.name])).tolist() for c in needed}
     return {role: rows for role, rows in found.items() if rows}
 
 

@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cloister.privacy.clauses import Adapter, Dense
 from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
 from cloister.privacy.evidence.reading import listing
 from cloister.privacy.evidence.render import LEVELS, ceiling, decimal, grouped, percent
+from cloister.privacy.plan import Plan
+from cloister.privacy.table import Choice, Number
 from cloister.privacy.task import PIPELINES, Task
 
 _HUB = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -73,7 +76,21 @@ batch = tokenizer(question, add_special_tokens=False, return_tensors="pt")
 written = model.generate(**batch, max_new_tokens=20, do_sample=False, pad_token_id=tokenizer.eos_token_id)
 print(tokenizer.decode(written[0, batch["input_ids"].shape[1] :], skip_special_tokens=True))
 """
-_CODES = {"sequence-classification": _CODE, "token-classification": _TAGS, "causal-lm": _ANSWERS}
+_ROWS = """\
+from pathlib import Path
+from cloister.client.learn.scoring import load
+
+model = load(Path())
+print({column.name: column for column in model.table.columns})
+print(model.predict(ROWS))
+"""
+"""Columns become features by their public ranges, which this program knows how to do."""
+_CODES = {
+    "sequence-classification": _CODE,
+    "token-classification": _TAGS,
+    "causal-lm": _ANSWERS,
+    "tabular-classification": _ROWS,
+}
 _PLAIN = "AutoModel.from_pretrained(base)"
 _LORA = f'PeftModel.from_pretrained({_PLAIN}, ".")'
 
@@ -100,6 +117,9 @@ def written(found: Evidence) -> str:
 def loading_code(evidence: Evidence) -> str:
     """Python that loads the exported folder, which must be the current folder, and uses it on a text."""
     task, analytic = evidence.plan.task, evidence.plan.training.analytic
+    if task.table:
+        row = {column.name: [_example(column)] for column in task.table.columns}
+        return _ROWS.replace("ROWS", repr(row))
     code = _COSINES if analytic and analytic.cosines else _CODES[task.kind]
     if task.pair:
         code = code.replace('["a text"]', '["a text"], ["another"]')
@@ -108,6 +128,11 @@ def loading_code(evidence: Evidence) -> str:
     else:
         code = code.replace("ENCODER", _PLAIN).replace("from peft import PeftModel\n", "")
     return code.replace("BASE", repr(_base(evidence)), 1)
+
+
+def _example(column: Number | Choice) -> str:
+    """A cell that a column may have, made of the plan alone."""
+    return column.values[0] if isinstance(column, Choice) else f"{column.low / 2 + column.high / 2:g}"
 
 
 _LIMITS = """\
@@ -133,7 +158,7 @@ def _text(value: str) -> str:
 
 def _header(evidence: Evidence) -> str:
     fields: dict[str, Any] = {
-        "library_name": "peft" if evidence.plan.adapter.top_layers else "transformers",
+        "library_name": _library(evidence.plan),
         "pipeline_tag": PIPELINES[evidence.plan.task.kind],
         "license": "unknown",
         "tags": ["cloister", "federated-learning", *(["differential-privacy"] if _private(evidence) else [])],
@@ -144,6 +169,12 @@ def _header(evidence: Evidence) -> str:
     # A JSON value is a YAML value, whatever characters it holds.
     lines = [f"{name}: {json.dumps(value)}" for name, value in sorted(fields.items())]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _library(plan: Plan) -> str:
+    if plan.task.table:
+        return "cloister"
+    return "peft" if plan.adapter.top_layers else "transformers"
 
 
 def _private(evidence: Evidence) -> bool:
@@ -163,17 +194,28 @@ def _introduction(evidence: Evidence) -> str:
 {_does(plan.task)}
 
 Trained by {len(plan.sites)} sites of the consortium `{evidence.consortium}` in {made}; no record was part of
-any message between them. What was trained is {grouped(evidence.model.parameters)} numbers on top of
-{_text(evidence.model.base)}.
+any message between them. What was trained is {grouped(evidence.model.parameters)} numbers {_below(evidence)}.
 
 | | |
 |---|---|
 | job | `{evidence.job}` |
 | model | `{evidence.model.digest}` |
-| base model | {_text(evidence.model.base)}, `{evidence.model.base_digest}` |
+| {_ground(plan)} | {_text(evidence.model.base)}, `{evidence.model.base_digest}` |
 | made | {evidence.created} |
 | licence | not declared; ask the lead of the consortium |
 """
+
+
+def _below(evidence: Evidence) -> str:
+    """What the trained numbers stand on."""
+    adapter = evidence.plan.adapter
+    if isinstance(adapter, Dense):
+        return f"from a public start: {adapter.words}, without a base model"
+    return f"on top of\n{_text(evidence.model.base)}"
+
+
+def _ground(plan: Plan) -> str:
+    return "no base model, but" if plan.task.table else "base model"
 
 
 def _does(task: Task) -> str:
@@ -183,6 +225,9 @@ def _does(task: Task) -> str:
     labels = ", ".join(_text(label) for label in (task.labels if task.classifies else task.entities))
     if task.kind == "token-classification":
         return f"Finds in texts what is: {labels}."
+    if task.table:
+        columns = ", ".join(_text(name) for name in task.table.names)
+        return f"Sorts rows of a table into {len(task.labels)} classes: {labels}; by the columns {columns}."
     return f"Sorts {'pairs of texts' if task.pair else 'text'} into {len(task.labels)} classes: {labels}."
 
 
@@ -192,7 +237,10 @@ def _use(evidence: Evidence) -> str:
         "This does not check that the base model has the digest above; "
         "`cloister.client.learn.export.load` does."
     )
-    if (analytic := evidence.plan.training.analytic) and analytic.cosines:
+    if evidence.plan.task.table:
+        packages = "`cloister`; torch is not needed"
+        checked = "Cells are text; a value that is missing, no number or in no list ends in an error."
+    elif (analytic := evidence.plan.training.analytic) and analytic.cosines:
         packages = "`cloister`, whose random cosine features the head is on"
         checked = "This checks that the base model has the digest above."
     return f"""\
@@ -275,7 +323,7 @@ def _training(evidence: Evidence) -> str:
     training, adapter = evidence.plan.training, evidence.plan.adapter
     lora = (
         f"LoRA of rank {adapter.rank} on the top {adapter.top_layers} layers and "
-        if adapter.top_layers
+        if isinstance(adapter, Adapter) and adapter.top_layers
         else ""
     )
     rounding = evidence.plan.aggregation.rounding
@@ -287,6 +335,8 @@ A linear head: {training.analytic.words} over all records. Its scores rank the c
 probabilities.
 """
     head = "no head" if evidence.plan.task.kind == "causal-lm" else "a linear head"
+    if isinstance(adapter, Dense):
+        head = adapter.words
     return f"""\
 ## Training
 

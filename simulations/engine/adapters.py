@@ -92,7 +92,7 @@ class SharedModel:
         Raises:
             ModelError: as ``load_encoder`` and ``place``.
         """
-        return place(load_encoder(self.base), self.layout, self.plan.adapter.alpha)
+        return place(load_encoder(self.base), self.layout, self.plan.lora.alpha)
 
     def learners(self, records: Mapping[str, Records]) -> dict[str, AdapterLearner]:
         """The sites of the plan, each with an audit of its own where the plan is private.
@@ -105,7 +105,7 @@ class SharedModel:
                 or records of another unit of privacy.
             InputError: a label is none of the plan's classes.
         """
-        if not self.plan.task.classifies:
+        if self.plan.task.kind != "sequence-classification":
             raise PlanError(
                 "task_unsupported",
                 f"The engine of simulations does not learn {self.plan.task.kind}.",
@@ -129,7 +129,7 @@ class SharedModel:
         return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
 
     def _tokens(self, texts: Sequence[str], seconds: Sequence[str] | None) -> tuple[NDArray[np.int64], ...]:
-        return tokenize(self.base, texts, self.plan.base.max_tokens, seconds)
+        return tokenize(self.base, texts, self.plan.max_tokens, seconds)
 
     def accuracy(self, model: Vector, records: Records) -> float:
         """The share of records whose class a model finds."""

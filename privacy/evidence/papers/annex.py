@@ -94,6 +94,8 @@ def _methods(evidence: Evidence) -> list[Json]:
         f"sites, optimiser {training.optimizer}, sampling rate {training.rate:g}"
     )
     base: Json = {"pre_trained": plan.base.name, "digest": plan.base.digest}
+    if plan.task.table:
+        base = {"pre_trained": "none", "columns": [*plan.task.table.names], "digest": plan.base.digest}
     return [answer(method, Grade.PROVEN, "plan.json"), answer(base, Grade.PROVEN, "plan.json")]
 
 

@@ -10,15 +10,18 @@ import uuid
 from collections.abc import Iterator
 
 from cloister.privacy.canonical import Json
+from cloister.privacy.clauses import Dense
 from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
 from cloister.privacy.evidence.papers.forms import DISCLAIMER, as_json
+from cloister.privacy.plan import Plan
 from cloister.privacy.task import PIPELINES
 
 _OUTPUTS = {
     "sequence-classification": "one of the agreed labels",
     "token-classification": "one of the agreed labels for each word",
     "causal-lm": "text",
+    "tabular-classification": "one of the agreed labels",
 }
 _NAMESPACE = uuid.UUID("7a5a1f5e-4c36-5b1e-9a55-0d8d6d0c7a11")
 """Any fixed number: with it the same evidence gets the same serial number."""
@@ -29,7 +32,8 @@ def bom(evidence: Evidence) -> bytes:
     plan = evidence.plan
     codes = [*dict.fromkeys(party.code for party in (plan.lead, *plan.sites))]
     data: list[str] = [f"dataset:{site.name}" for site in plan.sites]
-    refs = ["base-model", *(f"code:{number}" for number in range(len(codes))), *data]
+    below: list[str] = [] if plan.task.table else ["base-model"]
+    refs = [*below, *(f"code:{number}" for number in range(len(codes))), *data]
     return as_json(
         {
             "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -43,12 +47,15 @@ def bom(evidence: Evidence) -> bytes:
                 "properties": _properties(job=evidence.job, kind=evidence.kind, note=DISCLAIMER),
             },
             "components": [
-                {
-                    "bom-ref": "base-model",
-                    "type": "machine-learning-model",
-                    "name": plan.base.name,
-                    "properties": _properties(manifest_digest=plan.base.digest),
-                },
+                *(
+                    {
+                        "bom-ref": ref,
+                        "type": "machine-learning-model",
+                        "name": plan.base.name,
+                        "properties": _properties(manifest_digest=plan.base.digest),
+                    }
+                    for ref in below
+                ),
                 *(
                     {
                         "bom-ref": f"code:{number}",
@@ -85,14 +92,10 @@ def _model(evidence: Evidence) -> dict[str, Json]:
             "modelParameters": {
                 "approach": {"type": "supervised"},
                 "task": PIPELINES[plan.task.kind],
-                "architectureFamily": "transformer",
-                "modelArchitecture": (
-                    f"{plan.base.name} with "
-                    + (f"LoRA of rank {plan.adapter.rank} and " if plan.adapter.top_layers else "")
-                    + ("no head" if plan.task.kind == "causal-lm" else "a linear head")
-                ),
+                "architectureFamily": "dense" if plan.task.table else "transformer",
+                "modelArchitecture": _architecture(plan),
                 "datasets": [{"ref": f"dataset:{site.name}"} for site in plan.sites],
-                "inputs": [{"format": "text"}],
+                "inputs": [{"format": "row of a table" if plan.task.table else "text"}],
                 "outputs": [{"format": _OUTPUTS[plan.task.kind]}],
             },
             "quantitativeAnalysis": {"performanceMetrics": [*_metrics(evidence.accuracy)]},
@@ -100,7 +103,9 @@ def _model(evidence: Evidence) -> dict[str, Json]:
                 "useCases": [f"{evidence.purpose} (as the lead declared it)"],
                 "technicalLimitations": [
                     "Accuracies are not covered by epsilon.",
-                    "The base model is public and may have seen these records before.",
+                    "Values outside of a column's public range are cut to it."
+                    if plan.task.table
+                    else "The base model is public and may have seen these records before.",
                     "Nobody outside the project has reviewed the software.",
                 ],
                 "ethicalConsiderations": [*_risks(evidence)],
@@ -112,6 +117,15 @@ def _model(evidence: Evidence) -> dict[str, Json]:
             label_count=str(len(plan.task.labels)),
         ),
     }
+
+
+def _architecture(plan: Plan) -> str:
+    adapter = plan.adapter
+    if isinstance(adapter, Dense):
+        return f"{adapter.words}, without a base model"
+    lora = f"LoRA of rank {adapter.rank} and " if adapter.top_layers else ""
+    head = "no head" if plan.task.kind == "causal-lm" else "a linear head"
+    return f"{plan.base.name} with {lora}{head}"
 
 
 def _datasets(evidence: Evidence) -> Iterator[Json]:

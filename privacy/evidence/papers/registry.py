@@ -57,7 +57,8 @@ def _basic(evidence: Evidence) -> dict[str, Json]:
         "data_product_region": "not declared",
         "description": (
             f"A {plan.task.described}: {evidence.model.parameters} numbers "
-            f"trained by {len(plan.sites)} sites on top of {plan.base.name}."
+            f"trained by {len(plan.sites)} sites "
+            + ("without a base model." if plan.task.table else f"on top of {plan.base.name}.")
         ),
         "publication_date": evidence.created[:10],
     }
@@ -67,6 +68,8 @@ _DOMAINS = {
     "sequence-classification": "Any set of labelled texts at each site; the classes are fixed beforehand.",
     "token-classification": "Any set of texts with tagged words at each site; the tags are fixed beforehand.",
     "causal-lm": "Any set of instructions with answers at each site.",
+    "tabular-classification": "Any set of labelled rows at each site; columns, ranges and classes are fixed "
+    "beforehand, and values outside of a range are cut to it.",
 }
 
 
