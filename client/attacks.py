@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cloister.client.jobs import DONE, Job
-from cloister.client.learn import attack, export
-from cloister.client.learn.adapters import get_flat
+from cloister.client.learn import attack, export, scoring, tabular
+from cloister.client.learn.adapters import Classifier, get_flat, set_flat
 from cloister.client.site import canaries
 from cloister.client.site.canaries import Canaries
 from cloister.client.site.datasets import Datasets
@@ -29,7 +32,8 @@ from cloister.privacy.dp import membership, tails
 from cloister.privacy.dp.membership import Coins, Floats
 from cloister.privacy.errors import EvidenceError, ModelError
 from cloister.privacy.evidence.opening import Opening
-from cloister.privacy.model import BaseModel
+from cloister.privacy.model import BaseModel, agreed_layout
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire.messages import model_digest
 
 CANARIES, MEMBERSHIP = "canaries", "membership"
@@ -106,13 +110,13 @@ class ModelAudit:
         """
         plan, folder = self.job.plan, self.job.folder
         ended = self._ended()
-        if plan.task.kind != "sequence-classification":
+        if not plan.task.classifies:
             return [], [NOT_FOR_TASK, NOT_BUILT]
-        loaded = export.load(folder / "model", self.base, self.device)
-        model = get_flat(loaded.classifier)
+        classifier = self._classifier(plan, folder / "model")
+        model = get_flat(classifier)
         if model_digest(model) != ended:
             raise ModelError("model_mismatch", "The model here is not the one that the job ended with.")
-        given = (plan, self.base, loaded.classifier, model)
+        given = (plan, self.base, classifier, model)
         found: list[Attacked] = []
         missing = [NOTHING_GENERATED, NOT_BUILT]
         if planted := self._planted():
@@ -130,6 +134,15 @@ class ModelAudit:
         else:
             missing.insert(0, TOO_FEW)
         return found, missing
+
+    def _classifier(self, plan: Plan, folder: Path) -> Classifier:
+        """The finished model; raises ``ModelError`` as ``export.load`` and ``scoring.load`` do."""
+        if plan.task.table:
+            order = agreed_layout(plan, self.base)
+            model, tensors = tabular.placed(plan, order, self.device), scoring.load(folder).tensors
+            set_flat(model, np.concatenate([tensors[name].ravel() for name, _ in order.tensors]))
+            return model
+        return export.load(folder, self.base, self.device).classifier
 
     def release(self, found: Attacked) -> bool:
         """Puts what an attack found into the event log; whether it was not there before.

@@ -11,7 +11,7 @@ import typer
 
 from cloister.client import cli_identifiers
 from cloister.client.site import check as checking
-from cloister.client.site.check import Facts, Lengths, Parts, Report, Spread, Told
+from cloister.client.site.check import Cells, Facts, Lengths, Parts, Report, Spread, Told
 from cloister.client.site.datasets import Dataset, Datasets, Selection, selected
 from cloister.client.site.duplicates import NEAR, missed
 from cloister.client.site.folder import SiteFolder
@@ -320,6 +320,8 @@ def _facts(facts: Facts) -> Iterator[str]:
     for what, spread in (("characters", facts.characters), ("words", facts.words), ("tokens", facts.tokens)):
         if spread is not None:
             yield f"  {what} a text: {_spread(spread)}"
+    for cells in facts.cells:
+        yield f"  column {cells.name}: {_cells(cells)}"
     if facts.people is not None:
         people = facts.people
         yield f"  persons: {people.persons}; rows of one: {_spread(people.rows)}"
@@ -328,12 +330,27 @@ def _facts(facts: Facts) -> Iterator[str]:
         if people.rows.high == 1:
             yield "  every row has an id of its own: is this the column of persons, and not of rows?"
     twice = facts.twice
-    yield f"  same text as an earlier row: {twice.exact}; texts with more than one label: {twice.conflicting}"
+    what, several = ("cells", "rows") if facts.cells else ("text", "texts")
+    yield (
+        f"  same {what} as an earlier row: {twice.exact}; {several} with more than one label: "
+        f"{twice.conflicting}"
+    )
+    if facts.cells:
+        return
     bound = "" if twice.complete else "at least "
     yield (
         f"  near duplicates (similarity of three-word runs {NEAR:g} or more): {bound}{twice.pairs} pairs, "
         f"{twice.near} rows; a pair at {NEAR:g} is missed with probability {missed(NEAR):.0e}"
     )
+
+
+def _cells(cells: Cells) -> str:
+    """What a job would make of a column's cells."""
+    counts = {"without a value": cells.without, "below the range": cells.below, "above it": cells.above}
+    found = [
+        f"{count} {what}" for what, count in (counts | {"that cannot be read": cells.wrong}).items() if count
+    ]
+    return ", ".join(found) or "all values in range"
 
 
 def _spread(spread: Spread) -> str:

@@ -118,6 +118,11 @@ class Number(Empty):
         found = [math.nan if gap else float(cell) for gap, cell in zip(gaps, written, strict=True)]
         return np.array(found, dtype=np.float64)
 
+    def readable(self, cells: Cells) -> Floats:
+        """The cells that are numbers, in their order; others are left out."""
+        written = [cell.strip() for cell in cells]
+        return np.array([float(cell) for cell in written if _NUMBER.fullmatch(cell)], dtype=np.float64)
+
     def features(self, cells: Cells) -> Floats:
         """Features in [-1, 1], float64, shape (rows, width).
 

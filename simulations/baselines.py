@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cloister.client.learn import tabular
 from cloister.client.learn.adapters import Classifier
 from cloister.client.learn.analytic import cosines_of, placed
 from cloister.client.learn.documents import Labelled
@@ -63,14 +64,14 @@ class Baselines:
     """Accuracies on the common test set.
 
     Attributes:
-        tfidf: TF-IDF and logistic regression on all records pooled, without privacy.
+        tfidf: TF-IDF and logistic regression on all records pooled, without privacy; None of a table.
         pooled: the plan's own model and training on all records pooled.
         alone: the same at each site by itself.
         federated: the same federated in this process without privacy: what the private federation's
             figure is to be compared with. None where the plan itself has no privacy.
     """
 
-    tfidf: float
+    tfidf: float | None
     pooled: Pair
     alone: Mapping[str, Pair]
     federated: float | None
@@ -144,8 +145,7 @@ class Ground:
             ModelError: the model or its adapter is not the plan's.
             InputError: ``class_unknown``.
         """
-        lift, order = cosines_of(plan), agreed_layout(plan, base)
-        classifier = placed(load_encoder(base), order, plan.lora.alpha, lift)
+        classifier = _placed(plan, base)
         pooled = _seen(classifier, base, plan, list(train.values()))
         sites = dict(zip(train, _apart(pooled, list(train.values())), strict=True))
         return cls(plan, classifier, sites, pooled, _seen(classifier, base, plan, [test]), seed)
@@ -237,11 +237,22 @@ def _trainer(classifier: Classifier, documents: Documents) -> LocalTrainer:
 
 def _seen(classifier: Classifier, base: BaseModel, plan: Plan, parts: list[Records]) -> Documents:
     """All records of several parts, once through the frozen part of the model."""
+    if plan.task.table:
+        seen = [tabular.features(plan.task.table, records).values for records in parts]
+        labels = np.concatenate([records.targets(plan.task.labels) for records in parts])
+        return Documents(Pooled(torch.cat(seen)), labels, _numbered(parts))
     texts = [text for records in parts for text in records.texts]
     seconds = [text for records in parts for text in records.seconds or ()] if plan.task.pair else None
-    ids = tokenize(base, texts, plan.max_tokens, seconds)
     labels = np.concatenate([records.targets(plan.task.labels) for records in parts])
+    ids = tokenize(base, texts, plan.max_tokens, seconds)
     return Documents(prepare(classifier, ids), labels, _numbered(parts))
+
+
+def _placed(plan: Plan, base: BaseModel) -> Classifier:
+    order = agreed_layout(plan, base)
+    if plan.task.table:
+        return tabular.placed(plan, order)
+    return placed(load_encoder(base), order, plan.lora.alpha, cosines_of(plan))
 
 
 def _numbered(parts: list[Records]) -> Indices:
@@ -282,7 +293,8 @@ def measure(ground: Ground, train: Mapping[str, Records], test: Records) -> Base
         federated = pool.submit(lambda: ground.apart().federated())
         alone = list(pool.map(lambda name: ground.apart().alone(name), names))
         found = dict(zip(names, alone, strict=True))
-        return Baselines(tfidf(list(train.values()), test), together.result(), found, federated.result())
+        words = None if test.table else tfidf(list(train.values()), test)
+        return Baselines(words, together.result(), found, federated.result())
 
 
 @contextmanager

@@ -17,10 +17,11 @@ from cloister.client.cli_data import MissingPersons, RowsPerPerson
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.privacy import folder
+from cloister.privacy import table as tables
 from cloister.privacy.errors import UsageError
-from cloister.privacy.model import DEFAULT, describe
+from cloister.privacy.model import DEFAULT
 from cloister.server import analytic as one_round
-from cloister.server.cli_work import Bits, Canaries, TakeBack, analytic_choice
+from cloister.server.cli_work import Bits, Canaries, Columned, Hidden, TakeBack, analytic_choice
 from cloister.server.jobs import Job
 from cloister.server.proposal import Terms, check_bits, check_methods, check_surplus
 from cloister.simulations import demo as stagecraft
@@ -41,6 +42,8 @@ def demo(
     pair: Annotated[
         str | None, typer.Option("--pair", help="Column of second texts: each row is then a pair.")
     ] = None,
+    columns: Columned = None,
+    hidden: Hidden = None,
     person: Annotated[
         str | None,
         typer.Option(
@@ -90,16 +93,23 @@ def demo(
     _check_target(epsilon, delta)
     column = PersonColumn(person, rows_per_person, missing_persons) if person else None
     if data is None:
-        if pair:
-            raise UsageError("option_invalid", "The embedded notes have one text.", "Leave out --pair.")
+        if pair or columns:
+            raise UsageError(
+                "option_invalid", "The embedded notes have one text.", "Leave out --pair and --columns."
+            )
         play = stage.triage(sites, seed, column)
     else:
         spec = f"natural:{site}" if site and split == "dirichlet:0.5" else split
-        play = stage.from_file(Source(data, text, label, site, spec, column, pair), sites, seed)
+        table = tables.read(columns) if columns else None
+        play = stage.from_file(Source(data, text, label, site, spec, column, pair, table), sites, seed)
     terms = Terms(purpose=play.purpose, labels=play.labels, mode=privacy)
     terms = replace(terms, unit="person" if person else "record", secure=secure, bits=bits)
     terms = replace(terms, canaries=canaries, surplus=take_back, pair=pair is not None)
     terms = replace(terms, analytic=analytic_choice(method, None, None, top_layers))
+    if play.table:
+        _check_columns(pair, text, label, canaries)
+        terms = replace(terms, task="tabular-classification", table=play.table)
+    terms = replace(terms, hidden=hidden)
     check_surplus(terms)
     check_methods(terms)
     _check_sites(len(play.train), privacy, secure=secure)
@@ -111,9 +121,19 @@ def demo(
     if top_layers is not None:
         terms = replace(terms, top_layers=top_layers)
     one_round.check(terms)
-    describe(model)  # a model that is not there is told before anything is made
+    found = stagecraft.Demo(out, play, terms, model)
+    found.base()  # a model that is not there is told before anything is made
     folder.claim(out)
-    _perform(stagecraft.Demo(out, play, terms, model), as_json=as_json)
+    _perform(found, as_json=as_json)
+
+
+def _check_columns(pair: str | None, text: str, label: str, canaries: int | None) -> None:
+    if pair or canaries or (text, label) != ("text", "label"):
+        raise UsageError(
+            "option_invalid",
+            "The file of columns says what is learnt, and from what; a table has no canaries.",
+            "Leave out --text, --label, --pair and --canaries.",
+        )
 
 
 def _check_sites(sites: int, privacy: str, *, secure: bool) -> None:

@@ -21,7 +21,7 @@ from cloister.client.site.folder import SiteFolder
 from cloister.client.site.records import Records
 from cloister.privacy import canonical, code
 from cloister.privacy.errors import RoundError, TransportError
-from cloister.privacy.model import BaseModel, agreed_layout, describe
+from cloister.privacy.model import BaseModel, Columns, agreed_layout, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.privacy.wire.joining import Invite
@@ -57,6 +57,10 @@ class Demo:
     terms: Terms
     model: str
     host: str = "127.0.0.1"
+
+    def base(self) -> BaseModel:
+        """The base model, or the columns of a table; raises ``ModelError`` as ``describe`` does."""
+        return Columns.of(self.stage.table) if self.stage.table else describe(self.model)
 
 
 @dataclass
@@ -140,7 +144,8 @@ def _enrol(demo: Demo, lead: LeadFolder, name: str, troupe: Troupe) -> SiteFolde
     budget = (max(demo.terms.epsilon, 1e-3), demo.terms.delta)
     column = person and replace(person, name=stage.PERSON)
     pair = None if demo.stage.train[name].seconds is None else stage.SECOND
-    Datasets(site).register(path, DATASET, ("text", "label"), budget, column, pair=pair)
+    columns = demo.stage.table or ("text", "label")
+    Datasets(site).register(path, DATASET, columns, budget, column, pair=pair)
     return site
 
 
@@ -185,7 +190,7 @@ def federate(demo: Demo, cast: Cast, watcher: Watcher) -> Run:
 
 def propose(demo: Demo, cast: Cast) -> tuple[Job, BaseModel]:
     """Proposes the demo's plan, once every site has offered its records."""
-    base = describe(demo.model)
+    base = demo.base()
     desk = FolderDesk(cast.lead.path, cast.lead.log, cast.lead.vault)
     _wait(lambda: set(desk.offers()) >= set(cast.sites), _START_S, "the sites", cast.troupe)
     terms = replace(demo.terms, rehearsal="demo")

@@ -144,7 +144,8 @@ def table(outcome: Outcome) -> Table:
     )
     found.add_section()
     found.add_row("all records in one place", _percent(base.pooled.plain), _percent(base.pooled.private))
-    found.add_row("TF-IDF and logistic regression, all records", _percent(base.tfidf), "")
+    if base.tfidf is not None:
+        found.add_row("TF-IDF and logistic regression, all records", _percent(base.tfidf), "")
     found.add_row("always the most frequent class", _percent(outcome.majority), "")
     return found
 
@@ -161,7 +162,7 @@ def reading(outcome: Outcome) -> list[str]:
     lines.append(f"Federation gains {100 * gain:+.1f} points over the average site alone{kind}.")
     if behind:
         lines.append(f"It does not beat {', '.join(behind)} alone.")
-    if outcome.federated < base.tfidf:
+    if base.tfidf is not None and outcome.federated < base.tfidf:
         lines.append("Word counts on pooled records, without privacy, are better than the federated model.")
     if private and base.pooled.private is not None:
         lines.append(

@@ -14,6 +14,7 @@ from cloister.client.site import persons, records
 from cloister.client.site.persons import PersonColumn
 from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError
+from cloister.privacy.table import Table
 from cloister.simulations import generator, partition
 
 TEST_SHARE = 0.2
@@ -39,6 +40,7 @@ class Stage:
         train: site name -> its records.
         test: the common test set.
         person: how the sites' files say whom their rows are about; None for record-level privacy.
+        table: the columns, where rows are those of a table.
     """
 
     purpose: str
@@ -46,6 +48,7 @@ class Stage:
     train: Mapping[str, Records]
     test: Records
     person: PersonColumn | None = None
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Source:
         split: how rows go to sites (``simulations.partition``).
         person: the column of person ids and what becomes of it, or None.
         pair: the column of second texts, or None.
+        table: the columns, in the place of text, label and pair, where rows are those of a table.
     """
 
     path: Path
@@ -68,6 +72,7 @@ class Source:
     split: str
     person: PersonColumn | None = None
     pair: str | None = None
+    table: Table | None = None
 
 
 def triage(sites: int, seed: int, person: PersonColumn | None = None) -> Stage:
@@ -98,8 +103,8 @@ def from_file(source: Source, sites: int, seed: int) -> Stage:
     spec = partition.parse(source.split)
     column = spec.column if isinstance(spec, partition.Natural) else source.site
     person = source.person.name if source.person else None
-    text, label, pair = source.text, source.label, source.pair
-    found = records.load(source.path, text=text, label=label, pair=pair, person=person, site=column)
+    found = _loaded(source, person, column)
+    label = source.table.label if source.table else source.label
     if source.person:
         found = persons.named(found, source.person.missing)
     if len(set(found.labels)) < 2:
@@ -110,7 +115,26 @@ def from_file(source: Source, sites: int, seed: int) -> Stage:
     if source.person and not isinstance(spec, partition.Natural):
         parts = partition.together(rest, parts)
     train = {name: rest.take(rows) for name, rows in zip(names, parts, strict=True)}
-    return Stage(f"{source.label} of {source.path.stem}"[:200], found.classes(), train, test, source.person)
+    classes = source.table.classes if source.table else found.classes()
+    purpose = f"{label} of {source.path.stem}"[:200]
+    return Stage(purpose, classes, train, test, source.person, source.table)
+
+
+def _loaded(source: Source, person: str | None, site: str | None) -> Records:
+    """The usable rows of a file.
+
+    Raises:
+        InputError: as ``records.load``; ``column_twice``, a table has a column of the name that a demo gives
+            to that of person ids.
+    """
+    if source.table and person is not None and PERSON in source.table.names:
+        raise InputError(
+            "column_twice",
+            f"A demo calls the person ids {PERSON}, as a column is called.",
+            "Rename that column.",
+        )
+    text, label, pair, table = source.text, source.label, source.pair, source.table
+    return records.load(source.path, text=text, label=label, pair=pair, person=person, site=site, table=table)
 
 
 def _names(found: Records, spec: partition.Split, sites: int) -> list[str]:
@@ -131,8 +155,13 @@ def slug(value: str) -> str:
 
 
 def write(found: Records, path: Path, person: PersonColumn | None = None) -> None:
-    """Records as the file of a site: columns ``text`` and ``label``, those of second texts and persons."""
+    """Records as the file of a site: columns ``text`` and ``label``, those of second texts and persons.
+
+    Of a table its own columns.
+    """
     columns = {"text": found.texts, "label": found.labels}
+    if found.table is not None:
+        columns = {**found.cells(), found.table.label: found.labels}
     if found.seconds is not None:
         columns[SECOND] = found.seconds
     if person is not None and found.persons is not None:

@@ -3,7 +3,8 @@
 - Canaries: the lower the model's loss on one, the likelier it was trained on. The start of training, the
   natural reference, knows none of them and has the same loss on every text: its head is zero.
 - Membership: the loss of the model less that of a reference that was trained on none of the tested units: a
-  linear head on the frozen base model, fitted to the site's other training rows. Hard units are so for both.
+  linear head on the frozen base model, or on a table's features, fitted to the site's other training rows.
+  Hard units are so for both.
 
 An adversary with more models of the same data, or who sees every round, can do better (docs/privacy.md).
 """
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cloister.client.learn import tabular
 from cloister.client.learn.adapters import Classifier, set_flat
 from cloister.client.learn.evaluation import losses
-from cloister.client.learn.features import Tokens, chunks
+from cloister.client.learn.features import Pooled, Tokens, chunks
 from cloister.client.learn.model import SCALE, tokenize
 from cloister.client.site.records import Records
 from cloister.client.site.trial import Trial
@@ -49,15 +51,19 @@ def on_units(plan: Plan, base: BaseModel, classifier: Classifier, model: Vector,
         model: the finished parameters, float32, shape (d,).
         trial: the units.
     """
-    labels, tokens = trial.records.targets(plan.task.labels), _tokens(plan, base, trial.records)
-    attacked = losses(classifier, tokens, model, labels)
+    labels, rows = trial.records.targets(plan.task.labels), _rows(plan, base, trial.records)
+    attacked = losses(classifier, rows, model, labels)
     set_flat(classifier, initial(classifier.layout, plan.adapter.seed))
-    head = _fitted(_pooled(classifier, _tokens(plan, base, trial.rest)), trial.rest, plan.task.labels)
-    logits = _pooled(classifier, tokens) @ head
+    head = _fitted(_pooled(classifier, _rows(plan, base, trial.rest)), trial.rest, plan.task.labels)
+    logits = _pooled(classifier, rows) @ head
     reference = cross_entropy(logits, torch.from_numpy(labels), reduction="none").numpy()
-    rows = np.bincount(trial.units)
-    means: Floats = np.bincount(trial.units, weights=reference - attacked) / rows
+    means: Floats = np.bincount(trial.units, weights=reference - attacked) / np.bincount(trial.units)
     return means
+
+
+def _rows(plan: Plan, base: BaseModel, records: Records) -> Tokens | Pooled:
+    """Records in the form that the model starts from."""
+    return tabular.features(plan.task.table, records) if plan.task.table else _tokens(plan, base, records)
 
 
 def _tokens(plan: Plan, base: BaseModel, records: Records) -> Tokens:
@@ -65,8 +71,10 @@ def _tokens(plan: Plan, base: BaseModel, records: Records) -> Tokens:
 
 
 @torch.no_grad()
-def _pooled(classifier: Classifier, tokens: Tokens) -> Tensor:
-    """Features of the base model with a constant, float64, shape (documents, hidden + 1)."""
+def _pooled(classifier: Classifier, tokens: Tokens | Pooled) -> Tensor:
+    """Features of the base model, or of a table, with a constant, float64, shape (documents, hidden + 1)."""
+    if isinstance(tokens, Pooled):
+        return torch.nn.functional.pad(SCALE * tokens.values.double(), (0, 1), value=1.0)
     width = int(classifier.encoder.config.hidden_size)
     found = torch.ones((len(tokens.ids), width + 1), dtype=torch.float64)
     for rows in chunks(tokens.lengths, np.arange(len(tokens.ids))):

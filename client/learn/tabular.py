@@ -71,5 +71,9 @@ def rows(model: Classifier, table: Table, records: Records) -> Labelled:
     Raises:
         InputError: as ``Records.check``.
     """
-    values = torch.from_numpy(records.features(table)).float()
-    return Labelled(model, Pooled(values), records.targets(table.classes))
+    return Labelled(model, features(table, records), records.targets(table.classes))
+
+
+def features(table: Table, records: Records) -> Pooled:
+    """The features of rows; raises ``InputError`` as ``Table.features``."""
+    return Pooled(torch.from_numpy(records.features(table)).float())

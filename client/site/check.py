@@ -7,7 +7,7 @@ written into the log or told to anybody.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from cloister.client.site.datasets import SMALLEST, Datasets, Selection, Split, 
 from cloister.client.site.records import Records, plain
 from cloister.client.site.sources import reading
 from cloister.privacy.errors import InputError
+from cloister.privacy.table import Choice
 
 Lengths = Callable[[Sequence[str]], Sequence[int]]
 """From texts to their numbers of tokens."""
@@ -108,6 +109,24 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """What stands in one column of a table.
+
+    Attributes:
+        name: of the column.
+        without: cells without a value.
+        below, above: numbers that would be cut to the column's range; 0 of a choice.
+        wrong: cells of the others that are no number, or none of the values.
+    """
+
+    name: str
+    without: int
+    below: int
+    above: int
+    wrong: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the rows are like.
 
@@ -117,7 +136,8 @@ class Facts:
         usable: rows that have all of them.
         labels: rows of each label, or words of each tag, of the usable ones, most frequent first; none of
             answers, which are texts.
-        characters, words, tokens: of the usable texts; tokens where a base model is at hand.
+        characters, words, tokens: of the usable texts; tokens where a base model is at hand. None of a table.
+        cells: of each column of a table; these counts are told to nobody.
     """
 
     rows: int
@@ -129,6 +149,7 @@ class Facts:
     tokens: Spread | None
     people: People | None
     twice: Twice
+    cells: tuple[Cells, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,7 +218,8 @@ class _Near:
     def __init__(self, found: Records) -> None:
         self.records = found
         self.plain = [plain(text) for text in found.texts]
-        texts = list(dict.fromkeys(self.plain))
+        # Rows of a table are alike by their nature: only those that are the same are looked for.
+        texts = [] if found.table else list(dict.fromkeys(self.plain))
         result = duplicates.near(texts)
         self.pairs, self.complete = len(result.pairs), result.complete
         self.of: dict[str, set[str]] = defaultdict(set)
@@ -219,21 +241,41 @@ def _usable(raw: Records) -> Records:
 
 def _facts(raw: Records, near: _Near, lengths: Lengths | None) -> Facts:
     found = near.records
+    texts = () if found.table else found.texts
     return Facts(
         rows=len(raw),
         without={role: len(rows) for role, rows in _gaps(raw).items()},
         usable=len(found),
         labels=dict(sorted(_labels(found).items(), key=lambda item: (-item[1], item[0]))),
-        characters=_spread([len(text) for text in found.texts]),
-        words=_spread([len(text.split()) for text in found.texts]),
-        tokens=_spread(lengths(found.texts)) if lengths and found else None,
+        characters=_spread([len(text) for text in texts]),
+        words=_spread([len(text.split()) for text in texts]),
+        tokens=_spread(lengths(texts)) if lengths and texts else None,
         people=_people(found.persons) if found.persons else None,
         twice=_twice(near),
+        cells=tuple(_cells(raw)),
     )
 
 
+def _cells(raw: Records) -> Iterator[Cells]:
+    """What stands in each column of a table."""
+    cells = raw.cells()
+    for column in raw.table.columns if raw.table else ():
+        written = [
+            cell
+            for cell, gap in zip(cells[column.name], column.gaps(cells[column.name]), strict=True)
+            if not gap
+        ]
+        without = len(raw) - len(written)
+        if isinstance(column, Choice):
+            yield Cells(column.name, without, 0, 0, column.unknown(written))
+            continue
+        numbers = column.readable(written)
+        below, above = int((numbers < column.low).sum()), int((numbers > column.high).sum())
+        yield Cells(column.name, without, below, above, len(written) - len(numbers))
+
+
 def _labels(found: Records) -> Counter[str]:
-    if found.kind == "sequence-classification":
+    if found.kind in ("sequence-classification", "tabular-classification"):
         return Counter(found.labels)
     if found.kind == "causal-lm":
         return Counter()

@@ -112,4 +112,5 @@ def _joined(parts: Sequence[Records]) -> Records:
         labels=tuple(label for part in parts for label in part.labels),
         seconds=tuple(text for part in parts for text in part.seconds or ()) if paired else None,
         kind=parts[0].kind,
+        table=parts[0].table,
     )
