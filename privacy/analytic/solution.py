@@ -17,7 +17,7 @@ from cloister.privacy.analytic.constants import Analytic
 from cloister.privacy.analytic.lift import Lift
 from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear, noise_ridge, solve
-from cloister.privacy.errors import PlanError
+from cloister.privacy.errors import PlanError, UpdateError
 from cloister.privacy.layout import SCALE
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
@@ -82,3 +82,21 @@ def head(lift: Lift, linear: Linear) -> Vector:
     weights, bias = columns[:-1].copy(), SCALE * lift.constant * columns[-1]
     weights[: lift.inputs] *= lift.scale
     return np.concatenate([bias, weights.T.reshape(-1)]).astype(np.float32)
+
+
+def linear(analytic: Analytic, model: Vector, classes: int) -> Linear:
+    """The solution that ``head`` wrote as a model; exact but for float32.
+
+    Raises:
+        UpdateError: ``update_shape``.
+    """
+    if model.shape != (classes * (analytic.head + 1),):
+        raise UpdateError("update_shape", f"A head on {analytic.head} features has another length.")
+    columns = model.astype(np.float64)
+    bias, weights = columns[:classes] / (SCALE * analytic.constant), columns[classes:].reshape(classes, -1).T
+    weights = weights.copy()
+    weights[: analytic.inputs] /= analytic.scale
+    found = np.vstack([weights, bias])
+    if classes == 2:
+        found = found[:, 1:] - found[:, :1]
+    return Linear(found)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from cloister.privacy import canonical, code
+from cloister.privacy.analytic.constants import Analytic
 from cloister.privacy.analytic.release import Mode
 from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Site, Training
 from cloister.privacy.dp.calibration import noise_multiplier
@@ -15,6 +16,7 @@ from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan, malformed
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.task import Task
+from cloister.server import analytic as one_round
 from cloister.simulations.engine.head import head_layout
 from cloister.simulations.engine.holding import Holding
 
@@ -95,28 +97,39 @@ class Parties:
         """The width of the features."""
         return int(next(iter(self.holdings.values())).features.shape[1])
 
-    def plan(self, purpose: str, promise: Promise, course: Course, first: float = 0.0) -> Plan:
+    def plan(
+        self,
+        purpose: str,
+        promise: Promise,
+        course: Course = Course(1, 1, 1.0),
+        analytic: Analytic | None = None,
+        first: float = 0.0,
+    ) -> Plan:
         """The plan of one method.
 
         Args:
-            purpose: what it is for.
-            promise: what it keeps.
-            course: its rounds.
-            first: the noise of one full batch before them, over that of a step; 0 for none.
+            purpose: what it is called.
+            promise: what it promises.
+            course: how a head is trained; as it is for an analytic round.
+            analytic: the constants of an analytic round in the place of training.
+            first: the noise of one full batch before training, over that of a step; 0 for none.
 
         Raises:
             PlanError: ``plan_malformed``, these terms cannot be kept; ``plan_conflict``, no noise reaches the
-                target.
+                target, or no sound grid fits.
         """
         try:
-            return self._plan(purpose, promise, course, first)
+            return self._plan(purpose, promise, course, analytic, first)
         except ValidationError as error:
             raise malformed(error) from error
 
-    def _plan(self, purpose: str, promise: Promise, course: Course, first: float) -> Plan:
-        order = head_layout(self.inputs, len(self.labels))
+    def _plan(
+        self, purpose: str, promise: Promise, course: Course, analytic: Analytic | None, first: float
+    ) -> Plan:
+        order = head_layout(analytic.head if analytic else self.inputs, len(self.labels))
         most_rows = max(each.most_rows for each in self.holdings.values())
         roster, digest = self.roster, code.installed()
+        privacy = _privacy(promise, course, self.unit, first)
         sites = tuple(
             Site(
                 name=name,
@@ -146,17 +159,11 @@ class Parties:
                 parameters=order.size,
                 layout=order.digest(),
             ),
-            training=Training(
-                rounds=course.rounds,
-                steps=course.steps,
-                rate=course.rate,
-                optimizer="sgd",
-                head_rate=course.learning_rate,
-                adapter_rate=course.learning_rate,
-                momentum=course.momentum,
-            ),
-            privacy=_privacy(promise, course, self.unit, first),
-            aggregation=self.aggregation(steps=promise.mode == "joint"),
+            training=one_round.training(analytic) if analytic else _training(course),
+            privacy=privacy,
+            aggregation=one_round.ranged(self.aggregation(), analytic, privacy, sites, len(self.labels))
+            if analytic
+            else self.aggregation(steps=promise.mode == "joint"),
         )
 
     def aggregation(self, *, steps: bool = False) -> Aggregation:
@@ -174,6 +181,18 @@ class Parties:
             colluding=self.colluding,
             surplus=True if steps and self.surplus else None,
         )
+
+
+def _training(course: Course) -> Training:
+    return Training(
+        rounds=course.rounds,
+        steps=course.steps,
+        rate=course.rate,
+        optimizer="sgd",
+        head_rate=course.learning_rate,
+        adapter_rate=course.learning_rate,
+        momentum=course.momentum,
+    )
 
 
 def _privacy(promise: Promise, course: Course, unit: str, first: float) -> Privacy:

@@ -88,9 +88,19 @@ class StartedSteps:
         )
 
     def federated(self, setting: Setting) -> Model:
-        """See ``Way``; the first round is round 1 of the job, and the steps are those after it."""
+        """See ``Way``; the first round is round 1 of the job, and the steps are those after it.
+
+        Raises:
+            PlanError: ``plan_conflict``, also over the sites' own apps.
+        """
+        if setting.elsewhere is not None:
+            raise PlanError(
+                "plan_conflict",
+                "No plan of real sites starts a head from an analytic round.",
+                "Run it in this process: leave out --engine.",
+            )
         promise = replace(setting.promise, bound=self.bound)
-        plan = setting.parties.plan(self.words, promise, self.course, self._louder)
+        plan = setting.parties.plan(self.words, promise, self.course, first=self._louder)
         sigma, classes, terms = plan.privacy.noise_multiplier, len(plan.task.labels), plan.sum_terms
         if terms is None:
             raise ValueError("the plan of a simulation has secure sums")

@@ -9,14 +9,17 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cloister.privacy.analytic.constants import Analytic as Constants
 from cloister.privacy.analytic.lift import Lift
 from cloister.privacy.analytic.moments import Kind, Terms
 from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear
+from cloister.privacy.analytic.solution import linear
 from cloister.privacy.clauses import Rows
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
+from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.update import Vector
 from cloister.simulations.engine import methods
@@ -24,7 +27,7 @@ from cloister.simulations.engine.head import Steps, scores
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.methods import Analytic, Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
-from cloister.simulations.engine.rounds import FREE, Account
+from cloister.simulations.engine.rounds import FREE, Account, Trained, Watch, unwatched
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, Sums
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -78,6 +81,16 @@ class Model:
         return float(self.hits(rows).mean())
 
 
+class Elsewhere(Protocol):
+    """Where a plan is run over the real ClientApps and ServerApp (``simulations.cluster``)."""
+
+    def run(
+        self, plan: Plan, parties: Parties, watch: Watch = unwatched, analytic: Analytic | None = None
+    ) -> Trained:
+        """Runs a plan to its end; ``analytic`` is what an analytic plan stands for here."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
     """What a federated run needs beside its way.
@@ -89,6 +102,8 @@ class Setting:
         masked: whether sums go through real keys and masks; without, they are the same bit for bit.
         accounts: opens each site's account for a job; None to keep none.
         watched: whether the models on the way are kept.
+        elsewhere: runs the plan over the sites' own apps, with accounts and randomness of its own; None for
+            this process.
     """
 
     parties: Parties
@@ -97,6 +112,7 @@ class Setting:
     masked: bool = False
     accounts: Callable[[str, str], Account] | None = None
     watched: bool = False
+    elsewhere: Elsewhere | None = None
 
     def members(self, job: str) -> dict[str, Member]:
         """The sites of a job."""
@@ -191,7 +207,10 @@ class HeadSteps:
             if setting.watched:
                 halts.append(Halt(opened, sent, lambda features: scores(model, features, classes)))
 
-        done = run(plan, setting.members(plan.digest), setting.sums(terms), watch)
+        if setting.elsewhere is not None:
+            done = setting.elsewhere.run(plan, setting.parties, watch)
+        else:
+            done = run(plan, setting.members(plan.digest), setting.sums(terms), watch)
         mechanism = plan.round_mechanism
         total = (replace(mechanism, steps=mechanism.steps * plan.training.rounds),) if mechanism else ()
         return Model(
@@ -264,7 +283,8 @@ class OneRound:
             job: what it is charged to; None for a job of its own.
         """
         parties, how = setting.parties, setting.parties.aggregation()
-        rows = tuple(held.rows_band.high for held in parties.holdings.values())
+        private = setting.promise.mode != "off"
+        rows = tuple((_units(held) if private else held.rows_band).high for held in parties.holdings.values())
         one = self.analytic(
             parties.inputs,
             len(parties.labels),
@@ -283,7 +303,28 @@ class OneRound:
             how.minimum_sites,
             parties.colluding,
         )
+        if setting.elsewhere is not None:
+            return one, self._elsewhere(setting.elsewhere, setting, one)
         return one, one.run(setting.members(job or one.digest), setting.sums(terms))
+
+    def _elsewhere(self, elsewhere: Elsewhere, setting: Setting, one: Analytic) -> Linear:
+        """The round as a plan, run where plans are run, and the linear model that its head is of."""
+        constants = Constants(
+            kind=self.kind,
+            inputs=setting.parties.inputs,
+            cosines=self.cosines,
+            bandwidth=self.bandwidth,
+            seed=one.lift.seed,
+            scale=self.scale,
+            constant=self.constant,
+            weight=self.weight,
+            ridge=self.ridge,
+            noise_share=self.noise_share,
+        )
+        promise = replace(setting.promise, bound=self.bound)
+        plan = setting.parties.plan(self.words, promise, analytic=constants)
+        done = elsewhere.run(plan, setting.parties, analytic=one)
+        return linear(constants, done.model, len(plan.task.labels))
 
     def analytic(
         self,

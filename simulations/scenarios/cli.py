@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -32,6 +32,13 @@ def simulate(
     data: Annotated[Path, typer.Option(help="The folder of the data sets that some scenarios need.")] = DATA,
     seed: Annotated[int, typer.Option(min=0, help="Of splits, held-back rows and noise.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Noise seeds of a private method.")] = SEEDS,
+    engine: Annotated[
+        Literal["own", "flower"],
+        typer.Option(
+            help="What runs the federated methods' plans: this process, or Flower's engine over Ray, for "
+            "clusters (cloister[ray]; docs/simulation.md)."
+        ),
+    ] = "own",
     sweep: Annotated[
         Path | None,
         typer.Option(help="A .toml file that names a scenario and lists of values: runs them all."),
@@ -43,7 +50,7 @@ def simulate(
     Example: cloister simulate hospital-triage --out triage
     """
     if sweep is not None:
-        _check_sweep(name, epsilon, delta, seed, seeds)
+        _check_sweep(name, epsilon, delta, seed, seeds, engine)
         _sweep(sweep, out, data, as_json=as_json)
         return
     if show_list:
@@ -55,7 +62,15 @@ def simulate(
 
     console = Console(stderr=as_json, highlight=False)
     found = simulation.simulate(
-        name, out=out, epsilon=epsilon, delta=delta, data=data, seed=seed, seeds=seeds, say=console.print
+        name,
+        out=out,
+        epsilon=epsilon,
+        delta=delta,
+        data=data,
+        seed=seed,
+        seeds=seeds,
+        say=console.print,
+        engine=engine,
     )
     if as_json:
         typer.echo(json.dumps(found.to_json()))
@@ -77,10 +92,10 @@ def simulate(
 
 def _check_sweep(*given: object) -> None:
     """What a sweep's file says, options cannot say as well."""
-    if given != (None, None, None, 0, SEEDS):
+    if given != (None, None, None, 0, SEEDS, "own"):
         raise UsageError(
             "option_invalid",
-            "The file of a sweep names its scenario, epsilon, delta and seeds.",
+            "The file of a sweep names its scenario, epsilon, delta and seeds, and runs in this process.",
             "Leave them out beside --sweep.",
         )
 

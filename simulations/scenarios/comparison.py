@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from cloister.client.site.ledger import Ledger
 from cloister.privacy.analytic.release import Mode
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import PlanError, UpdateError
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.holding import Holding, pooled
-from cloister.simulations.engine.plans import Parties, Promise
+from cloister.simulations.engine.plans import DATASET, Parties, Promise
 from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.ways import Model, Setting, Way
 from cloister.simulations.scenarios import calibration, choices
@@ -32,6 +34,7 @@ from cloister.simulations.scenarios.simple import simple
 HELD_BACK = 0.15
 
 Say = Callable[[str], None]
+Engine = Literal["own", "flower"]
 
 
 _ELSEWHERE = (0.125, 0.25, 0.5, 2.0, 4.0)
@@ -51,6 +54,8 @@ class Contest:
         ledgers: the folder that ledgers are made in.
         say: told what is going on.
         seeds: how many noise seeds a private method gets.
+        engine: what runs the first noise seed of a federated method: ``own`` this process, ``flower`` the
+            sites' own apps under Flower's engine over Ray. All else is run here.
     """
 
     material: Material
@@ -60,6 +65,7 @@ class Contest:
     ledgers: Path
     say: Say = lambda _: None
     seeds: int = choices.SEEDS
+    engine: Engine = "own"
     _seconds: dict[str, float] = field(default_factory=dict, init=False)
     _chosen: dict[str, Way] = field(default_factory=dict, init=False)
 
@@ -175,23 +181,30 @@ class Contest:
             self._validation,
         )
         self._chosen[name] = way
-        books: list[Book] = []
+        models = [self._first(name, promise, way)]
+        for turn in self._turns(promise)[1:]:
+            setting = Setting(self._parties, promise, self._entropies(f"{name} {turn}"))
+            models.append(way.federated(setting))
+        return self._shared(models, way, self._charged(name) if promise.epsilon else None, trial)
+
+    def _first(self, name: str, promise: Promise, way: Way) -> Model:
+        """The first noise seed of a federated method: through keys, masks and ledgers, in either engine."""
+        what, folder = f"{name} 0", self.ledgers / name
+        setting = Setting(self._parties, promise, self._entropies(what), masked=True, watched=True)
+        if self.engine == "flower":
+            from cloister.simulations.cluster.running import Cluster
+
+            return way.federated(replace(setting, elsewhere=Cluster(folder, self._seeds(what), promise)))
 
         def account(site: str, job: str) -> Account:
-            path = self.ledgers / name / f"{site}.sqlite"
-            books.append(Book.open(path, self._parties.unit, promise, job))
-            return books[-1].account
+            return Book.open(folder / f"{site}.sqlite", self._parties.unit, promise, job).account
 
-        models = []
-        for turn in self._turns(promise):
-            entropies = self._entropies(f"{name} {turn}")
-            setting = Setting(self._parties, promise, entropies, masked=turn == 0, watched=turn == 0)
-            models.append(
-                way.federated(
-                    replace(setting, accounts=account) if turn == 0 and promise.epsilon else setting
-                )
-            )
-        return self._shared(models, way, max(book.epsilon for book in books) if books else None, trial)
+        return way.federated(replace(setting, accounts=account if promise.epsilon else None))
+
+    def _charged(self, name: str) -> float:
+        """The most that the ledger of a site was charged for a method."""
+        paths = [self.ledgers / name / f"{site}.sqlite" for site in self.material.train]
+        return max(Ledger(path).epsilon(DATASET) for path in paths)
 
     def _shared(
         self, models: Sequence[Model], way: Way, epsilon: float | None, trial: Model | None
@@ -301,9 +314,10 @@ class Contest:
         return way.alone(rows, len(self.material.labels), promise, entropy)
 
     def _entropies(self, what: str) -> dict[str, FixedEntropy]:
-        return {
-            name: FixedEntropy(f"simulate {self.seed} {what} {name}".encode()) for name in self.material.train
-        }
+        return {name: FixedEntropy(seed) for name, seed in self._seeds(what).items()}
+
+    def _seeds(self, what: str) -> dict[str, bytes]:
+        return {name: f"simulate {self.seed} {what} {name}".encode() for name in self.material.train}
 
     def _turns(self, promise: Promise) -> range:
         return range(self.seeds if promise.epsilon else 1)

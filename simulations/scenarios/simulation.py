@@ -19,12 +19,13 @@ from typing import Any
 from cloister.privacy import durable, folder
 from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.errors import PlanError, UsageError
+from cloister.simulations.cluster import running
 from cloister.simulations.planner import Question, propose
 from cloister.simulations.scenarios import page
 from cloister.simulations.scenarios.advice import advice
 from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
 from cloister.simulations.scenarios.choices import SEEDS
-from cloister.simulations.scenarios.comparison import Contest
+from cloister.simulations.scenarios.comparison import Contest, Engine
 from cloister.simulations.scenarios.figures import Comparison
 from cloister.simulations.scenarios.file import from_file
 from cloister.simulations.scenarios.groups import Groups
@@ -65,6 +66,7 @@ class Simulation:
         test_rows: rows of the common test.
         comparison: all figures.
         groups: of the common test rows, where a column is named.
+        engine: what ran the first noise seed of each federated method (``comparison.Engine``).
     """
 
     scenario: Scenario
@@ -79,6 +81,7 @@ class Simulation:
     test_rows: int
     comparison: Comparison
     groups: Groups | None = None
+    engine: Engine = "own"
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -120,6 +123,7 @@ class Simulation:
             "story": self.scenario.story,
             "seed": self.seed,
             "noise_seeds": self.seeds,
+            "engine": self.engine,
             "target": {"epsilon": self.epsilon, "delta": self.delta, "unit": self.unit},
             "sites": {
                 name: {
@@ -156,6 +160,7 @@ def simulate(
     seed: int = 0,
     seeds: int = SEEDS,
     say: Callable[[str], None] = lambda _: None,
+    engine: Engine = "own",
 ) -> Simulation:
     """Plays a consortium in this process and compares every way to get a model.
 
@@ -168,10 +173,13 @@ def simulate(
         seed: of splits, held-back rows and noise; the same seed gives the same figures.
         seeds: how many noise seeds a private method gets, at least 1.
         say: told what is going on, line by line.
+        engine: what runs the first noise seed of each federated method: ``own``, this process, or ``flower``,
+            Flower's engine over Ray (``simulations.cluster``).
 
     Raises:
         UsageError: ``option_invalid``, ``folder_in_use``.
-        InputError: the data cannot be used.
+        InputError: the data cannot be used; ``extra_missing``, Ray is not here.
+        RoundError: an actor or a site failed under Flower.
         PlanError, BudgetError: the target cannot be kept.
     """
     scenario = what if isinstance(what, Scenario) else named(what)
@@ -183,13 +191,15 @@ def simulate(
             "Epsilon must be above 0, delta between 0 and 1, and there must be a noise seed.",
             "Try --epsilon 8 --delta 1e-5.",
         )
+    if engine == "flower":
+        running.require()
     if out is not None:
         folder.claim(out)
     say("Preparing the sites: the shared base model reads every text once …")
     material = scenario.material(data, seed)
     with tempfile.TemporaryDirectory() as scratch:
         ledgers = Path(scratch) if out is None else out / "ledgers"
-        contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds)
+        contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds, engine)
         found = _simulation(scenario, material, contest)
     if out is not None:
         durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
@@ -228,4 +238,5 @@ def _simulation(scenario: Scenario, material: Material, contest: Contest) -> Sim
         test_rows=len(material.test),
         comparison=contest.run(),
         groups=material.groups,
+        engine=contest.engine,
     )

@@ -1,0 +1,67 @@
+"""What a plan does not say of a simulated job, and its sites must know: in one file beside the plan."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cloister.privacy import canonical, durable, folder
+from cloister.privacy.analytic.lift import Lift
+from cloister.privacy.errors import StateError
+from cloister.privacy.identity import Roster
+from cloister.privacy.layout import Layout
+from cloister.privacy.plan import Plan
+from cloister.simulations.engine.head import head_layout
+
+_FILE = "terms.json"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Of one job.
+
+    Attributes:
+        roster: everybody's public keys.
+        epsilon, delta: the budget that each site opens; 0 both without privacy.
+        cut: whether rows of an analytic round are cut to norm 1, which a plan says of private ones only.
+        bound_to: what the noise of an analytic round is bound to in the place of the model; "" for the model.
+    """
+
+    roster: Roster
+    epsilon: float = 0.0
+    delta: float = 0.0
+    cut: bool = False
+    bound_to: str = ""
+
+    def lift(self, plan: Plan) -> Lift | None:
+        """The feature map of an analytic plan; None of any other."""
+        analytic = plan.training.analytic
+        return analytic.lift(cut=self.cut or plan.privacy.mode != "off") if analytic else None
+
+    def layout(self, plan: Plan) -> Layout:
+        """The order of the trained parameters."""
+        classes = len(plan.task.labels)
+        return head_layout(plan.adapter.parameters // classes - 1, classes)
+
+    def save(self, path: Path) -> None:
+        """Writes the file into a folder.
+
+        Raises:
+            StateError: ``state_unwritable``, ``disk_full``.
+        """
+        value: dict[str, Any] = asdict(self) | {"roster": self.roster.to_json()}
+        durable.write(path / _FILE, canonical.encode(value))
+
+    @classmethod
+    def load(cls, path: Path) -> Terms:
+        """The terms in a folder.
+
+        Raises:
+            StateError: ``state_damaged``, ``state_missing``.
+        """
+        value = folder.read_json(path / _FILE)
+        try:
+            return cls(**(value | {"roster": Roster.from_json(value["roster"])}))
+        except (KeyError, TypeError) as error:
+            raise StateError("state_damaged", f"{path / _FILE} holds no terms of a simulated job.") from error
