@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -182,9 +183,9 @@ def start_ray(workers: int) -> None:
 
 
 def _leave_with_the_parent() -> None:
-    """Ends this process when the pipe from the one that started it is closed."""
+    """Ends this process and Ray's when the pipe from the one that started it is closed."""
     sys.stdin.buffer.read()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main(path: Path, workers: int) -> None:

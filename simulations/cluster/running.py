@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from cloister.privacy.errors import CloisterError, InputError, RoundError
 from cloister.privacy.plan import Plan
@@ -151,7 +151,7 @@ def _error(told: Mapping[str, str], log: Path) -> CloisterError:
 
 @contextlib.contextmanager
 def _process(folder: Path, workers: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The process of the engine, in a session of its own; at the end nothing of that session is left."""
+    """The process of the engine, first of a group of its own; at the end nothing of that group is left."""
     command = [sys.executable, "-m", _PROCESS, str(folder), str(workers)]
     with (folder / LOG).open("ab") as output:
         process = subprocess.Popen(
@@ -165,16 +165,8 @@ def _process(folder: Path, workers: int) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # some of Ray's own processes outlive their driver
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        _end_session(process.pid)
         if process.stdin:
             process.stdin.close()
-
-
-def _end_session(session: int) -> None:
-    """Ends what is left of a session: Ray's own processes outlive a driver that was killed."""
-    for other in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
-            if os.getsid(other) == session:
-                psutil.Process(other).kill()

@@ -72,7 +72,7 @@ class Contest:
     def __post_init__(self) -> None:
         self._train, self._back = {}, {}
         for place, (name, holding) in enumerate(self.material.train.items()):
-            rest, back = _sides(holding, np.random.default_rng([self.seed, place]))
+            rest, back = sides(holding, np.random.default_rng([self.seed, place]))
             self._train[name], self._back[name] = rest, back
         self._validation = pooled(self._back)
         self._parties = self._members(self.material.train)
@@ -157,7 +157,7 @@ class Contest:
         )
 
     def _own_way(self, name: str, holding: Holding, promise: Promise) -> Way:
-        rest, back = _sides(holding, np.random.default_rng([self.seed, *name.encode()]))
+        rest, back = sides(holding, np.random.default_rng([self.seed, *name.encode()]))
         return self._best(
             self._ways(promise), lambda way: self._solo(way, rest, promise, f"{name} trial"), back
         )[0]
@@ -323,7 +323,7 @@ class Contest:
         return range(self.seeds if promise.epsilon else 1)
 
 
-def _sides(holding: Holding, rng: np.random.Generator) -> tuple[Holding, Holding]:
+def sides(holding: Holding, rng: np.random.Generator) -> tuple[Holding, Holding]:
     """Rows to train on and rows held back, units whole; at least one unit is held back."""
     units = rng.permutation(holding.number_of_units)
     cut = max(1, round(HELD_BACK * len(units)))

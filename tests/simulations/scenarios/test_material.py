@@ -12,7 +12,7 @@ from cloister.simulations.engine.holding import Holding
 from cloister.simulations.partition import Dirichlet
 from cloister.simulations.scenarios import tables
 from cloister.simulations.scenarios.catalogue import SCENARIOS, by_column, spread
-from cloister.simulations.scenarios.comparison import _sides
+from cloister.simulations.scenarios.comparison import sides
 from cloister.simulations.scenarios.figures import wilson
 from cloister.simulations.scenarios.material import Table, of_tables, read
 
@@ -56,7 +56,7 @@ def test_sites_are_disjoint_and_together_all_rows():
 def test_persons_are_on_one_side_of_what_is_held_back():
     units = np.repeat(np.arange(40), 3)
     held = Holding(np.arange(120.0)[:, None], np.zeros(120, dtype=np.int64), units)
-    rest, back = _sides(held, np.random.default_rng(0))
+    rest, back = sides(held, np.random.default_rng(0))
     persons = [{int(row) // 3 for row in side.features[:, 0]} for side in (rest, back)]
     assert not persons[0] & persons[1]
     assert len(back) == 18
