@@ -8,16 +8,14 @@ from typing import Any
 from cloister.client.jobs import Jobs as SiteJobs
 from cloister.client.rulings import Rulings
 from cloister.client.site.canaries import opened
-from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence.bundle import Bundle, Contents
-from cloister.privacy.evidence.checks.findings import Result
-from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.derive import Said, rounded_up
 from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.part import Part
 from cloister.server.dossier import contents
 from cloister.simulations import demo
 from cloister.simulations.outcome import Outcome, epsilon
+from cloister.simulations.played import checked
 
 
 def gather(outcome: Outcome, test_rows: int) -> Contents:
@@ -41,18 +39,8 @@ def bundle(outcome: Outcome, made: Contents) -> Bundle:
     Raises:
         EvidenceError: ``bundle_altered``, it does not verify: a bug, which must not be hidden.
     """
-    found = made.bundle(outcome.run.lead.identity, *(s.identity for s in outcome.run.sites.values()))
-    verdict = verify(found, trust(made))
-    if verdict.result is not Result.VERIFIED:
-        raise EvidenceError(
-            "bundle_altered", f"The demo's own bundle does not verify: {verdict.findings[0].line()}"
-        )
-    return found
-
-
-def trust(made: Contents) -> dict[str, str]:
-    """The keys of everybody, as a demo knows them from every party's own folder."""
-    return {member.name: member.digest() for member in made.keys}
+    everybody = (outcome.run.lead.identity, *(site.identity for site in outcome.run.sites.values()))
+    return checked(made.bundle(*everybody), made.keys)
 
 
 def _said(outcome: Outcome, test_rows: int) -> Said:

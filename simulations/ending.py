@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import RenderableType
 
 from cloister.client.attacks import ModelAudit
 from cloister.client.jobs import Jobs as SiteJobs
-from cloister.privacy import canonical, durable
-from cloister.privacy.canonical import Json
+from cloister.privacy import durable
 from cloister.privacy.evidence.card import card
 from cloister.privacy.evidence.render import render
-from cloister.privacy.identity import PublicIdentity
 from cloister.simulations import baselines, dossier, outcome, stage
 from cloister.simulations.baselines import Ground
 from cloister.simulations.demo import Demo, Run
 from cloister.simulations.outcome import Outcome
+from cloister.simulations.played import trust_file
 from cloister.simulations.processes import Memory
 
 _SEED = b"cloister demo: baselines"
@@ -55,15 +54,10 @@ def conclude(
     evidence = made.evidence
     _keep(demo, "evidence.json", json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     _keep(demo, "report.html", render(evidence))
-    _keep(demo, "trust.json", canonical.encode(_members(made.keys)).decode() + "\n")
+    _keep(demo, "trust.json", trust_file(made.keys).decode())
     shutil.copytree(run.site_job(next(iter(run.sites))) / "model", demo.out / "model")
     _keep(demo, "model/README.md", card(evidence))
     return result, [outcome.table(found), *outcome.reading(found)]
-
-
-def _members(keys: Iterable[PublicIdentity]) -> Mapping[str, Json]:
-    """Everybody's keys in the form of ``cloister site peers --json``."""
-    return {"members": [{"name": m.name, "role": m.role, "identity": m.digest()} for m in keys]}
 
 
 def _keep(demo: Demo, name: str, text: str) -> None:

@@ -124,7 +124,8 @@ def statement_of(plan: Plan) -> Statement:
         rows_per_person=rows,
         colluders=plan.aggregation.colluding or 0 if plan.joint else 0,
     )
-    return statement(terms, CHECKED)
+    known = {"shared_seed"} if plan.rehearsal == "simulation" else set()  # its noise can be drawn again
+    return statement(terms, [name for name in CHECKED if name not in known])
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,21 @@ from typing import Any
 
 from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical
-from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.evidence.bundle import Contents
-from cloister.privacy.evidence.derive import Said, composed, derived
+from cloister.privacy.evidence.derive import Said
 from cloister.privacy.evidence.heads import Growth
 from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.part import Part
-from cloister.privacy.evidence.rulings import Shows
-from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
-from cloister.privacy.plan import Plan
+from cloister.privacy.identity import PrivateIdentity, Roster
+from cloister.privacy.plan import Plan, Rehearsal
 from cloister.privacy.policy import reading
 from cloister.privacy.policy.decision import decide
 from cloister.privacy.policy.request import Approval, Known, Peer, Request, instant
 from cloister.privacy.policy.template import template
-from cloister.privacy.wire.signed import Signed
+from cloister.simulations.played import Played
 
 DATASET = "records"
 POLICY = reading.read(template(date(2026, 1, 1)).encode())
@@ -59,65 +57,24 @@ class Clock:
 
 
 @dataclass
-class Staged:
-    """A finished job of a lead and its sites.
+class Staged(Played):
+    """A finished job of a lead and its sites, under ``POLICY``."""
 
-    Attributes:
-        plan: of the job.
-        lead: the lead's keys.
-        sites: name -> the site's keys.
-        logs: name of a party -> its log.
-        policies: digest -> bytes of the sites' policy and of all requests that were decided under it.
-    """
-
-    plan: Plan
-    lead: PrivateIdentity
-    sites: dict[str, PrivateIdentity]
-    logs: dict[str, EventLog]
     policies: dict[str, bytes] = field(default_factory=lambda: {POLICY.digest: POLICY.to_bytes()})
-
-    @property
-    def keys(self) -> tuple[PublicIdentity, ...]:
-        """Everybody's public keys, the lead first."""
-        return (self.lead.public, *(site.public for site in self.sites.values()))
-
-    @property
-    def trust(self) -> dict[str, str]:
-        """The keys as somebody knows them who asked every party."""
-        return {member.name: member.digest() for member in self.keys}
-
-    def identity(self, name: str) -> PrivateIdentity:
-        """The keys of a party."""
-        return self.lead if name == self.lead.public.name else self.sites[name]
-
-    def parts(self) -> tuple[Part, ...]:
-        """What every party says."""
-        return tuple(self.part(name) for name in self.logs)
-
-    def part(self, name: str, shows: Shows = "whole") -> Part:
-        """What one party says."""
-        return Part.make(self.logs[name], self.identity(name), self.plan, self.policies, shows=shows)
-
-    def approvals(self) -> dict[str, Signed]:
-        """The plan under the lead's keys, and every site's decision under its own."""
-        said = {self.lead.public.name: Signed.make(self.plan.to_bytes(), self.lead, PLAN_CONTEXT)}
-        for name, site in self.sites.items():
-            said[name] = Signed.make(approval(self.plan, name).to_bytes(), site, DECISION_CONTEXT)
-        return said
 
     def contents(self, parts: Sequence[Part] | None = None, audience: Audience = "auditor") -> Contents:
         """What a bundle is made of."""
-        found = self.parts() if parts is None else tuple(parts)
-        logs = {part.writer: part.events for part in found}
-        heads = {part.writer: part.newest for part in found}
-        fields = derived(self.plan, self.keys, logs, heads)
-        said = Said("2026-02-01T12:00:00Z", "60.0")
-        evidence = composed(fields, said, audience)
-        return Contents(self.plan, self.keys, found, self.approvals(), evidence, audience)
+        return self.told(Said("2026-02-01T12:00:00Z", "60.0"), parts, audience)
 
 
 def staged(
-    folder: Path, sites: int = 4, rounds: int = 3, *, witnessed: bool = True, sampler: str = "poisson"
+    folder: Path,
+    sites: int = 4,
+    rounds: int = 3,
+    *,
+    witnessed: bool = True,
+    sampler: str = "poisson",
+    entropy: str = "ratchet",
 ) -> Staged:
     """Writes the logs of a job of ``sites`` sites (at least 4) and ``rounds`` rounds (at least 3).
 
@@ -129,15 +86,17 @@ def staged(
         rounds: how many.
         witnessed: whether sites countersign the lead's head in every round.
         sampler: how the first site says that it samples.
+        entropy: where the first site says that its noise comes from; if ``fixed``, the plan is no simulation.
     """
     clock = Clock()
     lead = PrivateIdentity.generate("lead", "lead")
     names = [f"site-{number:02}" for number in range(1, sites + 1)]
     parties = {name: PrivateIdentity.generate(name, "site") for name in names}
-    plan = planned(lead, parties, rounds)
+    plan = planned(lead, parties, rounds, rehearsal=None if entropy == "fixed" else "simulation")
     everybody = {"lead": lead, **parties}
     logs = {name: EventLog.open(folder / name, key, clock=clock) for name, key in everybody.items()}
     play = Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed, sampler=sampler)
+    play.entropy = entropy
     play.meet()
     play.approve()
     model = made_up("model", 0)
@@ -148,7 +107,11 @@ def staged(
 
 
 def planned(
-    lead: PrivateIdentity, parties: dict[str, PrivateIdentity], rounds: int, consortium: str = "staged"
+    lead: PrivateIdentity,
+    parties: dict[str, PrivateIdentity],
+    rounds: int,
+    consortium: str = "staged",
+    rehearsal: Rehearsal | None = "simulation",
 ) -> Plan:
     """The plan of a staged job."""
     roster = Roster(consortium, (lead.public, *(site.public for site in parties.values())))
@@ -158,7 +121,7 @@ def planned(
         "version": 1,
         "consortium": consortium,
         "purpose": "a job that never ran",
-        "rehearsal": "simulation",
+        **({"rehearsal": rehearsal} if rehearsal else {}),
         "nonce": hashlib.sha256(b"staged").hexdigest()[:32],
         "roster": roster.digest(),
         "lead": {"name": "lead", "identity": lead.public.digest(), "code": code},
@@ -223,6 +186,7 @@ class Play:
         self.ledgers = {name: Ledger(folder / f"{name}.sqlite", job.logs[name]) for name in self.names}
         self.seen: dict[str, Any] = dict.fromkeys(self.names)
         self.up = dict.fromkeys(self.names, 0)
+        self.entropy = "ratchet"
 
     def log(self, name: str, type: str, *, round: int | None = None, **fields: Any) -> None:
         """One event of the job."""
@@ -321,7 +285,8 @@ class Play:
             "sampler": self.sampler if name == self.names[0] else "poisson",
         }
         numbers: dict[str, Any] = {"noise_multiplier": mechanism.noise_multiplier, "clip": plan.privacy.bound}
-        steps: dict[str, Any] = {"rate": mechanism.rate, "steps": mechanism.steps, "entropy": "ratchet"}
+        steps: dict[str, Any] = {"rate": mechanism.rate, "steps": mechanism.steps}
+        steps |= {"entropy": self.entropy if name == self.names[0] else "ratchet"}
         self.log(name, "dp.step_summary", round=number, **summary, **numbers, **steps)
         ledger.spend(reservation, [mechanism])
         ledger.release(reservation, sealed)

@@ -13,7 +13,7 @@ from cloister.privacy.analytic.release import Mode
 from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Site, Training
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.identity import PrivateIdentity, Roster
-from cloister.privacy.plan import Plan, malformed
+from cloister.privacy.plan import Plan, Rehearsal, malformed
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.privacy.task import Task
 from cloister.server import analytic as one_round
@@ -102,8 +102,10 @@ class Parties:
         purpose: str,
         promise: Promise,
         course: Course = Course(1, 1, 1.0),
+        *,
         analytic: Analytic | None = None,
         first: float = 0.0,
+        rehearsal: Rehearsal | None = None,
     ) -> Plan:
         """The plan of one method.
 
@@ -113,18 +115,25 @@ class Parties:
             course: how a head is trained; as it is for an analytic round.
             analytic: the constants of an analytic round in the place of training.
             first: the noise of one full batch before training, over that of a step; 0 for none.
+            rehearsal: ``simulation`` where evidence is to be made, which then carries its mark.
 
         Raises:
             PlanError: ``plan_malformed``, these terms cannot be kept; ``plan_conflict``, no noise reaches the
                 target, or no sound grid fits.
         """
         try:
-            return self._plan(purpose, promise, course, analytic, first)
+            return self._plan(purpose, promise, course, analytic, first, rehearsal)
         except ValidationError as error:
             raise malformed(error) from error
 
     def _plan(
-        self, purpose: str, promise: Promise, course: Course, analytic: Analytic | None, first: float
+        self,
+        purpose: str,
+        promise: Promise,
+        course: Course,
+        analytic: Analytic | None,
+        first: float,
+        rehearsal: Rehearsal | None,
     ) -> Plan:
         order = head_layout(analytic.head if analytic else self.inputs, len(self.labels))
         most_rows = max(each.most_rows for each in self.holdings.values())
@@ -141,6 +150,10 @@ class Parties:
             )
             for name, each in self.holdings.items()
         )
+        privacy = _privacy(promise, course, self.unit, first)
+        how = self.aggregation(steps=promise.mode == "joint" and not analytic)
+        if analytic:
+            how = one_round.ranged(how, analytic, privacy, sites, len(self.labels))
         return Plan(
             consortium=roster.consortium,
             purpose=purpose,
@@ -161,9 +174,8 @@ class Parties:
             ),
             training=one_round.training(analytic) if analytic else _training(course),
             privacy=privacy,
-            aggregation=one_round.ranged(self.aggregation(), analytic, privacy, sites, len(self.labels))
-            if analytic
-            else self.aggregation(steps=promise.mode == "joint"),
+            aggregation=how,
+            rehearsal=rehearsal,
         )
 
     def aggregation(self, *, steps: bool = False) -> Aggregation:

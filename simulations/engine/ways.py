@@ -309,22 +309,26 @@ class OneRound:
 
     def _elsewhere(self, elsewhere: Elsewhere, setting: Setting, one: Analytic) -> Linear:
         """The round as a plan, run where plans are run, and the linear model that its head is of."""
-        constants = Constants(
+        constants = self.constants(setting.parties.inputs, one.lift.seed)
+        promise = replace(setting.promise, bound=self.bound)
+        plan = setting.parties.plan(self.words, promise, analytic=constants)
+        done = elsewhere.run(plan, setting.parties, analytic=one)
+        return linear(constants, done.model, len(plan.task.labels))
+
+    def constants(self, inputs: int, seed: str) -> Constants:
+        """What a plan says of the round, on so many features, its cosines drawn from a seed."""
+        return Constants(
             kind=self.kind,
-            inputs=setting.parties.inputs,
+            inputs=inputs,
             cosines=self.cosines,
             bandwidth=self.bandwidth,
-            seed=one.lift.seed,
+            seed=seed,
             scale=self.scale,
             constant=self.constant,
             weight=self.weight,
             ridge=self.ridge,
             noise_share=self.noise_share,
         )
-        promise = replace(setting.promise, bound=self.bound)
-        plan = setting.parties.plan(self.words, promise, analytic=constants)
-        done = elsewhere.run(plan, setting.parties, analytic=one)
-        return linear(constants, done.model, len(plan.task.labels))
 
     def analytic(
         self,

@@ -27,14 +27,19 @@ def advice(found: Comparison, rows: int, epsilon: float) -> tuple[str, ...]:
         epsilon: the target of the private ones.
     """
     methods = found.methods
-    best = max(("federated_local", "federated_joint"), key=lambda name: methods[name].accuracy)
+    name = best(found)
     return (
-        _whether(methods["local_only"], methods[best], METHODS[best], rows, epsilon),
+        _whether(methods["local_only"], methods[name], METHODS[name], rows, epsilon),
         _mode(methods["federated_local"], methods["federated_joint"], rows),
-        _price(methods["federated_ridge"], methods[best], methods["pooled"], rows),
-        _plainly(found.simple, methods[best], rows),
-        _how(methods[best]),
+        _price(methods["federated_ridge"], methods[name], methods["pooled"], rows),
+        _plainly(found.simple, methods[name], rows),
+        _how(methods[name]),
     )
+
+
+def best(found: Comparison) -> str:
+    """The private federated method that does best on the common test; the first of equals."""
+    return max(("federated_local", "federated_joint"), key=lambda name: found.methods[name].accuracy)
 
 
 def _how(best: Figures) -> str:

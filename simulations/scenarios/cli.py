@@ -39,6 +39,9 @@ def simulate(
             "clusters (cloister[ray]; docs/simulation.md)."
         ),
     ] = "own",
+    bundle: Annotated[
+        bool, typer.Option("--bundle/--no-bundle", help="Run the recommended way as a job, for a bundle.")
+    ] = True,
     sweep: Annotated[
         Path | None,
         typer.Option(help="A .toml file that names a scenario and lists of values: runs them all."),
@@ -69,6 +72,7 @@ def simulate(
         data=data,
         seed=seed,
         seeds=seeds,
+        bundle=bundle,
         say=console.print,
         engine=engine,
     )
@@ -88,6 +92,9 @@ def simulate(
     for line in found.foreseen:
         console.print(f"- {line}")
     console.print(f"Everything is in {out}: simulation.html, result.json and the sites' ledgers.")
+    if found.reported:
+        console.print(f"The report of a job of the recommended way is in {out}/bundle. To check it:")
+        console.print(f"cloister verify {out}/bundle --trust {out}/trust.json", soft_wrap=True)
 
 
 def _check_sweep(*given: object) -> None:

@@ -118,6 +118,10 @@ class Contest:
         counts = np.bincount(self.material.test.labels)
         return Comparison(found, plainly, float(counts.max() / counts.sum()), self._seconds, curves)
 
+    def chosen(self, method: str) -> tuple[Way, Parties, Mapping[str, FixedEntropy]]:
+        """The way that a private federated method chose, the sites, and the noise of its first seed."""
+        return self._chosen[method], self._parties, self._entropies(f"{method} 0")
+
     def _curve(self, name: str, known: Figures) -> list[tuple[float, float]]:
         """The way that was chosen, at other targets."""
         mode: Mode = "joint" if name == "federated_joint" else "local"

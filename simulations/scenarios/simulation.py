@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.errors import PlanError, UsageError
 from cloister.simulations.cluster import running
 from cloister.simulations.planner import Question, propose
-from cloister.simulations.scenarios import page
+from cloister.simulations.played import trust_file
+from cloister.simulations.scenarios import evidence, page
 from cloister.simulations.scenarios.advice import advice
 from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
 from cloister.simulations.scenarios.choices import SEEDS
@@ -67,6 +68,7 @@ class Simulation:
         comparison: all figures.
         groups: of the common test rows, where a column is named.
         engine: what ran the first noise seed of each federated method (``comparison.Engine``).
+        reported: whether a bundle was made.
     """
 
     scenario: Scenario
@@ -82,6 +84,7 @@ class Simulation:
     comparison: Comparison
     groups: Groups | None = None
     engine: Engine = "own"
+    reported: bool = False
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -147,6 +150,7 @@ class Simulation:
             "advice": list(self.advice),
             "planner": list(self.foreseen),
             "seconds": dict(found.seconds),
+            "bundle": "bundle" if self.reported else None,
         }
 
 
@@ -159,6 +163,7 @@ def simulate(
     data: Path = DATA,
     seed: int = 0,
     seeds: int = SEEDS,
+    bundle: bool = True,
     say: Callable[[str], None] = lambda _: None,
     engine: Engine = "own",
 ) -> Simulation:
@@ -166,12 +171,13 @@ def simulate(
 
     Args:
         what: the name of a scenario, a ``.toml`` file (``scenarios.file``), or a scenario.
-        out: a folder that does not exist or is empty: gets ``result.json``, ``simulation.html`` and the
-            sites' ledgers. None to write nothing.
+        out: a folder that does not exist or is empty: gets ``result.json``, ``simulation.html``, the
+            sites' ledgers and a bundle. None to write nothing.
         epsilon, delta: another target than the scenario's.
         data: the folder with the data sets that some scenarios need.
         seed: of splits, held-back rows and noise; the same seed gives the same figures.
         seeds: how many noise seeds a private method gets, at least 1.
+        bundle: whether the recommended private way is run as a whole job, whose bundle goes to ``out``.
         say: told what is going on, line by line.
         engine: what runs the first noise seed of each federated method: ``own``, this process, or ``flower``,
             Flower's engine over Ray (``simulations.cluster``).
@@ -181,6 +187,7 @@ def simulate(
         InputError: the data cannot be used; ``extra_missing``, Ray is not here.
         RoundError: an actor or a site failed under Flower.
         PlanError, BudgetError: the target cannot be kept.
+        EvidenceError: ``bundle_altered``, the bundle does not verify: a bug, which must not be hidden.
     """
     scenario = what if isinstance(what, Scenario) else named(what)
     epsilon = scenario.epsilon if epsilon is None else epsilon
@@ -201,6 +208,12 @@ def simulate(
         ledgers = Path(scratch) if out is None else out / "ledgers"
         contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds, engine)
         found = _simulation(scenario, material, contest)
+    if out is not None and bundle:
+        say("A job of the recommended private way, for its evidence …")
+        made = evidence.report(scenario.title, contest, found.comparison)
+        made.bundle.write(out / "bundle")
+        durable.write(out / "trust.json", trust_file(made.keys), mode=0o644)
+        found = replace(found, reported=True)
     if out is not None:
         durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
         durable.write(

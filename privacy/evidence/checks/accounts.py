@@ -173,6 +173,10 @@ def _sampled(case: Case, name: str) -> Findings:
                 check = "sampler" if field in ("sampler", "rate") else "epsilon"
                 said = one.event.body[field]
                 yield unfounded(check, one.id, f"{field} was {said}; epsilon is claimed for {wanted[field]}")
+            if one.event.body["entropy"] == "fixed" and plan.rehearsal != "simulation":
+                yield unfounded(
+                    "sampler", one.id, "its noise came from a known seed, as only a simulation's may"
+                )
 
 
 def guarantees(case: Case) -> Findings:

@@ -13,11 +13,13 @@ from tests.cheating import Forger
 
 @dataclass(frozen=True)
 class Stage:
-    """Three jobs: one whose heads nobody witnessed, one with witnesses, one whose first site shuffles."""
+    """Jobs: one whose heads nobody witnessed, one with witnesses, one whose first site shuffles, and one that
+    is no simulation although its first site draws noise from a known seed."""
 
     plain: Forger
     witnessed: Forger
     shuffled: Forger
+    seeded: Forger
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +32,5 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
         forger("plain", witnessed=False),
         forger("witnessed"),
         forger("shuffled", witnessed=False, sampler="shuffled"),
+        forger("seeded", witnessed=False, entropy="fixed"),
     )

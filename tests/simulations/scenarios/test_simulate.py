@@ -69,7 +69,8 @@ class TestSession:
         for words in METHODS.values():
             assert re.search(rf"│ {re.escape(words)} +│ +\d\d\.\d", shown), words
         assert re.search(r"^- (Yes|No|Hardly): at epsilon 1 ", shown, re.MULTILINE)
-        assert shown.rstrip().endswith("ledgers.")
+        assert f"{out}/bundle --trust {out}/trust.json" in shown
+        assert main(["verify", str(out / "bundle"), "--trust", str(out / "trust.json")]) == 0
         assert max(map(len, shown.splitlines())) <= 80
 
     @pytest.mark.parametrize(
@@ -164,6 +165,32 @@ class TestResult:
             assert [epsilon for epsilon, _ in points] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
             assert [4.0, result["methods"][name]["accuracy"]] in points
 
+    def test_the_recommended_way_leaves_a_bundle_that_verifies_and_is_marked(self, played, capsys):
+        bundle, trust = played[0] / "bundle", str(played[0] / "trust.json")
+        capsys.readouterr()
+        assert main(["verify", str(bundle), "--trust", trust, "--json"]) == 0
+        verdict = json.loads(capsys.readouterr().out)
+        assert (verdict["result"], verdict["notes"]) == ("verified", [])
+        evidence = json.loads((bundle / "evidence.json").read_text())
+        assert evidence["kind"] == "simulation"
+        result = json.loads((played[0] / "result.json").read_text())
+        best = max(("federated_local", "federated_joint"), key=lambda m: result["methods"][m]["accuracy"])
+        method = result["methods"][best]
+        assert evidence["plan"]["privacy"]["mode"] == best.removeprefix("federated_")
+        if evidence["plan"]["training"]["algorithm"] == "fedavg":
+            assert evidence["accuracy"]["federated"] == method["seeds"][0]  # the same rows, steps and noise
+        assert len(evidence["rounds"]) == method["sums"]
+        told = max(float(stated["epsilon"]) for stated in evidence["privacy"])
+        assert told == pytest.approx(method["epsilon"], abs=0.001)
+        for page in ("report.html", "report.zh.html", "first-page.en.html", "first-page.zh.html"):
+            text = (bundle / page).read_text()
+            mark = "模拟 SIMULATION" if "zh" in page else "SIMULATION"
+            assert f'body::before {{ content: "{mark}"; position: fixed' in text, page  # on every sheet, too
+            assert (f'@top-right {{ content: "{mark}"' in text) is page.startswith("report"), page
+        page = (bundle / "report.html").read_text()
+        assert "Checked: noise does not come from a seed" not in page
+        assert "Not checked: that noise does not come from a seed" in page
+
     def test_the_page_is_marked_and_loads_nothing(self, played):
         page = (played[0] / "simulation.html").read_text()
         assert page.count("SIMULATION") > 5
@@ -178,7 +205,7 @@ class TestResult:
         other = simulate("heart", data=data, epsilon=4.0, seed=1, seeds=2).to_json()
         first = json.loads((played[0] / "result.json").read_text())
         for one in (first, again, other):
-            del one["seconds"]
+            del one["seconds"], one["bundle"]
         assert json.loads(json.dumps(again)) == first
         assert other["methods"] != first["methods"]
 

@@ -443,6 +443,11 @@ def claim_poisson_for_shuffled(stage: Any) -> Bundle:
     return stage.shuffled.bundle()
 
 
+@found_by("sampler", Result.NOT_REPRODUCIBLE)
+def draw_the_noise_of_a_federation_from_a_known_seed(stage: Any) -> Bundle:
+    return stage.seeded.bundle()
+
+
 # Files
 
 
@@ -911,6 +916,8 @@ def _trust(stage: Any, alteration: Alteration) -> dict[str, str]:
     name = alteration.__name__
     if name == "claim_poisson_for_shuffled":
         return stage.shuffled.job.trust
+    if name == "draw_the_noise_of_a_federation_from_a_known_seed":
+        return stage.seeded.job.trust
     heads = [row for row in TABLE if row[2] == "heads"]
     return stage.witnessed.job.trust if alteration in [row[1] for row in heads] else stage.plain.job.trust
 
