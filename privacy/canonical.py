@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import rfc8785
 
@@ -28,6 +28,8 @@ _LONG = re.compile(r"\d{16}")
 _FLOAT, _ESCAPED_NUL = "\0", b"\\u0000"
 _MARKED = re.compile(r'"\\u0000([^"]*)"')
 _CHUNK = 1 << 20
+_LARGEST = 2**53 - 1
+_PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def encode(value: Json) -> bytes:
@@ -37,10 +39,27 @@ def encode(value: Json) -> bytes:
         ValueError: the value holds something that JSON has no form for: NaN, infinity, an integer
             beyond 2^53, a key that is no string.
     """
+    if _has_plain_form(value):  # up to five times as fast, and most of what there is
+        return _PLAIN(value).encode()
     try:
         return rfc8785.dumps(value)
     except rfc8785.CanonicalizationError as error:
         raise ValueError(f"no canonical form: {error}") from error
+
+
+def _has_plain_form(value: object) -> bool:
+    """Whether the standard library writes a value as RFC 8785 asks: ASCII, no number but exact integers."""
+    kind = type(value)
+    if kind is str:
+        return cast(str, value).isascii()
+    if kind is int:
+        return -_LARGEST <= cast(int, value) <= _LARGEST
+    if kind is dict:
+        items = cast("dict[object, object]", value).items()
+        return all(type(key) is str and key.isascii() and _has_plain_form(one) for key, one in items)
+    if kind is list or kind is tuple:
+        return all(map(_has_plain_form, cast("list[object]", value)))
+    return value is None or kind is bool
 
 
 def decode(data: bytes, *, otherwise: CloisterError | None = None) -> Any:
@@ -76,7 +95,7 @@ def _is_plain(data: bytes, value: Any, floats: Collection[str]) -> bool:
     if not data.isascii() or (floats and not _floats_are_plain(data, floats)):
         return False
     shown = json.loads(data, parse_float=_FLOAT.__add__) if floats else value
-    plain = json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    plain = _PLAIN(shown)
     if _LONG.search(_MARKED.sub("", plain) if floats else plain):
         return False
     return (_MARKED.sub(r"\1", plain) if floats else plain).encode() == data

@@ -128,6 +128,10 @@ class PublicIdentity:
 
     def digest(self) -> str:
         """The digest of name, role and all keys: the fingerprint."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return canonical.digest_of(self.to_json())
 
     def words(self) -> tuple[str, ...]:

@@ -161,7 +161,8 @@ class Exchange:
     """Asks sites and collects what they answer. All methods may be called from any thread.
 
     A site's newest call counts; an older one is ended. A question lives as long as the call over which
-    it went: ``awaited`` says which sites still have one, and the others must be asked again.
+    it went, and an answer until it is received: ``awaited`` says which sites have either, and the others must
+    be asked again.
 
     Attributes:
         limit: bytes of the largest answer that is taken now; 0 while no job runs.
@@ -196,9 +197,9 @@ class Exchange:
             return frozenset(self._lines)
 
     def awaited(self) -> frozenset[str]:
-        """Names of the sites that have a question over an open call and have not answered it."""
+        """Names of the sites that have a question over an open call, or whose answer was not received yet."""
         with self._mutex:
-            return frozenset(site for site, line in self._lines.items() if line.wanted)
+            return frozenset(site for site, line in self._lines.items() if line.wanted) | self._answers.keys()
 
     def send(self, site: str, data: bytes, round: int) -> bool:  # noqa: ARG002  # other transports need it
         """Hands a question over to a site, in the place of any older one.

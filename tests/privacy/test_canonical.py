@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +63,17 @@ def test_what_is_written_is_read_back(value: Any) -> None:
     data = canonical.encode(value)
     assert canonical.decode(data) == value
     assert canonical.encode(canonical.decode(data)) == data
+
+
+@given(VALUES)
+def test_it_is_what_the_reference_writes(value: Any) -> None:
+    """Most values are written by the standard library, which is faster; each as the package writes it."""
+    assert canonical.encode(value) == rfc8785.dumps(value)
+
+
+def test_every_character_of_ascii_is_what_the_reference_writes() -> None:
+    value = {chr(code): [f"a{chr(code)}z", code] for code in range(128)}
+    assert canonical.encode(value) == rfc8785.dumps(value)
 
 
 @given(st.dictionaries(TEXTS, INTEGERS, min_size=2))

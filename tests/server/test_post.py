@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from cloister.server.exchange import Answer
+from cloister.privacy.wire import consortium_pb2 as pb
+from cloister.server.exchange import Answer, Exchange
 from cloister.server.post import Pace, Post
 from cloister.server.rounds import WAITING, Round
 from tests.plans import DIGEST, plan
@@ -87,6 +88,22 @@ def test_who_answered_before_it_went_away_is_not_asked_again() -> None:
     street.turn()
     street.home.add("north")
     assert [street.turn(), street.turn()] == [[], []]
+
+
+def test_an_answer_that_nobody_has_read_yet_is_not_asked_for_again() -> None:
+    """It comes while the lead reads another's; the same question again would drop it, and cost a step."""
+    street, exchange = Street(), Exchange()
+    exchange.admit(1000)
+    lines = {name: exchange.enter(name) for name in SITES}
+    street.post.carrier = exchange
+    assert street.turn() == list(SITES)
+    assert exchange.take(lines["south"], pb.Piece(number=1, data=b"answer", last=True))
+    assert street.turn() == []
+    assert list(street.post.receive()) == [Answer("south", b"answer")]
+    street.current.note("south")
+    exchange.leave(lines["north"])  # what went over a call that ended is asked again
+    lines["north"] = exchange.enter("north")
+    assert street.turn() == ["north"]
 
 
 @pytest.mark.parametrize(
