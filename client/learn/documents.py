@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from cloister.client.learn.adapters import Classifier, Tagger, Writer
 from cloister.client.learn.features import Features, Hidden, Indices, Tokens, chunks
 from cloister.client.learn.instruction import Turns
+from cloister.client.site.tagging import entities
 
 NOTHING = -100
 """The target of a token of which nothing is learnt."""
@@ -204,17 +205,6 @@ class Answered:
         sums = torch.zeros(len(rows), dtype=each.dtype, device=each.device).index_add(0, owner, each)
         counts = torch.bincount(owner, minlength=len(rows))
         return sums / counts.clamp(min=1)
-
-
-def entities(tags: list[str]) -> Iterator[tuple[int, int, str]]:
-    """Where entities begin and end, end left out, and their kinds; ``I`` without its ``B`` begins one."""
-    start, kind = 0, ""
-    for place, tag in enumerate([*tags, "O"]):
-        goes_on = tag == f"I-{kind}"
-        if kind and not goes_on:
-            yield start, place, kind
-        if not goes_on:
-            start, kind = place, tag[2:]
 
 
 def _all(lengths: Indices) -> Iterator[Indices]:

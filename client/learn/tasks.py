@@ -86,7 +86,7 @@ def documents(plan: Plan, base: BaseModel, model: Adapted, records: Records) -> 
         return Answered(model, Form.of(base).turns(records.texts, records.labels, most))
     if isinstance(model, Tagger):
         rows = records.tags(task.labels)
-        ids, targets = _tokens_of_words(base, rows, most)
+        ids, targets = tokens_of_words(base, rows, most)
         return Tagged(model, prepare_states(model, ids), targets, task.labels)
     if not isinstance(model, Classifier):
         raise TypeError("a model that no task makes")
@@ -94,10 +94,16 @@ def documents(plan: Plan, base: BaseModel, model: Adapted, records: Records) -> 
     return Labelled(model, prepare(model, ids), records.targets(task.labels))
 
 
-def _tokens_of_words(
+def tokens_of_words(
     base: BaseModel, rows: Sequence[tuple[tuple[str, ...], NDArray[np.int64]]], most: int
 ) -> tuple[tuple[NDArray[np.int64], ...], tuple[NDArray[np.int64], ...]]:
-    """Token ids of rows of words, and for the first token of each word its tag."""
+    """Token ids of rows of words, and for the first token of each word its tag, ``NOTHING`` for all others.
+
+    Args:
+        base: whose tokenizer reads them.
+        rows: words, and the tag of each.
+        most: tokens of a row; words beyond are left out.
+    """
     if not rows:
         return (), ()
     tokenizer = tokenizer_of(base)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +52,26 @@ def tagged(text: str, marks: str) -> Tagged:
     return Tagged(tuple(words), tuple(found))
 
 
+def listed(text: str) -> list[str]:
+    """The words of a text that is a JSON list of them; none of any other text."""
+    return _listed(text) or []
+
+
 def words_of(text: str) -> str:
     """What people would read of a text that may be a JSON list of words."""
     words = _listed(text)
     return text if words is None else " ".join(words)
+
+
+def entities(tags: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Where entities begin and end, end left out, and their kinds; ``I`` without its ``B`` begins one."""
+    start, kind = 0, ""
+    for place, tag in enumerate([*tags, OUTSIDE]):
+        goes_on = tag == f"I-{kind}"
+        if kind and not goes_on:
+            yield start, place, kind
+        if not goes_on:
+            start, kind = place, tag[2:]
 
 
 def _is_tag(value: Any) -> bool:

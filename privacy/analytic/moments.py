@@ -173,13 +173,37 @@ def outer_norms(rows: Floats, targets: Floats, units: Indices | None = None) -> 
         targets: y, shape (n, k).
         units: whose row each is, shape (n,), numbered from 0 without gaps; None where each is its own.
     """
-    if units is None:
-        return np.asarray(np.sqrt((rows**2).sum(axis=1) * (targets**2).sum(axis=1)))
+    return OuterNorms(rows, units)(targets)
 
-    def products(one: Indices, other: Indices) -> Floats:
-        return _inner(rows[one], rows[other]) * _inner(targets[one], targets[other])
 
-    return np.sqrt(np.maximum(_over_pairs(units, products), 0.0))
+class OuterNorms:
+    """``outer_norms`` of the same rows with one target after the other: what rows give is worked out once.
+
+    Args:
+        rows: x, shape (n, p).
+        units: whose row each is, shape (n,), numbered from 0 without gaps; None where each is its own.
+    """
+
+    def __init__(self, rows: Floats, units: Indices | None = None) -> None:
+        self._units = units
+        if units is None:
+            self._inner = (rows**2).sum(axis=1)
+            return
+        self._one, self._other = _pairs(units)
+        parts = _blocks(self._one.size)
+        found = [_inner(rows[self._one[at]], rows[self._other[at]]) for at in parts]
+        self._inner = np.concatenate([np.zeros(0), *found])
+
+    def __call__(self, targets: Floats) -> Floats:
+        """The norms, shape (units,), for targets of shape (n, k)."""
+        if self._units is None:
+            return np.asarray(np.sqrt(self._inner * (targets**2).sum(axis=1)))
+        found = np.zeros(int(self._units.max(initial=-1)) + 1)
+        for at in _blocks(self._one.size):
+            one = self._one[at]
+            products = self._inner[at] * _inner(targets[one], targets[self._other[at]])
+            found += np.bincount(self._units[one], products, found.size)
+        return np.sqrt(np.maximum(found, 0.0))
 
 
 def _triangle_squares(rows: Floats, units: Indices | None) -> Floats:
@@ -200,17 +224,26 @@ def _inner(one: Floats, other: Floats) -> Floats:
 
 def _over_pairs(units: Indices, products: Callable[[Indices, Indices], Floats]) -> Floats:
     """The sum over all ordered pairs of rows of each unit, a row with itself included, block by block."""
+    one, other = _pairs(units)
+    found = np.zeros(int(units.max(initial=-1)) + 1)
+    for part in _blocks(one.size):
+        found += np.bincount(units[one[part]], products(one[part], other[part]), found.size)
+    return found
+
+
+def _blocks(pairs: int) -> list[slice]:
+    return [slice(start, start + _PAIRS) for start in range(0, pairs, _PAIRS)]
+
+
+def _pairs(units: Indices) -> tuple[Indices, Indices]:
+    """All ordered pairs of rows of one unit, a row with itself included."""
     order = np.argsort(units, kind="stable")
     counts = np.bincount(units)
     mates = counts[units[order]]
     one = np.repeat(order, mates)
     within = np.arange(one.size) - np.repeat(np.cumsum(mates) - mates, mates)
     other = order[np.repeat((np.cumsum(counts) - counts)[units[order]], mates) + within]
-    found = np.zeros(counts.size)
-    for start in range(0, one.size, _PAIRS):
-        part = slice(start, start + _PAIRS)
-        found += np.bincount(units[one[part]], products(one[part], other[part]), counts.size)
-    return found
+    return one, other
 
 
 def _sum(terms: Terms, rows: Floats, labels: Indices, factors: Floats | None) -> Floats:

@@ -17,12 +17,12 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.client.learn.adapters import Classifier, place
-from cloister.client.learn.documents import Labelled
-from cloister.client.learn.evaluation import predict
+from cloister.client.learn import tasks
+from cloister.client.learn.adapters import Adapted, Classifier, set_flat
+from cloister.client.learn.documents import Documents, Labelled, Worth
 from cloister.client.learn.features import prepare
 from cloister.client.learn.learner import require_unit
-from cloister.client.learn.model import load_encoder, tokenize
+from cloister.client.learn.model import tokenize
 from cloister.client.learn.training import LocalTrainer, Settings
 from cloister.client.learn.training import Moment as TrainingMoment
 from cloister.client.site import persons
@@ -86,13 +86,13 @@ class SharedModel:
         return agreed_layout(self.plan, self.base)
 
     @cached_property
-    def classifier(self) -> Classifier:
+    def adapted(self) -> Adapted:
         """The model in memory, its adapter in place.
 
         Raises:
-            ModelError: as ``load_encoder`` and ``place``.
+            ModelError: as ``tasks.placed``.
         """
-        return place(load_encoder(self.base), self.layout, self.plan.lora.alpha)
+        return tasks.placed(self.plan, self.base, self.layout)
 
     def learners(self, records: Mapping[str, Records]) -> dict[str, AdapterLearner]:
         """The sites of the plan, each with an audit of its own where the plan is private.
@@ -101,41 +101,61 @@ class SharedModel:
             records: site name -> what it trains on; of every site of the plan.
 
         Raises:
-            PlanError: ``task_unsupported``; ``plan_unknown``; ``plan_conflict``, a site has no records,
-                or records of another unit of privacy.
-            InputError: a label is none of the plan's classes.
+            PlanError: ``task_unsupported``; ``plan_unknown``; ``plan_conflict``, a site has no records, or of another unit
+                of privacy.
+            InputError: a label is none of the plan's classes; ``tags_invalid``.
         """
-        if self.plan.task.kind != "sequence-classification":
+        if self.plan.task.kind == "tabular-classification":
             raise PlanError(
                 "task_unsupported",
-                f"The engine of simulations does not learn {self.plan.task.kind}.",
+                "The engine of simulations trains no tables by steps of a real plan.",
                 "Run the plan over real processes, or over a grid in this process.",
             )
         if missing := {site.name for site in self.plan.sites} - set(records):
             raise PlanError("plan_conflict", f"There are no records of {min(missing)}.")
         for site, found in records.items():
             require_unit(self.plan, site, found)
+        if not isinstance(self.adapted, Classifier) or self.plan.task.kind != "sequence-classification":
+            return {
+                site: self._learner(found, self.documents(found), site) for site, found in records.items()
+            }
         # All tokenizers are the same; what frozen layers say is worked out site by site, as a site does.
         parts = records.values()
         texts = [text for found in parts for text in found.texts]
         seconds = [text for found in parts for text in found.seconds or ()]
         tokens = iter(self._tokens(texts, seconds if self.plan.task.pair else None))
-        return {site: self._learner(site, found, tokens) for site, found in records.items()}
+        rows = {site: self._labelled(self.adapted, found, tokens) for site, found in records.items()}
+        return {site: self._learner(records[site], found, site) for site, found in rows.items()}
 
-    def _learner(self, site: str, records: Records, tokens: Iterator[NDArray[np.int64]]) -> AdapterLearner:
-        features = prepare(self.classifier, list(islice(tokens, len(records))))
-        rows = Labelled(self.classifier, features, records.targets(self.plan.task.labels))
-        trainer = LocalTrainer(self.classifier, rows, persons.numbers(records), audit=self._audit())
+    def _labelled(
+        self, model: Classifier, records: Records, tokens: Iterator[NDArray[np.int64]]
+    ) -> Documents:
+        features = prepare(model, list(islice(tokens, len(records))))
+        return Labelled(model, features, records.targets(self.plan.task.labels))
+
+    def _learner(self, records: Records, rows: Documents, site: str) -> AdapterLearner:
+        trainer = LocalTrainer(self.adapted, rows, persons.numbers(records), audit=self._audit())
         return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
+
+    def documents(self, records: Records) -> Documents:
+        """Records as the model is trained on them, or tried.
+
+        Raises:
+            InputError: a label is none of the plan's classes; ``tags_invalid``.
+        """
+        return tasks.documents(self.plan, self.base, self.adapted, records)
+
+    def worth(self, model: Vector, rows: Documents) -> Worth:
+        """What a model is worth on rows."""
+        set_flat(self.adapted, model)
+        return rows.worth()
 
     def _tokens(self, texts: Sequence[str], seconds: Sequence[str] | None) -> tuple[NDArray[np.int64], ...]:
         return tokenize(self.base, texts, self.plan.max_tokens, seconds)
 
     def accuracy(self, model: Vector, records: Records) -> float:
-        """The share of records whose class a model finds."""
-        features = prepare(self.classifier, self._tokens(records.texts, records.seconds))
-        found = predict(self.classifier, features, model)
-        return float((found == records.targets(self.plan.task.labels)).mean())
+        """The share of records whose class a model finds; of tags and answers see ``Worth``."""
+        return self.worth(model, self.documents(records)).accuracy
 
     def _audit(self) -> Audit | None:
         if (mechanism := self.plan.site_mechanism) is None:

@@ -1,8 +1,9 @@
 """A linear head on cached features, trained in numpy: the steps of ``client.learn.training`` without torch.
 
-A unit's gradient is the sum over its rows of outer products (p - y) [8 x, 1]', p the softmax of the logits.
-As in ``privacy.analytic.moments`` its norm follows from inner products of its rows, so no gradient of a
-single unit is ever formed. A test holds every step to ``LocalTrainer`` on the same key streams.
+A unit's gradient is the sum over its rows of outer products (p - y) [8 x, 1]', p the softmax of the logits;
+the words of a document count together as much as one row. As in ``privacy.analytic.moments`` its norm follows
+from inner products of its rows, so no gradient of a single unit is ever formed. A test holds every step to
+``LocalTrainer`` on the same key streams.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from cloister.client.learn.model import SCALE
 from cloister.privacy import descent
-from cloister.privacy.analytic.moments import outer_norms
 from cloister.privacy.dp import accounting, joint, noise, sampling
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid
@@ -101,8 +101,7 @@ class Head:
     @classmethod
     def of(cls, holding: Holding, classes: int) -> Head:
         """The head's view of rows."""
-        constant = np.ones((len(holding), 1))
-        return cls(np.hstack([SCALE * holding.features, constant]), np.eye(classes)[holding.labels], holding)
+        return cls(holding.inputs, np.eye(classes)[holding.labels], holding)
 
     def train(self, start: Vector, how: Steps, entropy: Entropy, at: Moment) -> Delta:
         """What some local steps change, and every noised step that went into it.
@@ -170,30 +169,22 @@ class Head:
     def _sum(self, model: Vector, rows: Indices | None, bound: float | None) -> Floats:
         if rows is not None:
             return Head.of(self.holding.take(rows), self.targets.shape[1])._sum(model, None, bound)
-        inputs, units = self.inputs, self.holding.units
+        inputs, units = self.inputs, self.holding.whose
         # float32 will do for what the gradient is; how long it is, and the sum, need float64.
         weights = matrix(model, self.targets.shape[1]).astype(np.float32)
         errors = softmax(self._narrow @ weights.T).astype(np.float64) - self.targets
+        if self.holding.documents is not None:
+            errors *= self.holding.weights
         if bound is not None:
-            factors = _JUST_BELOW_ONE * bound / np.maximum(self._norms(errors), 1e-300)
+            factors = _JUST_BELOW_ONE * bound / np.maximum(self.holding.outer_norms(errors), 1e-300)
             factors = np.minimum(1.0, factors)
             errors *= (factors if units is None else factors[units])[:, None]
         gradient = errors.T @ inputs
         return np.concatenate([gradient[:, -1], gradient[:, :-1].reshape(-1)])
 
-    def _norms(self, errors: Floats) -> Floats:
-        """The norm of each unit's gradient."""
-        if self.holding.units is None:
-            return np.asarray(np.sqrt(self._squares * (errors**2).sum(axis=1)))
-        return outer_norms(self.inputs, errors, self.holding.units)
-
     @cached_property
     def _narrow(self) -> NDArray[np.float32]:
         return self.inputs.astype(np.float32)
-
-    @cached_property
-    def _squares(self) -> Floats:
-        return np.asarray((self.inputs**2).sum(axis=1))
 
     def _sampled(self, rate: float, entropy: Entropy, at: Moment, step: int) -> Indices | None:
         """The rows of a step; None for all of them, with the key stream left untouched."""

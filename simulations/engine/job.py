@@ -89,7 +89,7 @@ class SiteLearner:
             raise PlanError("plan_conflict", "The plan has no analytic round.")
         rows = constants.lift(cut=release.mode != "off").rows(self.holding.features)
         stream = _streams(self.entropy, header)("noise")
-        return release.encoded(rows, self.holding.labels, self.holding.units, stream)
+        return release.encoded(rows, self.holding.labels, self.holding.whose, stream)
 
     def keep(self, model: Vector, round: int) -> Score | None:
         """Notes how the model does on the site's own rows; a simulation has no guard that judges it."""

@@ -168,7 +168,7 @@ class Analytic:
             stream = member.entropy.stream("noise", round=1, step=1, attempt=ATTEMPT, model=at.model)
             held = member.holding
             rows = self.lift.rows(held.features)
-            yield name, release.encoded(rows, held.labels, held.units, stream).content
+            yield name, release.encoded(rows, held.labels, held.whose, stream).content
 
     def _known(self, survivors: int) -> GaussianSteps:
         release = self.release

@@ -22,6 +22,8 @@ from cloister.simulations.engine.holding import Holding
 
 LEAD = "lead"
 DATASET = "records"
+TOKENS: dict[str, int] = {"sequence-classification": 64, "token-classification": 128}
+"""The most tokens of a record that the base model reads, by the kind of task."""
 _RANGE = 64.0  # of a weighted coordinate of a head's update in fixed point: step 6e-8 a site
 
 
@@ -93,6 +95,11 @@ class Parties:
         return Roster("simulation", tuple(identity.public for identity in self.identities.values()))
 
     @property
+    def _task(self) -> Task:
+        tagged = any(each.documents is not None for each in self.holdings.values())
+        return Task(labels=self.labels, kind="token-classification" if tagged else "sequence-classification")
+
+    @property
     def inputs(self) -> int:
         """The width of the features."""
         return int(next(iter(self.holdings.values())).features.shape[1])
@@ -161,8 +168,8 @@ class Parties:
             roster=roster.digest(),
             lead=Party(name=LEAD, identity=roster.lead.digest(), code=digest),
             sites=sites,
-            base=Base(name=self.base[0], digest=self.base[1], max_tokens=64),
-            task=Task(labels=self.labels),
+            base=Base(name=self.base[0], digest=self.base[1], max_tokens=TOKENS[self._task.kind]),
+            task=self._task,
             adapter=Adapter(
                 rank=1,
                 alpha=1.0,

@@ -77,8 +77,8 @@ class Model:
         return np.asarray(self.scores(rows.features).argmax(axis=1) == rows.labels)
 
     def accuracy(self, rows: Holding) -> float:
-        """The share of rows whose class is found."""
-        return float(self.hits(rows).mean())
+        """How good its answers are; see ``Holding.score``."""
+        return rows.score(self.scores(rows.features).argmax(axis=1))
 
 
 class Elsewhere(Protocol):
@@ -263,7 +263,7 @@ class OneRound:
     ) -> tuple[Analytic, Linear]:
         """The round over some rows by themselves, and its solution; ``sigma`` as of ``solved``."""
         own = Promise("off") if promise.mode == "off" else replace(promise, mode="local")
-        one = self.analytic(holding.features.shape[1], classes, (holding.rows_band.high,), own, sigma=sigma)
+        one = self.analytic(holding.features.shape[1], classes, (holding.most_words,), own, sigma=sigma)
         return one, one.run({"": Member(holding, entropy)}, OpenSums(("",)))
 
     def federated(self, setting: Setting) -> Model:
@@ -284,7 +284,7 @@ class OneRound:
         """
         parties, how = setting.parties, setting.parties.aggregation()
         private = setting.promise.mode != "off"
-        rows = tuple((_units(held) if private else held.rows_band).high for held in parties.holdings.values())
+        rows = tuple(_units(held).high if private else held.most_words for held in parties.holdings.values())
         one = self.analytic(
             parties.inputs,
             len(parties.labels),

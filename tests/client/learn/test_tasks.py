@@ -14,10 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from cloister.client.learn import export, tasks
 from cloister.client.learn.adapters import Tagger, Writer, set_flat
-from cloister.client.learn.documents import NOTHING, Answered, Tagged, entities
+from cloister.client.learn.documents import NOTHING, Answered, Tagged
 from cloister.client.learn.instruction import Form
 from cloister.client.learn.training import LocalTrainer
 from cloister.client.site.records import Records
+from cloister.client.site.tagging import entities
 from cloister.privacy import canonical
 from cloister.privacy.errors import ModelError, PlanError
 from cloister.privacy.layout import initial
@@ -147,7 +148,7 @@ class TestTags:
         assert isinstance(found, Tagged)
         losses = found.losses(np.array([1, 2, 0])).detach()
         assert [sum(row != NOTHING) for row in found._targets] == [3, 2, 1]
-        tokens, targets = tasks._tokens_of_words(reader, TAGGED.tags(TAGS.labels), 32)
+        tokens, targets = tasks.tokens_of_words(reader, TAGGED.tags(TAGS.labels), 32)
         for loss, row in zip(losses, (1, 2, 0), strict=True):
             ids, target = torch.from_numpy(tokens[row])[None], torch.from_numpy(targets[row])
             each = cross_entropy(model(ids, torch.ones_like(ids))[0], target)
