@@ -54,7 +54,8 @@ from cloister.simulations.engine.methods import Member
 from cloister.simulations.engine.plans import Course, Parties, Promise
 from cloister.simulations.engine.sums import OpenSums
 from cloister.simulations.engine.ways import HeadSteps, Model, OneRound, Setting, Way
-from cloister.simulations.scenarios.catalogue import SCENARIOS, data_file
+from cloister.simulations.scenarios import catalogue
+from cloister.simulations.scenarios.catalogue import data_file
 from cloister.simulations.scenarios.material import Material
 
 SEEDS, HEART_SEEDS, SITES = 5, 50, 4
@@ -116,7 +117,7 @@ def run(data: Path) -> Result:
     Raises:
         InputError: ``file_missing``.
     """
-    heart_material = SCENARIOS["heart"].material(data, 0)
+    heart_material = catalogue.heart(data, 0)
     found = heart(heart_material)
     told = intents(data)
     return Result("utility", {**analytic(told), **found, **private(told)}, _LIMITS)

@@ -101,8 +101,8 @@ class SharedModel:
             records: site name -> what it trains on; of every site of the plan.
 
         Raises:
-            PlanError: ``task_unsupported``; ``plan_unknown``; ``plan_conflict``, a site has no records, or of another unit
-                of privacy.
+            PlanError: ``task_unsupported``; ``plan_unknown``; ``plan_conflict``, a site has no records, or
+                records of another unit of privacy.
             InputError: a label is none of the plan's classes; ``tags_invalid``.
         """
         if self.plan.task.kind == "tabular-classification":

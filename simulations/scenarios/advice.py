@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from cloister.simulations.scenarios.figures import METHODS, Comparison, Figures
+from cloister.simulations.scenarios.figures import (
+    AVERAGED,
+    METHODS,
+    OPEN,
+    RIGHT,
+    WORDS,
+    Comparison,
+    Figures,
+    Measure,
+)
 
 _Z = 1.959964
 
@@ -18,22 +29,78 @@ def apart(one: float, other: float, rows: int) -> bool:
     return abs(one - other) > _Z * spread
 
 
-def advice(found: Comparison, rows: int, epsilon: float) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Chance:
+    """What so many test records can tell apart.
+
+    Attributes:
+        rows: how many there are.
+        measure: what is measured on them.
+    """
+
+    rows: int
+    measure: Measure = RIGHT
+
+    def apart(self, one: Figures, other: Figures) -> bool:
+        """Whether two figures differ by more than chance explains at 95 %, as ``apart`` says it of shares."""
+        if self.measure == RIGHT:
+            return apart(one.accuracy, other.accuracy, self.rows)
+        return abs(one.accuracy - other.accuracy) > math.hypot(_half(one), _half(other))
+
+    def above(self, value: float, figures: Figures) -> bool:
+        """Whether a value by another model is above a figure by more than chance explains."""
+        if self.measure == RIGHT:
+            return apart(value, figures.accuracy, self.rows) and value > figures.accuracy
+        return value - figures.accuracy > math.sqrt(2) * _half(figures)
+
+    def __str__(self) -> str:
+        return f"{self.rows} test {self.measure.records}"
+
+
+def _half(figures: Figures) -> float:
+    low, high = figures.interval
+    return (high - low) / 2
+
+
+def advice(found: Comparison, rows: int, epsilon: float, measure: Measure = RIGHT) -> tuple[str, ...]:
     """The answer, most important first.
 
     Args:
         found: all methods.
-        rows: of the common test.
+        rows: records of the common test.
+        epsilon: the target of the private ones.
+        measure: what is measured on them.
+    """
+    methods, chance, chosen = found.methods, Chance(rows, measure), best(found)
+    return (
+        _whether(methods["local_only"], methods[chosen], METHODS[chosen], chance, epsilon),
+        _mode(methods["federated_local"], methods["federated_joint"], chance),
+        _price(next(name for name in OPEN if name in methods), methods, methods[chosen], chance),
+        _plainly(found.simple, methods[chosen], chance),
+        _how(methods[chosen]),
+    )
+
+
+def machinery(found: Comparison, epsilon: float) -> tuple[str, ...]:
+    """What a comparison of answers by random weights shows, and what it does not.
+
+    Args:
+        found: all methods.
         epsilon: the target of the private ones.
     """
     methods = found.methods
-    name = best(found)
+    federated = [name for name in methods if name.startswith("federated")]
+    sums = ", ".join(f"{WORDS[name]} {methods[name].sums}" for name in federated)
+    spent = max(each.epsilon or 0.0 for each in methods.values())
+    losses = ", ".join(f"{WORDS[name]} {methods[name].loss or 0.0:.2f}" for name in ("pooled", *federated))
     return (
-        _whether(methods["local_only"], methods[name], METHODS[name], rows, epsilon),
-        _mode(methods["federated_local"], methods["federated_joint"], rows),
-        _price(methods["federated_ridge"], methods[name], methods["pooled"], rows),
-        _plainly(found.simple, methods[name], rows),
-        _how(methods[name]),
+        "Nothing here says whether to federate: the base model's weights are random; no accuracy is claimed.",
+        f"Every plan came to its end. Secure sums that were opened: {sums}.",
+        f"No ledger says more than epsilon {spent:.3g}, of a target of {epsilon:g}.",
+        (
+            "The loss of a letter, on answers about diseases that no site trained on, was "
+            f"{found.loss or 0.0:.2f} before; after: {losses}."
+        ),
     )
 
 
@@ -47,14 +114,14 @@ def _how(best: Figures) -> str:
     return f"How: {best.way}; {sums}, {best.bytes_up / 1000:,.0f} kB up from each site in all."
 
 
-def _whether(lone: Figures, together: Figures, what: str, rows: int, epsilon: float) -> str:
+def _whether(lone: Figures, together: Figures, what: str, chance: Chance, epsilon: float) -> str:
     gain = _points(together.accuracy - lone.accuracy)
     better = sum(together.common[name] > own for name, own in lone.common.items())
     sites = len(lone.common)
-    if not apart(together.accuracy, lone.accuracy, rows):
+    if not chance.apart(together, lone):
         return (
             f"Hardly: at epsilon {epsilon:g} the best private federation ({what}) and the mean site alone, "
-            f"which pays for no privacy, differ by {gain} points: {rows} test rows cannot tell it from luck."
+            f"which pays for no privacy, differ by {gain} points: {chance} cannot tell it from luck."
         )
     if together.accuracy < lone.accuracy:
         return (
@@ -67,13 +134,13 @@ def _whether(lone: Figures, together: Figures, what: str, rows: int, epsilon: fl
     )
 
 
-def _mode(local: Figures, joint: Figures, rows: int) -> str:
+def _mode(local: Figures, joint: Figures, chance: Chance) -> str:
     gain = _points(joint.accuracy - local.accuracy)
     ratio = local.noise_factor / joint.noise_factor
     why = f"its noise is {ratio:.2f} times smaller at the same epsilon"
-    if not apart(joint.accuracy, local.accuracy, rows):
+    if not chance.apart(joint, local):
         return (
-            f"Joint noise buys nothing that {rows} test rows can show ({gain} points), though {why}: take "
+            f"Joint noise buys nothing that {chance} can show ({gain} points), though {why}: take "
             "each site's own, which needs no trust in the other sites."
         )
     if joint.accuracy < local.accuracy:
@@ -84,17 +151,19 @@ def _mode(local: Figures, joint: Figures, rows: int) -> str:
     )
 
 
-def _price(open_: Figures, private: Figures, pooled: Figures, rows: int) -> str:
-    same = "equals" if not apart(open_.accuracy, pooled.accuracy, rows) else "differs from"
+def _price(name: str, methods: Mapping[str, Figures], private: Figures, chance: Chance) -> str:
+    open_, pooled = methods[name], methods["pooled"]
+    same = "differs from" if chance.apart(open_, pooled) else "equals"
+    what = f"averaging over {open_.sums} rounds" if name in AVERAGED else "one analytic round"
     return (
-        f"Without privacy, one analytic round {same} all rows in one place ({_percent(open_.accuracy)} and "
+        f"Without privacy, {what} {same} all rows in one place ({_percent(open_.accuracy)} and "
         f"{_percent(pooled.accuracy)}); privacy costs {_points(pooled.accuracy - private.accuracy)} points."
     )
 
 
-def _plainly(simple: tuple[float, str], private: Figures, rows: int) -> str:
+def _plainly(simple: tuple[float, str], private: Figures, chance: Chance) -> str:
     value, name = simple
-    if apart(value, private.accuracy, rows) and value > private.accuracy:
+    if chance.above(value, private):
         return (
             f"Beware: {name} on all rows pooled, without privacy, reaches {_percent(value)}, more than the "
             "private federation. Pooling is what cannot be had; but a simpler model may be enough."

@@ -15,9 +15,18 @@ from cloister.privacy.errors import InputError, UsageError
 from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import generator, partition
 from cloister.simulations.generator import GeneratorSettings
-from cloister.simulations.scenarios import tables
+from cloister.simulations.scenarios import diseases, institutes, tables
 from cloister.simulations.scenarios.groups import Groups
-from cloister.simulations.scenarios.material import OWN_SHARE, Material, Table, of_tables, of_texts, read
+from cloister.simulations.scenarios.institutes import Corpus
+from cloister.simulations.scenarios.material import (
+    OWN_SHARE,
+    Material,
+    Table,
+    of_tables,
+    of_tags,
+    of_texts,
+    read,
+)
 
 DATA = Path("../shared/data")
 """Where data sets are looked for if nothing else is said."""
@@ -59,7 +68,7 @@ _BOTH: frozenset[Dial] = frozenset({"sites", "skew"})
 class Maker(Protocol):
     """Makes the sites of a scenario."""
 
-    def __call__(self, data: Path, seed: int, mix: Mix = AS_TOLD, /) -> Material:
+    def __call__(self, data: Path, seed: int, mix: Mix = AS_TOLD, /) -> Material | Corpus:
         """The sites, from the folder of data sets, a seed, and how rows are dealt out."""
         ...
 
@@ -77,6 +86,8 @@ class Scenario:
         needs: the data set that it needs, by the name of its folder; "" for none.
         dials: what of its mix a sweep may change.
         beside: files of its own, for a scenario from a file.
+        meaning: what its figures mean and do not mean, where that needs saying.
+        swept: whether a sweep can run it.
     """
 
     name: str
@@ -88,10 +99,13 @@ class Scenario:
     needs: str = ""
     dials: frozenset[Dial] = frozenset()
     beside: tuple[Path, ...] = ()
+    meaning: str = ""
+    swept: bool = True
 
     def files(self, data: Path) -> tuple[Path, ...]:
         """Every file that its rows come from."""
-        return self.beside or (tuple(sorted((data / self.needs).glob("*.csv"))) if self.needs else ())
+        found = [*(data / self.needs).glob("*.csv"), *(data / self.needs).glob("*.jsonl.gz")]
+        return self.beside or (tuple(sorted(found)) if self.needs else ())
 
 
 def _triage(_: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
@@ -122,7 +136,22 @@ def _credit(data: Path, seed: int, mix: Mix = AS_TOLD) -> Material:
     return of_tables(tables.CREDIT, "credit_risk", train, own, test, "personal_status_sex")
 
 
-def _heart(data: Path, _: int, __: Mix = AS_TOLD) -> Material:
+def _entities(data: Path, seed: int, _: Mix = AS_TOLD) -> Material:
+    whole, test = (diseases.read(data, side) for side in ("train", "test"))
+    train = diseases.by_subject(whole, seed)
+    return of_tags(describe(DEFAULT), train, diseases.some(test, seed), by_person=False)
+
+
+def _answers(data: Path, seed: int, _: Mix = AS_TOLD) -> Corpus:
+    return institutes.corpus(data, seed)
+
+
+def heart(data: Path, _: int, __: Mix = AS_TOLD) -> Material:
+    """The four real hospitals, and their common test.
+
+    Raises:
+        InputError: as ``data_file`` and ``read``.
+    """
     whole, test = (read(data_file(data, "heart_disease", side)) for side in ("flamby_train", "flamby_test"))
     train, own = by_column(whole, "site"), by_column(test, "site")
     return of_tables(tables.HEART, "label", train, own, test, "sex")
@@ -185,6 +214,42 @@ SCENARIOS = {
             dials=_BOTH,
         ),
         Scenario(
+            "clinical-entities",
+            "Four clinics find diseases in what they write",
+            "A cancer centre, a clinic for nerves and muscles, one for metabolism and a small one for "
+            "genetics want a model that marks every disease in a sentence, from its first word to its last. "
+            "Each writes about other diseases: what one of them has names for, the others hardly ever name. "
+            "The sentences are from abstracts of the NCBI disease corpus, sorted by what they speak of; "
+            "no patient is in them. Expected: a site alone misses what it has never seen, and a federation "
+            "without privacy finds about what pooling finds; the promise to each sentence costs much here, "
+            "since a thousand sentences are few.",
+            8.0,
+            1e-5,
+            _entities,
+            "ncbi_disease",
+            meaning="What is trained is a linear head over the words of a frozen model that was made for "
+            "whole sentences: it finds far less than a fine-tuned model does (an F1 of 0.88 is published for "
+            "this corpus). The figures compare ways to federate; for use, a plan would train LoRA.",
+        ),
+        Scenario(
+            "medical-qa",
+            "Nine institutes teach a model to answer questions on health",
+            "Nine institutes of the US National Institutes of Health and the CDC want one model that answers "
+            "what people ask them. Two of them have two thirds of all rows, the smallest one in sixty; each "
+            "has its own diseases and its own way to write. No answer leaves an institute while the model "
+            "learns. Expected: every plan comes to its end, all sums are opened, every ledger says what was "
+            "promised, and the loss on unseen answers falls below that of the base model as it was.",
+            8.0,
+            1e-5,
+            _answers,
+            "medquad",
+            meaning="The base model is tiny and its weights are random. This is a test of the machinery – "
+            "LoRA on a causal language model by real plans, sums and ledgers – and no accuracy is claimed: "
+            "figures are of the next letter, and no answer that this model writes is of any use. What a real "
+            "base model would gain from a federation is not to be seen here.",
+            swept=False,
+        ),
+        Scenario(
             "bank-intents",
             "Four banks recognise what customers ask for",
             "Four banks want to route customer messages by intent, 77 of them. Each bank has its own "
@@ -216,7 +281,7 @@ SCENARIOS = {
             "fails at another: in Switzerland 19 of 20 are ill, in Hungary one in three.",
             1.0,
             1e-4,
-            _heart,
+            heart,
             "heart_disease",
         ),
     )

@@ -45,6 +45,29 @@ def rounds(promise: Promise, *, table: bool, rows: int) -> list[Way]:
     return [OneRound(cosines=many, ridge=ridge) for many, ridge in tried]
 
 
+def tagging(promise: Promise) -> list[Way]:
+    """Steps of a head over words. Analytic rounds are not among them: most words are of no entity, and ridge
+    finds few of the others.
+    """
+    if promise.mode == "off":
+        tried = [(60, 1.0), (60, 3.0)]
+    elif promise.mode == "local":
+        tried = [(10, 1.0), (10, 3.0)]
+    else:
+        tried = [(10, 1.0), (10, 3.0), (30, 1.0)]
+    return [HeadSteps(Course(rounds, 1, rate)) for rounds, rate in tried]
+
+
+def averaging() -> list[Way]:
+    """Federated averaging over words, without privacy."""
+    return [HeadSteps(Course(20, 3, rate)) for rate in (1.0, 3.0)]
+
+
+def tagging_round() -> list[Way]:
+    """The one analytic round over words, without privacy."""
+    return [OneRound(ridge=0.1)]
+
+
 def _table(ridge: float) -> Way:
     return OneRound(scale=0.3, constant=0.3, ridge=ridge, cut=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,13 +89,18 @@ def simulate(
     console.print(table)
     for line in found.advice:
         console.print(f"- {line}")
-    console.print("Beforehand, from public terms alone, the planner says:")
-    for line in found.foreseen:
-        console.print(f"- {line}")
+    _foreseen(console, found.foreseen)
     console.print(f"Everything is in {out}: simulation.html, result.json and the sites' ledgers.")
     if found.reported:
         console.print(f"The report of a job of the recommended way is in {out}/bundle. To check it:")
         console.print(f"cloister verify {out}/bundle --trust {out}/trust.json", soft_wrap=True)
+
+
+def _foreseen(console: Console, lines: Sequence[str]) -> None:
+    if lines:
+        console.print("Beforehand, from public terms alone, the planner says:")
+    for line in lines:
+        console.print(f"- {line}")
 
 
 def _check_sweep(*given: object) -> None:
@@ -128,4 +134,4 @@ def _list(*, as_json: bool) -> None:
         return
     for each in SCENARIOS.values():
         needs = f"   needs {each.needs}" if each.needs else ""
-        typer.echo(f"{each.name:<17}{each.title}{needs}")
+        typer.echo(f"{each.name:<18}{each.title}{needs}")

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cloister.client.site.ledger import Ledger
 from cloister.privacy.analytic.release import Mode
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import PlanError, UpdateError
+from cloister.simulations.engine import spans
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.plans import DATASET, Parties, Promise
@@ -27,8 +30,9 @@ from cloister.simulations.engine.rounds import Account
 from cloister.simulations.engine.ways import Model, Setting, Way
 from cloister.simulations.scenarios import calibration, choices
 from cloister.simulations.scenarios.calibration import Calibration
-from cloister.simulations.scenarios.figures import METHODS, Comparison, Figures, wilson
+from cloister.simulations.scenarios.figures import AVERAGED, METHODS, Comparison, Figures, wilson
 from cloister.simulations.scenarios.material import Material
+from cloister.simulations.scenarios.progress import Progress
 from cloister.simulations.scenarios.simple import simple
 
 HELD_BACK = 0.15
@@ -82,7 +86,7 @@ class Contest:
         return Parties(holdings, self.material.labels, self.material.base)
 
     def figures(self, method: str) -> Figures:
-        """One method of ``METHODS`` by itself.
+        """One method of ``METHODS`` or ``AVERAGED`` by itself.
 
         Raises:
             PlanError, BudgetError: the target cannot be kept.
@@ -95,28 +99,36 @@ class Contest:
             "pooled": lambda: self._together(off),
             "pooled_private": lambda: self._together(there),
             "federated_ridge": lambda: self._federated("federated_ridge", off, self._rounds(off)),
+            "federated_averaging": lambda: self._federated("federated_averaging", off, choices.averaging()),
             "federated_local": lambda: self._federated("federated_local", there, self._ways(there)),
             "federated_joint": lambda: self._federated("federated_joint", joint, self._ways(joint)),
         }
-        return measures[method]()
+        with _one_thread():
+            return measures[method]()
 
     def run(self) -> Comparison:
-        """Everything; in the order of ``METHODS``."""
+        """Everything; in the order of ``METHODS``, what ``AVERAGED`` names last."""
         found: dict[str, Figures] = {}
-        for name, words in METHODS.items():
-            self.say(f"{words} …")
+        methods = METHODS | AVERAGED if self.material.tagged else METHODS
+        progress = Progress(len(methods) + 2, self.say)
+        for name, words in methods.items():
+            progress.begin(words)
             started = time.monotonic()
             found[name] = self.figures(name)
             self._seconds[name] = time.monotonic() - started
+        progress.begin("a simple model")
         started = time.monotonic()
-        plainly = simple(self.material)
+        with _one_thread():
+            plainly = simple(self.material)
         self._seconds["simple"] = time.monotonic() - started
-        self.say("other targets …")
+        progress.begin("other targets")
         started = time.monotonic()
-        curves = {name: self._curve(name, found[name]) for name in ("federated_local", "federated_joint")}
+        with _one_thread():
+            curves = {name: self._curve(name, found[name]) for name in ("federated_local", "federated_joint")}
         self._seconds["other targets"] = time.monotonic() - started
-        counts = np.bincount(self.material.test.labels)
-        return Comparison(found, plainly, float(counts.max() / counts.sum()), self._seconds, curves)
+        test = self.material.test
+        usual = np.full(len(test), np.bincount(test.labels).argmax())
+        return Comparison(found, plainly, test.score(usual), self._seconds, curves)
 
     def chosen(self, method: str) -> tuple[Way, Parties, Mapping[str, FixedEntropy]]:
         """The way that a private federated method chose, the sites, and the noise of its first seed."""
@@ -151,6 +163,7 @@ class Contest:
         mechanisms = [model.mechanisms for model in models.values()]
         return self._figures(
             (float(np.mean(list(common.values()))),),
+            list(models.values()),
             own,
             common,
             "; ".join(dict.fromkeys(ways)),
@@ -214,8 +227,7 @@ class Contest:
         self, models: Sequence[Model], way: Way, epsilon: float | None, trial: Model | None
     ) -> Figures:
         """The figures of a model that every site gets."""
-        hits = [model.hits(self.material.test) for model in models]
-        seeds = tuple(float(each.mean()) for each in hits)
+        seeds = tuple(model.accuracy(self.material.test) for model in models)
         own = {
             name: float(np.mean([model.accuracy(rows) for model in models]))
             for name, rows in self.material.own.items()
@@ -224,6 +236,7 @@ class Contest:
         first, groups = models[0], self.material.groups
         figures = self._figures(
             seeds,
+            models,
             own,
             common,
             way.words,
@@ -236,7 +249,9 @@ class Contest:
             figures,
             path=self._path(first, seeds[0]),
             calibration=self._calibration(models, trial) if trial else None,
-            groups=groups.accuracies(np.mean(hits, axis=0)) if groups else {},
+            groups=groups.accuracies(np.mean([model.hits(self.material.test) for model in models], axis=0))
+            if groups
+            else {},
         )
 
     def _path(self, model: Model, end: float) -> tuple[tuple[int, int, float], ...]:
@@ -250,7 +265,7 @@ class Contest:
             (
                 halt.sums,
                 halt.bytes_up,
-                float((halt.scores(rows.features).argmax(axis=1) == rows.labels).mean()),
+                rows.score(halt.scores(rows.features).argmax(axis=1)),
             )
             for halt in halts
         ]
@@ -271,6 +286,7 @@ class Contest:
     def _figures(
         self,
         seeds: tuple[float, ...],
+        models: Sequence[Model],
         own: Mapping[str, float],
         common: Mapping[str, float],
         way: str,
@@ -281,8 +297,16 @@ class Contest:
         sums: int = 0,
     ) -> Figures:
         mean = float(np.mean(seeds))
-        interval = wilson(mean, len(self.material.test))
+        interval = self._interval(mean, models)
         return Figures(mean, interval, seeds, own, common, way, epsilon, noise_factor, bytes_up, sums)
+
+    def _interval(self, share: float, models: Sequence[Model]) -> tuple[float, float]:
+        """How well so many test records measure a figure."""
+        test = self.material.test
+        if test.documents is None:
+            return wilson(share, len(test))
+        found = [test.counts(model.scores(test.features).argmax(axis=1)) for model in models]
+        return spans.interval(np.mean(found, axis=0))
 
     # Which way
 
@@ -306,9 +330,13 @@ class Contest:
         return best
 
     def _ways(self, promise: Promise) -> list[Way]:
+        if self.material.tagged:
+            return choices.tagging(promise)
         return [*self._rounds(promise), *choices.courses(promise)]
 
     def _rounds(self, promise: Promise) -> list[Way]:
+        if self.material.tagged:
+            return choices.tagging_round()
         return choices.rounds(
             promise, table=self.material.texts is None, rows=sum(map(len, self._train.values()))
         )
@@ -325,6 +353,12 @@ class Contest:
 
     def _turns(self, promise: Promise) -> range:
         return range(self.seeds if promise.epsilon else 1)
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Matrices here are small: a second thread waits more than it works, and waiting costs processor time."""
+    found: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return found
 
 
 def sides(holding: Holding, rng: np.random.Generator) -> tuple[Holding, Holding]:

@@ -16,12 +16,15 @@ from cloister.privacy import canonical
 from cloister.privacy.analytic.tabular import Columns
 from cloister.privacy.errors import InputError
 from cloister.privacy.model import BaseModel
+from cloister.privacy.task import OUTSIDE
 from cloister.simulations.engine import frozen
 from cloister.simulations.engine.holding import Floats, Holding, Indices
+from cloister.simulations.scenarios.figures import FOUND, RIGHT, Measure
 from cloister.simulations.scenarios.groups import Groups
 
 OWN_SHARE = 0.2
-_KEY = b"cloister simulate: rows of a site kept back"
+KEY = b"cloister simulate: rows of a site kept back"
+"""Of the hash that keeps rows back: a public one, for a simulation has no secret."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,8 @@ class Material:
         own: site name -> rows of its own that nobody trains on.
         test: the common test rows.
         base: what the features come from: a name and a digest.
-        texts: site name -> its training texts, and those of the test; None for tables.
+        texts: site name -> its training texts, and those of the test, as the simple model reads them; None
+            for tables.
         groups: a column of the test rows whose values are looked at one by one; None for none.
     """
 
@@ -45,6 +49,16 @@ class Material:
     base: tuple[str, str]
     texts: tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]] | None = None
     groups: Groups | None = None
+
+    @property
+    def tagged(self) -> bool:
+        """Whether words are tagged, and whole entities counted."""
+        return self.test.documents is not None
+
+    @property
+    def measure(self) -> Measure:
+        """What figures of accuracy are."""
+        return FOUND if self.tagged else RIGHT
 
     @property
     def by_person(self) -> bool:
@@ -58,10 +72,14 @@ def of_texts(
     """The material of texts: of each site a fifth, by person where known, is kept back as its own test.
 
     Raises:
-        InputError: ``class_unknown``; ``site_too_small``, nothing could be kept back.
+        InputError: ``class_unknown``, a class that no site has; ``one_class``, a site has no other;
+            ``site_too_small``, nothing could be kept back.
         ModelError: the base model cannot be loaded.
     """
-    sides = {name: hold_out(records, fraction=OWN_SHARE, key=_KEY) for name, records in train.items()}
+    classes = {name: records.labels for name, records in train.items()}
+    _require_two(classes)
+    _require_known(classes, test.labels)
+    sides = {name: hold_out(records, fraction=OWN_SHARE, key=KEY) for name, records in train.items()}
     labels = tuple(sorted({label for records in (*train.values(), test) for label in records.classes()}))
     parts = [part for pair in sides.values() for part in pair] + [test]
     told = _features(base, [text for part in parts for text in part.texts])
@@ -76,6 +94,66 @@ def of_texts(
         (base.name, base.digest),
         ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
         groups,
+    )
+
+
+def _require_two(train: Mapping[str, Sequence[str]]) -> None:
+    """Refuses a site that could learn nothing by itself, as the registration of a dataset does."""
+    alone = [name for name, labels in train.items() if len(set(labels)) < 2]
+    if alone:
+        raise InputError(
+            "one_class",
+            f"{alone[0]} holds one class only, which no site can register.",
+            "Give it rows of another class, leave it out, or deal rows out more evenly: a larger ALPHA of "
+            "dirichlet:ALPHA, or 2 or more of pathological:K.",
+        )
+
+
+def _require_known(train: Mapping[str, Sequence[str]], test: Sequence[str]) -> None:
+    """Refuses test rows of a class that nobody could learn."""
+    known = {label for labels in train.values() for label in labels}
+    if unknown := sum(label not in known for label in test):
+        raise InputError(
+            "class_unknown",
+            f"{unknown} of {len(test)} test rows have a class that no site has.",
+            "Leave these rows out, or ask a site that has the class.",
+        )
+
+
+def of_tags(base: BaseModel, train: Mapping[str, Records], test: Records, *, by_person: bool) -> Material:
+    """The material of tagged sentences, a fifth of each site kept back by person, as its own test.
+
+    Args:
+        base: the base model.
+        train: site name -> sentences, with persons.
+        test: the common test sentences.
+        by_person: whether the unit of privacy is the person; the sentence otherwise.
+
+    Raises:
+        InputError: ``tags_invalid``; ``class_unknown``; ``site_too_small``, nothing could be kept back.
+        ModelError: the base model cannot be loaded.
+    """
+    sides = {name: hold_out(records, fraction=OWN_SHARE, key=KEY) for name, records in train.items()}
+    tags = sorted({tag for records in train.values() for row in records.tagged() for tag in row.tags})
+    labels = (OUTSIDE, *(tag for tag in tags if tag != OUTSIDE))
+    parts = [part for pair in sides.values() for part in pair] + [test]
+    rows = [part.tags(labels) for part in parts]
+    told = frozen.words(base, [row for part in rows for row in part])
+    ends = np.searchsorted(told.documents, np.cumsum([0, *(len(part) for part in parts)]))
+    held = []
+    for number, part in enumerate(parts):
+        at = slice(*ends[number : number + 2])
+        documents = told.documents[at] - told.documents[at][0]
+        units = persons.numbers(part)[documents] if by_person else None
+        held.append(Holding(told.features[at], told.tags[at], units, documents, labels))
+    names = list(sides)
+    return Material(
+        labels,
+        dict(zip(names, held[0:-1:2], strict=True)),
+        dict(zip(names, held[1:-1:2], strict=True)),
+        held[-1],
+        (base.name, base.digest),
+        ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
     )
 
 
@@ -152,6 +230,7 @@ def of_tables(
     for table in (*train.values(), test):
         if label not in table.columns:
             raise InputError("column_missing", f"The table has no column {label}.", "Name the right column.")
+    _require_known({name: table.columns[label] for name, table in train.items()}, test.columns[label])
     labels = tuple(sorted({value for table in train.values() for value in table.columns[label]}))
 
     def held(table: Table) -> Holding:

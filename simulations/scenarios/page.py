@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cloister.simulations.scenarios.figures import METHODS, Figures
+from cloister.simulations.scenarios.figures import OPEN, WORDS, Figures, Measure
 from cloister.simulations.scenarios.plot import Chart, Level, Point, Series
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def method_bars(simulation: Simulation) -> list[Bar]:
     """Accuracy on the common test by method, the simple model and the most frequent class below them."""
     found = simulation.comparison
     rows: list[tuple[str, float, tuple[float, float] | None, str]] = [
-        (METHODS[name], each.accuracy, each.interval, _look(name)) for name, each in found.methods.items()
+        (WORDS[name], each.accuracy, each.interval, _look(name)) for name, each in found.methods.items()
     ]
     simple, what = found.simple
     rows += [
         (what, simple, None, "plain"),
-        ("most frequent class", found.majority, None, "plain"),
+        (simulation.measure.least, found.majority, None, "plain"),
     ]
     return [_bar(number, *row) for number, row in enumerate(rows)]
 
@@ -63,7 +64,7 @@ def site_bars(simulation: Simulation) -> list[tuple[str, list[Bar]]]:
         (
             site,
             [
-                _bar(number, METHODS[name], methods[name].common[site], None, _look(name))
+                _bar(number, WORDS[name], methods[name].common[site], None, _look(name))
                 for number, name in enumerate(_SHOWN)
             ],
         )
@@ -71,25 +72,26 @@ def site_bars(simulation: Simulation) -> list[tuple[str, list[Bar]]]:
     ]
 
 
-_FEDERATED = ("federated_local", "federated_joint", "federated_ridge")
+_FEDERATED = ("federated_local", "federated_joint", *OPEN)
 _LEVELS = (("pooled", 1), ("local_only", 2), ("local_only_private", 2))
 
 
 def charts(simulation: Simulation) -> list[Chart]:
     """Accuracy of the federated methods against sums, bytes and epsilon, with pooled and local-only lines."""
     methods = simulation.comparison.methods
-    levels = [Level(METHODS[name], methods[name].accuracy, dash) for name, dash in _LEVELS]
-    paths = {name: methods[name].path for name in _FEDERATED}
+    levels = [Level(WORDS[name], methods[name].accuracy, dash) for name, dash in _LEVELS]
+    paths = {name: methods[name].path for name in _FEDERATED if name in methods}
     sums, sent = (
         [
-            Series(METHODS[name], [Point(float(halt[place]), halt[2]) for halt in path], number)
+            Series(WORDS[name], [Point(float(halt[place]), halt[2]) for halt in path], number)
             for number, (name, path) in enumerate(paths.items())
         ]
         for place in (0, 1)
     )
+    curves = simulation.comparison.curves
     targets = [
-        Series(METHODS[name], [Point(*point) for point in points], number)
-        for number, (name, points) in enumerate(simulation.comparison.curves.items())
+        Series(WORDS[name], [Point(*point) for point in points], number)
+        for number, (name, points) in enumerate(curves.items())
     ]
     steps = any(len(path) > 1 for path in paths.values())  # where each is one sum, it would be one dot
     return [
@@ -98,7 +100,7 @@ def charts(simulation: Simulation) -> list[Chart]:
             * steps
         ),
         Chart("Against bytes that a site has sent", "kB", _kilo(sent), levels, logarithmic=True),
-        Chart("Against epsilon", "epsilon", targets, levels, logarithmic=True),
+        *([Chart("Against epsilon", "epsilon", targets, levels, logarithmic=True)] * bool(curves)),
     ]
 
 
@@ -124,17 +126,17 @@ def render(simulation: Simulation) -> str:
         .get_template("simulation-1.html")
         .render(
             s=simulation,
-            methods=METHODS,
+            methods=WORDS,
             bars=method_bars(simulation),
             sites=site_bars(simulation),
             charts=charts(simulation),
             calibrated=[
-                (METHODS[name], each.calibration)
+                (WORDS[name], each.calibration)
                 for name, each in simulation.comparison.methods.items()
                 if each.calibration
             ],
             grouped=[
-                (METHODS[name], each.groups)
+                (WORDS[name], each.groups)
                 for name, each in simulation.comparison.methods.items()
                 if each.groups
             ],
@@ -168,22 +170,31 @@ def table_row(name: str, figures: Figures) -> tuple[str, ...]:
     """A method as the cells of a table, for the page and for the terminal."""
     low, high = figures.interval
     return (
-        METHODS[name],
+        WORDS[name],
         f"{100 * figures.accuracy:.1f}",
         f"{100 * low:.1f} to {100 * high:.1f}",
         f"{100 * figures.sites[figures.worst_site]:.1f} ({figures.worst_site})",
         "–" if figures.epsilon is None else f"{figures.epsilon:.3g}",
         "–" if not figures.noise_factor else f"{figures.noise_factor:.2f}",
         f"{figures.bytes_up / 1000:,.0f}" if figures.bytes_up else "–",
+        *(() if figures.loss is None else (f"{figures.loss:.3f}", f"{math.exp(figures.loss):.1f}")),
     )
 
 
-HEADS = (
-    "method",
-    "accuracy %",
-    "95 % by test rows",
-    "worst site, own rows",
-    "epsilon",
-    "noise over pooled",
-    "kB up a site",
-)
+def heads(measure: Measure, *, losses: bool) -> tuple[str, ...]:
+    """The heads of that table.
+
+    Args:
+        measure: what figures of accuracy are.
+        losses: whether methods have a loss.
+    """
+    return (
+        "method",
+        f"{measure.name} %",
+        f"95 % by test {measure.records}",
+        f"worst site, own {measure.records}",
+        "epsilon",
+        "noise over pooled",
+        "kB up a site",
+        *(("loss of a letter", "perplexity") if losses else ()),
+    )

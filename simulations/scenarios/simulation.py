@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cloister.client.site.records import rows_band
 from cloister.privacy import durable, folder
 from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.errors import PlanError, UsageError
@@ -23,13 +24,15 @@ from cloister.simulations.cluster import running
 from cloister.simulations.planner import Question, propose
 from cloister.simulations.played import trust_file
 from cloister.simulations.scenarios import evidence, page
-from cloister.simulations.scenarios.advice import advice
+from cloister.simulations.scenarios.advice import advice, machinery
+from cloister.simulations.scenarios.answers import Rehearsal
 from cloister.simulations.scenarios.catalogue import DATA, Scenario, find
 from cloister.simulations.scenarios.choices import SEEDS
 from cloister.simulations.scenarios.comparison import Contest, Engine
-from cloister.simulations.scenarios.figures import Comparison
+from cloister.simulations.scenarios.figures import NEXT, RIGHT, Comparison, Measure
 from cloister.simulations.scenarios.file import from_file
 from cloister.simulations.scenarios.groups import Groups
+from cloister.simulations.scenarios.institutes import Corpus
 from cloister.simulations.scenarios.material import Material
 
 NOT_COVERED = (
@@ -64,11 +67,12 @@ class Simulation:
         seeds: noise seeds of a private method.
         sites: site name -> its size.
         classes, inputs: how many classes there are, and the width of the features.
-        test_rows: rows of the common test.
+        test_rows: records of the common test.
         comparison: all figures.
         groups: of the common test rows, where a column is named.
         engine: what ran the first noise seed of each federated method (``comparison.Engine``).
         reported: whether a bundle was made.
+        measure: what figures of accuracy are.
     """
 
     scenario: Scenario
@@ -85,15 +89,20 @@ class Simulation:
     groups: Groups | None = None
     engine: Engine = "own"
     reported: bool = False
+    measure: Measure = RIGHT
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """Whether to federate, and how, in sentences."""
-        return advice(self.comparison, self.test_rows, self.epsilon)
+        """Whether to federate, and how, in sentences; of answers, what the machinery did."""
+        if self.measure == NEXT:
+            return machinery(self.comparison, self.epsilon)
+        return advice(self.comparison, self.test_rows, self.epsilon, self.measure)
 
     @property
     def foreseen(self) -> tuple[str, ...]:
-        """What the planner says beforehand, from public terms alone."""
+        """What the planner says beforehand, from public terms alone; nothing of answers."""
+        if self.measure == NEXT:
+            return ()
         units = [size.persons or size.rows for size in self.sites.values()]
         try:
             question = Question(
@@ -110,7 +119,7 @@ class Simulation:
     @property
     def heads(self) -> tuple[str, ...]:
         """The columns of the table."""
-        return page.HEADS
+        return page.heads(self.measure, losses=self.comparison.loss is not None)
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
@@ -135,6 +144,7 @@ class Simulation:
                 }
                 for name, size in self.sites.items()
             },
+            "measure": self.measure.name,
             "test_rows": self.test_rows,
             "methods": {
                 name: asdict(figures) | {"worst_site": figures.worst_site}
@@ -147,6 +157,8 @@ class Simulation:
             "not_covered_by_epsilon": list(NOT_COVERED),
             "simple": {"accuracy": found.simple[0], "model": found.simple[1]},
             "majority": found.majority,
+            "loss": found.loss,
+            "meaning": self.scenario.meaning,
             "advice": list(self.advice),
             "planner": list(self.foreseen),
             "seconds": dict(found.seconds),
@@ -206,9 +218,19 @@ def simulate(
     material = scenario.material(data, seed)
     with tempfile.TemporaryDirectory() as scratch:
         ledgers = Path(scratch) if out is None else out / "ledgers"
-        contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds, engine)
-        found = _simulation(scenario, material, contest)
-    if out is not None and bundle:
+        if isinstance(material, Corpus):
+            if engine != "own":
+                raise UsageError(
+                    "option_invalid",
+                    f"{scenario.name} runs in this process only.",
+                    "Leave out --engine, or take another scenario.",
+                )
+            rehearsal = Rehearsal(material, epsilon, delta, seed, ledgers, say)
+            contest, found = None, _rehearsed(scenario, rehearsal)  # a bundle speaks of accuracies
+        else:
+            contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds, engine)
+            found = _simulation(scenario, material, contest)
+    if out is not None and bundle and contest is not None and not contest.material.tagged:
         say("A job of the recommended private way, for its evidence …")
         made = evidence.report(scenario.title, contest, found.comparison)
         made.bundle.write(out / "bundle")
@@ -220,6 +242,25 @@ def simulate(
             out / "result.json", (json.dumps(found.to_json(), indent=1) + "\n").encode(), mode=0o644
         )
     return found
+
+
+def _rehearsed(scenario: Scenario, rehearsal: Rehearsal) -> Simulation:
+    material = rehearsal.material
+    bands = {name: rows_band(len(rows)) for name, rows in material.train.items()}
+    return Simulation(
+        scenario=scenario,
+        epsilon=rehearsal.epsilon,
+        delta=rehearsal.delta,
+        unit="record",
+        seed=rehearsal.seed,
+        seeds=rehearsal.seeds,
+        sites={name: SiteSize(Rows(low=low, high=high), None) for name, (low, high) in bands.items()},
+        classes=0,
+        inputs=material.base.hidden,
+        test_rows=len(material.test),
+        comparison=rehearsal.run(),
+        measure=NEXT,
+    )
 
 
 def named(what: str | Path) -> Scenario:
@@ -248,8 +289,9 @@ def _simulation(scenario: Scenario, material: Material, contest: Contest) -> Sim
         sites=sites,
         classes=len(material.labels),
         inputs=material.test.features.shape[1],
-        test_rows=len(material.test),
+        test_rows=material.test.records,
         comparison=contest.run(),
         groups=material.groups,
         engine=contest.engine,
+        measure=material.measure,
     )

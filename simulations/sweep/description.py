@@ -157,6 +157,12 @@ def ordered(sweep: Sweep, beside: Path = Path()) -> Order:
     """
     own = sweep.scenario.endswith(".toml")
     scenario = named(beside / sweep.scenario if own else sweep.scenario)
+    if not scenario.swept:
+        raise UsageError(
+            "option_invalid",
+            f"{scenario.name} is one run of a test of the machinery: there is nothing to sweep.",
+            "Take another scenario, or run `cloister simulate` with several values of --seed.",
+        )
     asked = {name for name in ("sites", "skew") if getattr(sweep, name)}
     fixed = sorted(asked - scenario.dials)
     if fixed:

@@ -22,7 +22,9 @@ from cloister.privacy.errors import BudgetError, InputError, PlanError
 from cloister.simulations.scenarios.catalogue import DATA
 from cloister.simulations.scenarios.comparison import Contest
 from cloister.simulations.scenarios.figures import METHODS, Figures
+from cloister.simulations.scenarios.institutes import Corpus
 from cloister.simulations.scenarios.material import Material
+from cloister.simulations.scenarios.progress import duration
 from cloister.simulations.sweep import page
 from cloister.simulations.sweep.description import Cell, Order, Place, Sweep, ordered, read
 from cloister.simulations.sweep.results import Results, Row, parquet, table
@@ -115,14 +117,7 @@ def left(cells: Sequence[Cell], done: Mapping[Cell, Row]) -> str:
         taken.setdefault(cell.method, []).append(row.seconds)
     usual = fmean(row.seconds for row in done.values())
     seconds = sum(fmean(taken[cell.method]) if cell.method in taken else usual for cell in missing)
-    return f"about {_duration(seconds)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    return f"about {duration(seconds)} left"
 
 
 def _run(order: Order, data: Path, place: Place, cells: Sequence[Cell], progress: _Progress) -> None:
@@ -132,6 +127,8 @@ def _run(order: Order, data: Path, place: Place, cells: Sequence[Cell], progress
         material = order.scenario.material(data, place.seed, place.mix)
     except InputError as error:
         raise _told(error, place) from error
+    if isinstance(material, Corpus):
+        raise TypeError("a sweep of answers is refused when it is ordered")
     for cell in cells:
         row = _row(order, cell, material)
         progress.keep(cell, replace(row, seconds=round(time.monotonic() - started, 3)))
@@ -165,7 +162,7 @@ def _row(order: Order, cell: Cell, material: Material) -> Row:
         delta=order.delta if cell.epsilon else None,
         unit="person" if material.by_person else "record",
         refused=refused,
-        test_rows=len(material.test),
+        test_rows=material.test.records,
     )
     return _measured(bare, figures) if figures else bare
 

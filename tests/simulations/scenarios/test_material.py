@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError
+from cloister.privacy.model import BaseModel
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.partition import Dirichlet
 from cloister.simulations.scenarios import tables
 from cloister.simulations.scenarios.catalogue import SCENARIOS, by_column, spread
 from cloister.simulations.scenarios.comparison import sides
 from cloister.simulations.scenarios.figures import wilson
-from cloister.simulations.scenarios.material import Table, of_tables, read
+from cloister.simulations.scenarios.material import Table, of_tables, of_texts, read
+from cloister.simulations.scenarios.progress import Progress
 
 REAL = Path(__file__).parents[3] / "../shared/data"
 
@@ -72,6 +75,38 @@ def test_a_label_that_no_training_row_has_is_refused():
     with pytest.raises(InputError) as caught:
         of_tables(columns, "z", train, train, train["n"])
     assert caught.value.id == "column_missing"
+
+
+@pytest.mark.parametrize(
+    ("north", "test", "reason", "words"),
+    [
+        ("aaaa", "ab", "one_class", "n holds one class only"),
+        ("abab", "abcc", "class_unknown", "2 of 4 test rows have a class that no site has"),
+    ],
+)
+def test_what_no_site_could_learn_is_refused_before_a_text_is_read(north, test, reason, words):
+    def of(labels: str) -> Records:
+        return Records(tuple(f"text {n}" for n in range(len(labels))), tuple(labels))
+
+    nowhere = BaseModel("none", Path("/nowhere"), "sha256:" + "0" * 64)
+    with pytest.raises(InputError) as caught:
+        of_texts(nowhere, {"n": of(north), "s": of("abba")}, of(test))
+    assert caught.value.id == reason
+    assert words in caught.value.what
+
+
+def test_progress_says_what_is_left_by_what_was():
+    said: list[str] = []
+    times = iter([0.0, 10.0, 30.0, 40.0])
+    progress = Progress(4, said.append, lambda: next(times))
+    for words in "abcd":
+        progress.begin(words)
+    assert said == [
+        "a … (1 of 4)",
+        "b … (2 of 4, about 30 s left)",
+        "c … (3 of 4, about 30 s left)",
+        "d … (4 of 4, about 13 s left)",
+    ]
 
 
 def test_the_interval_of_wilson():

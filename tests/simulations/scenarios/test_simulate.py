@@ -51,10 +51,12 @@ class TestSession:
     def test_the_list_names_every_scenario_and_what_it_needs(self, capsys):
         assert main(["simulate", "--list"]) == 0
         assert capsys.readouterr().out == (
-            "hospital-triage  Four hospitals route triage notes to departments\n"
-            "bank-intents     Four banks recognise what customers ask for   needs banking77\n"
-            "credit-risk      Four regional banks judge credit applications   needs south_german_credit\n"
-            "heart            Four real hospitals predict heart disease   needs heart_disease\n"
+            "hospital-triage   Four hospitals route triage notes to departments\n"
+            "clinical-entities Four clinics find diseases in what they write   needs ncbi_disease\n"
+            "medical-qa        Nine institutes teach a model to answer questions on health   needs medquad\n"
+            "bank-intents      Four banks recognise what customers ask for   needs banking77\n"
+            "credit-risk       Four regional banks judge credit applications   needs south_german_credit\n"
+            "heart             Four real hospitals predict heart disease   needs heart_disease\n"
         )
         assert main(["simulate", "--list", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["heart"]["needs"] == "heart_disease"
@@ -80,7 +82,7 @@ class TestSession:
             (
                 ["hart"],
                 2,
-                "There is no scenario hart. There is: hospital-triage, bank-intents, credit-risk, heart.",
+                "There is no scenario hart. There is: hospital-triage, clinical-entities, medical-qa,",
             ),
             (["heart", "--epsilon", "0"], 2, "Epsilon must be above 0, delta between 0 and 1"),
             (["heart", "--delta", "1"], 2, "Epsilon must be above 0, delta between 0 and 1"),
