@@ -221,7 +221,7 @@ SCENARIOS = {
             "Each writes about other diseases: what one of them has names for, the others hardly ever name. "
             "The sentences are from abstracts of the NCBI disease corpus, sorted by what they speak of; "
             "no patient is in them. Expected: a site alone misses what it has never seen, and a federation "
-            "without privacy finds about what pooling finds; the promise to each sentence costs much here, "
+            "without privacy finds about what pooling finds; the promise to each sentence costs part of it, "
             "since a thousand sentences are few.",
             8.0,
             1e-5,

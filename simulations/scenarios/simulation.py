@@ -99,9 +99,14 @@ class Simulation:
         return advice(self.comparison, self.test_rows, self.epsilon, self.measure)
 
     @property
+    def searched(self) -> bool:
+        """Whether ways were chosen on rows held back."""
+        return self.measure != NEXT
+
+    @property
     def foreseen(self) -> tuple[str, ...]:
-        """What the planner says beforehand, from public terms alone; nothing of answers."""
-        if self.measure == NEXT:
+        """What the planner says beforehand, from public terms alone; it knows classes only."""
+        if self.measure != RIGHT:
             return ()
         units = [size.persons or size.rows for size in self.sites.values()]
         try:
