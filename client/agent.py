@@ -35,6 +35,7 @@ from cloister.client.watch import Watch
 from cloister.client.witnessing import Heads, Telling
 from cloister.privacy import durable, heap
 from cloister.privacy.channel import certificates
+from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.descent import steps_of
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
@@ -177,7 +178,8 @@ class Agent:
                 folder=folder,
                 bundle=bundle.digest(),
                 password=password,
-            )
+            ),
+            self._note_connection,
         )
         try:
             connection.run(for_app(client_app(self._participants)), stop)
@@ -185,6 +187,12 @@ class Agent:
             self._failure = error
         finally:
             stop.set()
+
+    def _note_connection(self, seen: CallerSide) -> None:
+        """Writes down this end of Flower's connection."""
+        member = self._site.membership
+        own = certificates.fingerprint(member.certificate)
+        self._site.log.append("channel.opened", party=member.leader.name, **seen.fields(own))
 
     # The consortium
 

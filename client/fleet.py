@@ -31,7 +31,7 @@ from typing import TypeAlias
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from cloister.client.node import FleetSettings, Forgotten, Node, Parcel, Stopped
+from cloister.client.node import FleetSettings, Forgotten, Node, Parcel, Seen, Stopped
 from cloister.privacy import durable
 from cloister.privacy.errors import UNWRITABLE, CloisterError, StateError, TransportError
 from cloister.privacy.wire import bundle
@@ -95,13 +95,17 @@ class Journal:
 class FleetConnection:
     """One site at the lead's Flower server. It works on one message at a time.
 
+    Args:
+        settings: how to reach it.
+        seen: told of the connection, and again whenever it is another one.
+
     Raises:
         StateError: the folder cannot be made.
     """
 
-    def __init__(self, settings: FleetSettings) -> None:
+    def __init__(self, settings: FleetSettings, seen: Seen = lambda _: None) -> None:
         durable.private_folder(settings.folder)
-        self._settings = settings
+        self._settings, self._seen = settings, seen
         self._journal = Journal(settings.folder)
         self._checked: set[int] = set()
 
@@ -114,7 +118,7 @@ class FleetConnection:
             StateError, LogError, EntropyError: this machine cannot write. The journal keeps the message,
                 and the next start works on it.
         """
-        with Node(self._settings, stop) as node, suppress(Stopped):
+        with Node(self._settings, stop, self._seen) as node, suppress(Stopped):
             while not stop.is_set():
                 node.activate(self._journal.node())
                 self._journal.keep_node(node.number)

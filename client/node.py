@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -59,11 +59,14 @@ from google.protobuf.message import DecodeError
 
 from cloister.client.proxy import proxy_for
 from cloister.privacy.channel import tls
+from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.errors import StateError, TransportError
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+Seen: TypeAlias = Callable[[CallerSide], None]
+"""Told what this end sees of a connection to the fleet listener."""
 _WAIT, _WAKE, _BELL = "x-cloister-wait", "x-cloister-wake", "run"
 _RETRIED = (502, 503, 504)
 _UNAUTHORISED, _PRECONDITION, _TOO_LARGE = 401, 412, 413
@@ -163,9 +166,15 @@ def _refused(status: int) -> Exception:
 
 
 class _Headers:
-    """Headers that go with every call: Flower's version, and the bells of the lead's gate."""
+    """Headers that go with every call: Flower's version, and the bells of the lead's gate.
 
-    def __init__(self, wait: float) -> None:
+    Whenever the connection that a call went by is another one in what this end sees of it, ``seen`` is told.
+    """
+
+    _last: CallerSide | None
+
+    def __init__(self, wait: float, seen: Seen) -> None:
+        self._seen, self._last = seen, None
         metadata = RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()
         self._fixed = {str(name): str(value) for name, value in metadata}
         self._wait = wait
@@ -178,7 +187,16 @@ class _Headers:
             context.request.headers[_WAKE] = _BELL
         if isinstance(context.message, PullMessagesRequest):
             context.request.headers[_WAIT] = f"{self._wait} {context.message.node.node_id}"
-        return call_next(context)
+        response = call_next(context)
+        self._look(response.extensions.get("network_stream"))
+        return response
+
+    def _look(self, stream: Any) -> None:
+        connection = stream.get_extra_info("ssl_object") if stream is not None else None
+        found = CallerSide.seen(connection) if connection is not None else None
+        if found is not None and found != self._last:
+            self._seen(found)
+            self._last = found
 
 
 @dataclass(frozen=True)
@@ -251,18 +269,19 @@ class Node:
     Args:
         settings: how to reach the server.
         stop: ends every waiting.
+        seen: told of the connection, and again whenever it is another one.
 
     Raises:
         ChannelError: ``certificate_invalid``.
         TransportError: ``proxy_refused``.
     """
 
-    def __init__(self, settings: FleetSettings, stop: threading.Event) -> None:
+    def __init__(self, settings: FleetSettings, stop: threading.Event, seen: Seen = lambda _: None) -> None:
         key = settings.node_key
         self.number = 0
         self._settings, self._stop = settings, stop
         self._public = public_key_to_bytes(key.public_key())
-        self._headers = _Headers(settings.wait)
+        self._headers = _Headers(settings.wait, seen)
         verify = tls.client_context(settings.authority, settings.certificate, settings.key, settings.password)
         timeout = settings.wait + _CALL
         self._client = FleetHttpClient(

@@ -27,6 +27,7 @@ from flwr.serverapp import Grid, ServerApp
 from cloister.client.fleet import FleetConnection, for_app
 from cloister.client.node import FleetSettings
 from cloister.privacy.channel.certificates import Authority, key_pem
+from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.wire import bundle
 from cloister.server.runtime import Runtime, RuntimeSettings
 
@@ -237,7 +238,12 @@ def _site(config: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    FleetConnection(FleetSettings(**folders, **values, node_key=key)).run(for_app(app), stop)
+
+    def seen(side: CallerSide) -> None:
+        with (folder / "seen").open("a") as told:
+            told.write(json.dumps(vars(side)) + "\n")
+
+    FleetConnection(FleetSettings(**folders, **values, node_key=key), seen).run(for_app(app), stop)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ POST_QUANTUM = frozenset({"X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM
 """The hybrid groups of draft-ietf-tls-ecdhe-mlkem."""
 
 NOT_SEEN, OTHER = "not-seen", "other"
+_CIPHERS = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
 _VERSIONS = {"": NOT_SEEN, "TLSv1.3": TLS_13, "TLSv1.2": "1.2"}
 _GROUPS = {"": NOT_SEEN, "X25519": "X25519", "prime256v1": "P-256", "secp384r1": "P-384"} | {
     name: name for name in POST_QUANTUM
@@ -113,6 +114,39 @@ class Facts:
         """The fields of an event on this connection, seen from the end whose certificate is ``local``."""
         seen = {"tls": self.tls, "cipher": NOT_SEEN, "group": self.group}
         return {"route": "consortium", **seen, "local": local, "remote": remote}
+
+
+@dataclass(frozen=True)
+class CallerSide:
+    """What a caller's own end sees of a connection of Python's ``ssl``, which does not tell the group.
+
+    Attributes:
+        tls: as in ``Facts``.
+        cipher: name of the cipher suite, ``other`` or ``not-seen``.
+        server: fingerprint of the certificate that the other end showed.
+    """
+
+    tls: str
+    cipher: str
+    server: str
+
+    @classmethod
+    def seen(cls, connection: Any) -> CallerSide | None:
+        """The facts of an open connection (``ssl.SSLSocket`` or ``ssl.SSLObject``); None for a closed one."""
+        try:
+            version, chosen = connection.version(), connection.cipher()
+            shown = connection.getpeercert(True)  # by place: the object that httpx gives knows no names
+        except (OSError, ValueError):
+            return None
+        if not (version and chosen and shown):
+            return None
+        cipher = chosen[0] if chosen[0] in _CIPHERS else OTHER
+        return cls(_VERSIONS.get(version, NOT_SEEN), cipher, canonical.digest(shown))
+
+    def fields(self, local: str) -> dict[str, Any]:
+        """The fields of an event on this connection to Flower; ``local`` is this end's certificate."""
+        seen = {"tls": self.tls, "cipher": self.cipher, "group": NOT_SEEN}
+        return {"route": "flower", **seen, "local": local, "remote": self.server}
 
 
 def _is_statement(value: object) -> bool:

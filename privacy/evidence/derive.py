@@ -66,7 +66,7 @@ def derived(
         "privacy": privacy,
         "attacks": [one for stated in privacy for one in attacked(plan, stated, logs[stated["site"]])],
         "traffic": list(_traffic(plan, lead)),
-        "channels": list(_channels(plan, logs.get(plan.lead.name, ()))),
+        "channels": list(_channels(plan, logs)),
         "progress": list(_progress(plan, logs)),
         "model": {
             "digest": next((event.body["model"] for event in lead if event.type == "job.finished"), None),
@@ -198,18 +198,36 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-def _channels(plan: Plan, events: Sequence[Event]) -> Iterator[dict[str, Any]]:
-    """The newest connection of each site that a bundle shows, as the lead's end saw it."""
-    newest = {str(e.body["party"]): e.body for e in events if e.type == "channel.opened"}
+def _channels(plan: Plan, logs: Logs) -> Iterator[dict[str, Any]]:
+    """The newest connection of each site that a bundle shows, as the lead's end saw it, and the site's."""
+    at_lead = logs.get(plan.lead.name, ())
     for site in plan.sites:
-        if body := newest.get(site.name):
-            yield {
-                "site": site.name,
-                "tls": body["tls"],
-                "group": body["group"],
-                "site_certificate": body.get("remote"),
-                "lead_certificate": body.get("local"),
-            }
+        found = happenings.connection(at_lead, site.name)
+        if found is None:
+            continue
+        own, met = logs.get(site.name, ()), _end(found.body, "remote", "local")
+        ends = [
+            end
+            for event in happenings.connections(own, plan.lead.name)
+            if (end := _end(event.body, "local", "remote")) and event.body["route"] == "consortium"
+        ]
+        flower = happenings.connection(own, plan.lead.name, "flower")
+        yield {
+            "site": site.name,
+            **met,
+            "seen_at_site": met if met in ends else ends[-1] if ends else None,
+            "flower": None if flower is None else _end(flower.body, "local", "remote"),
+        }
+
+
+def _end(body: Mapping[str, Any], site: str, lead: str) -> dict[str, Any]:
+    """A connection as one end wrote it down, whose fields name the certificates of both."""
+    return {
+        "tls": body["tls"],
+        "group": body["group"],
+        "site_certificate": body.get(site),
+        "lead_certificate": body.get(lead),
+    }
 
 
 def _guarantee(plan: Plan, name: str, events: Sequence[Event]) -> dict[str, Any]:

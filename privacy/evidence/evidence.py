@@ -220,14 +220,32 @@ class Traffic(Part):
     bytes_down: Whole
 
 
-class Channel(Part):
-    """A site's connection to the consortium service, as the lead's end saw it."""
+class ChannelEnd(Part):
+    """A connection between a site and the lead, as one end of it wrote it down."""
 
-    site: Name
     tls: Literal["1.3", "1.2", "not-seen"]
     group: Group
     site_certificate: Digest | None
     lead_certificate: Digest | None
+
+
+class Channel(ChannelEnd):
+    """A site's connection to the consortium service, as the lead's end saw it.
+
+    Attributes:
+        seen_at_site: the same connection, as the site's end wrote it down; None where it did not.
+        flower: the site's end of its connection to Flower, of which the lead's end keeps no record; likewise.
+    """
+
+    site: Name
+    seen_at_site: ChannelEnd | None = None
+    flower: ChannelEnd | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether both ends wrote the same."""
+        own = ChannelEnd(**{name: getattr(self, name) for name in ChannelEnd.model_fields})
+        return self.seen_at_site == own
 
 
 class SiteAccuracy(Part):

@@ -269,7 +269,8 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
     own = [event for event in everything if event.job == plan.digest]
     opened = [e for e in _typed(everything, "budget.opened") if e.body["dataset"] == dataset]
     enrolled = _typed(logs.get(plan.lead.name, ()), "key.enrolled")
-    connected = _typed(logs.get(plan.lead.name, ()), "channel.opened")
+    met = connection(logs.get(plan.lead.name, ()), name), connection(everything, plan.lead.name)
+    flower = connection(everything, plan.lead.name, "flower")
     counted = [e for e in _typed(lead, "traffic.counted") if e.body["site"] == name]
     audit = _typed(own, "audit.committed", "audit.result")
     charged = _ends(_typed(own, "budget.reserved"))
@@ -288,8 +289,20 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
         ],
         f"membership.{name}": _attack(own, "membership"),
         f"traffic.{name}": _ends(counted),
-        f"channel.{name}": [e for e in connected if e.body["party"] == name][-1:],
+        f"channel.{name}": [*filter(None, met)],
+        f"flower.{name}": [*filter(None, [flower])],
     }
+
+
+def connections(events: Iterable[Event], party: str) -> list[Event]:
+    """The connections with a party that somebody's log shows."""
+    return [event for event in _typed(events, "channel.opened") if event.body["party"] == party]
+
+
+def connection(events: Iterable[Event], party: str, route: str = "consortium") -> Event | None:
+    """The newest connection with a party, by one of the two ways."""
+    found = [event for event in connections(events, party) if event.body["route"] == route]
+    return found[-1] if found else None
 
 
 def _attack(events: Iterable[Event], attack: str) -> list[Event]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical
+from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.evidence.bundle import Contents
@@ -208,6 +209,8 @@ class Play:
             logs["lead"].append("channel.opened", party=name, local=server, remote=own, **facts)
             logs[name].append("site.joined", site=name, identity=key.public.digest())
             logs[name].append("channel.opened", party="lead", local=own, remote=server, **facts)
+            flower = CallerSide("1.3", "TLS_AES_256_GCM_SHA384", server)
+            logs[name].append("channel.opened", party="lead", **flower.fields(own))
             self.ledgers[name].open_budget(DATASET, "record", _EPSILON, _DELTA)
             logs[name].append("job.refused", job=_OTHER_JOB, reason="site_refused")
             logs[name].append("policy.loaded", policy=POLICY.digest, signers=["steward"])

@@ -225,18 +225,18 @@ class _Job:
     def _meet(self) -> None:
         """Everybody gets everybody's keys."""
         for name in self.names:
-            about = {"site": name, "identity": self.keys[name].public.digest()}
+            about: dict[str, Any] = {"site": name, "identity": self.keys[name].public.digest()}
             self.logs[LEAD].append("site.joined", **about)
             self.logs[name].append("site.joined", **about)
             for party in self.seats.parties.roster.members:
                 if party.name != name:
-                    known = {"party": party.name, "identity": party.digest()}
+                    known: dict[str, Any] = {"party": party.name, "identity": party.digest()}
                     self.logs[name].append("key.confirmed", **known, method="words")
 
     def _approve(self) -> None:
         """The plan is proposed, and approved everywhere."""
         plan = self.plan
-        terms = {"base": plan.base.digest, "roster": plan.roster, "code": plan.lead.code}
+        terms: dict[str, Any] = {"base": plan.base.digest, "roster": plan.roster, "code": plan.lead.code}
         self._tell("job.proposed", sites=sorted(self.names), **terms)
         about: dict[str, Any] = {"subject": plan.digest, "stage": "start", "role": "administrator"}
         for name in self.names:

@@ -25,6 +25,7 @@ from flwr.app import Message
 from flwr.serverapp import ServerApp
 
 from cloister.client.fleet import FleetConnection
+from cloister.privacy.channel.certificates import fingerprint
 from cloister.privacy.errors import TransportError
 from cloister.privacy.wire import bundle
 from cloister.server.runtime import TaskToken
@@ -105,6 +106,10 @@ def test_two_rounds_with_three_sites(fleet: Fleet) -> None:
             name: data + b" from " + name.encode() for name in NAMES
         }
     assert not any((fleet.folder / name / "message").exists() for name in NAMES)
+    server = fingerprint((fleet.folder / "server.pem").read_bytes())
+    for name in NAMES:
+        (told,) = map(json.loads, (fleet.folder / name / "seen").read_text().splitlines())
+        assert (told["tls"], told["server"]) == ("1.3", server)
 
 
 def test_an_exception_leaves_its_id_and_no_text(fleet: Fleet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cloister.privacy.evidence.checks.case import Case
@@ -104,11 +104,16 @@ def _final(case: Case) -> Findings:
 
 
 def channels(case: Case) -> Findings:
-    """A connection that the lead logged with a site, the site logged with the lead, with the same facts."""
+    """A connection that the lead logged with a site, the site logged with the lead, with the same facts.
+
+    Of Flower's connection the lead's end keeps no record: it must be between the certificates of the others.
+    """
     lead = case.plan.lead.name
+    servers = {e.event.body["local"] for e in _of(case.writers[lead].shown, "channel.opened") if _served(e)}
     for name in case.sites:
+        yield from _flowers(case, name, servers)
         theirs = [_facts(e.event.body, flip=False) for e in _channels(case, lead, name)]
-        for one in _channels(case, name, lead):
+        for one in filter(_served, _channels(case, name, lead)):
             seen = _facts(one.event.body, flip=True)
             if not any(_agree(seen, other) for other in theirs):
                 yield altered("channels", one.id, "the lead logged no such connection")
@@ -118,6 +123,25 @@ def channels(case: Case) -> Findings:
         newest = theirs[-1:]
         if newest and not any(_agree(newest[0], own) for own in ours):
             yield altered("channels", _channels(case, lead, name)[-1].id, f"{name} logged no such connection")
+
+
+def _served(one: Shown) -> bool:
+    """Whether it is a connection to the consortium service, of which both ends keep a record."""
+    return bool(one.event.body["route"] == "consortium")
+
+
+def _flowers(case: Case, name: str, servers: Collection[Any]) -> Findings:
+    """A site's end of Flower's connection is between the certificates of the consortium service's."""
+    found = _channels(case, name, case.plan.lead.name)
+    own = {one.event.body["local"] for one in found if _served(one)}
+    for one in found:
+        if _served(one):
+            continue
+        yield from _weak(one)
+        if one.event.body.get("remote") not in servers:
+            yield altered("channels", one.id, "the lead logged no such certificate of its own")
+        if one.event.body["local"] not in own:
+            yield altered("channels", one.id, "the site showed another certificate to the consortium service")
 
 
 def _channels(case: Case, writer: str, party: str) -> list[Shown]:

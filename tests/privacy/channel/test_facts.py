@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import Authority, fingerprint
-from cloister.privacy.channel.facts import POST_QUANTUM, Facts
+from cloister.privacy.channel.facts import POST_QUANTUM, CallerSide, Facts
+from cloister.privacy.channel.tls import client_context
 from cloister.privacy.errors import ChannelError
 
 CERTIFICATE = Authority.create("a").client("north")[1]
@@ -97,3 +100,52 @@ def test_bytes_that_are_no_statement_are_refused(data: bytes) -> None:
     with pytest.raises(ChannelError) as caught:
         Facts.stated(data, NONCE, OWN)
     assert caught.value.id == "wrong_context"
+
+
+def connected(folder: Path) -> tuple[ssl.SSLObject, bytes]:
+    """The caller's end of a connection of TLS 1.3, and the certificate of the other end, PEM."""
+    authority = Authority.create("sites")
+    pairs = {"north": authority.client("north"), "server": authority.server("server", ("localhost",))}
+    authority.save(folder, "sites")
+    for name, (key, certificate) in pairs.items():
+        (folder / f"{name}.key").write_bytes(key)
+        (folder / f"{name}.pem").write_bytes(certificate)
+    caller = client_context(folder / "sites.pem", folder / "north.pem", folder / "north.key")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "server.pem", folder / "server.key")
+    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        caller.wrap_bio(one, other, server_hostname="localhost"),
+        server.wrap_bio(other, one, server_side=True),
+    ]
+    waiting = list(ends)
+    for _ in range(10):
+        for end in tuple(waiting):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            waiting.remove(end)
+    assert not waiting
+    return ends[0], pairs["server"][1]
+
+
+def test_a_caller_sees_version_cipher_and_the_other_certificate_itself(tmp_path: Path) -> None:
+    connection, certificate = connected(tmp_path)
+    seen = CallerSide.seen(connection)
+    assert seen is not None
+    assert (seen.tls, seen.server) == ("1.3", fingerprint(certificate))
+    assert seen.cipher.startswith("TLS_")
+    assert seen.fields(OWN) == {
+        "route": "flower",
+        "tls": "1.3",
+        "cipher": seen.cipher,
+        "group": "not-seen",
+        "local": OWN,
+        "remote": fingerprint(certificate),
+    }
+
+
+def test_of_a_connection_that_is_not_open_nothing_is_seen() -> None:
+    fresh = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="a")
+    assert CallerSide.seen(fresh) is None

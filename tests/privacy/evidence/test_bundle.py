@@ -255,6 +255,10 @@ def test_exit_codes_and_one_line_a_finding(stage: Any, folder: Path, trust: Path
     code, lines = session(str(empty))
     assert code == 11
     assert lines[-1] == "incomplete: Do not rely on it."
+    stage.shuffled.bundle().write(tmp_path / "shuffled")
+    code, lines = session(str(tmp_path / "shuffled"))
+    assert code == 12
+    assert lines[0].startswith("not-reproducible: sampler: site-01/")
 
 
 def test_json_for_programs(folder: Path) -> None:

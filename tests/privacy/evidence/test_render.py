@@ -618,3 +618,28 @@ def test_what_is_no_federation_says_so_across_every_page(kind: str, word: str | 
 
 def test_what_was_not_tested_is_not_known() -> None:
     assert {*section(page(evidence()), 13).grades()} == {"Not known"}
+
+
+def _ends() -> dict[str, Any]:
+    """The evidence of a run whose first two sites wrote down their ends, the second another one."""
+    value = evidence()
+    own = ("tls", "group", "site_certificate", "lead_certificate")
+    first, second = value["channels"][:2]
+    first["seen_at_site"] = {name: first[name] for name in own}
+    first["flower"] = first["seen_at_site"] | {"group": "not-seen"}
+    second["seen_at_site"] = {name: second[name] for name in own} | {"group": "X25519"}
+    return value
+
+
+def test_a_connection_stands_as_both_ends_saw_it_or_is_not_known() -> None:
+    value = _ends()
+    first, second, third = (seen["site"] for seen in value["channels"][:3])
+    text = section(page(value), 6).text()
+    sites = len(value["plan"]["sites"])
+    assert f"both ends wrote the same at 1 of {sites} sites" in text
+    assert f"{second} : the two ends did not write the same" in text
+    assert f"{third}: what its end saw of the connection to the consortium service." in text
+    assert f"{first}: what its end saw" not in text
+    assert f"{second}: what its end saw of the connection to Flower." in text
+    rows = section(page(value), 6).tags("tbody")[0].tags("tr")
+    assert len(rows) == len(value["channels"]) + 3

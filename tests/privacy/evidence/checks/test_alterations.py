@@ -239,6 +239,31 @@ def swap_a_certificate(stage: Any) -> Bundle:
     )
 
 
+def _flower(stage: Any, **other: Any) -> Bundle:
+    """What an honest site writes down of its connection to Flower, if that is not as it should be."""
+
+    def at_flower(event: Event) -> Event:
+        return changed(event, **other) if event.body["route"] == "flower" else event
+
+    part = stage.plain.rewritten("site-01", lambda lines: edited(lines, "channel.opened", at_flower))
+    return stage.plain.bundle(part)
+
+
+@found_by("channels")
+def stand_between_a_site_and_flower(stage: Any) -> Bundle:
+    return _flower(stage, remote=FAKE)
+
+
+@found_by("channels")
+def let_a_site_into_flower_under_another_certificate(stage: Any) -> Bundle:
+    return _flower(stage, local=FAKE)
+
+
+@found_by("channels", Result.NOT_REPRODUCIBLE)
+def let_a_site_into_flower_below_tls_13(stage: Any) -> Bundle:
+    return _flower(stage, tls="1.2")
+
+
 @found_by("traffic")
 def understate_what_a_site_sent(stage: Any) -> Bundle:
     return stage.plain.bundle(
@@ -431,6 +456,12 @@ _claims("name another final model", lambda e: e.update(model={**e["model"], "dig
 _claims("date the evidence before the job", lambda e: e.update(created="2026-01-01T00:00:00Z"), "evidence")
 _claims("smooth the budget over rounds", lambda e: e["progress"][2].update(epsilon=0.1), "evidence")
 _claims("claim a stronger channel", lambda e: e["channels"][0].update(group="X25519"), "evidence")
+_claims(
+    "claim that a site's end saw more than it did",
+    lambda e: e["channels"][0]["flower"].update(group="X25519MLKEM768"),
+    "evidence",
+)
+_claims("leave out a site's end", lambda e: e["channels"][0].update(seen_at_site=None), "evidence")
 _claims("leave out who refused", lambda e: e["rounds"][1].update(refused=[]), "evidence")
 
 
