@@ -145,7 +145,6 @@ class Parties:
         order = head_layout(analytic.head if analytic else self.inputs, len(self.labels))
         most_rows = max(each.most_rows for each in self.holdings.values())
         roster, digest = self.roster, code.installed()
-        privacy = _privacy(promise, course, self.unit, first)
         sites = tuple(
             Site(
                 name=name,

@@ -221,31 +221,30 @@ def simulate(
         folder.claim(out)
     say("Preparing the sites: the shared base model reads every text once …")
     material = scenario.material(data, seed)
+    if engine != "own" and (isinstance(material, Corpus) or material.tagged):
+        raise UsageError(
+            "option_invalid",
+            f"Flower's engine runs scenarios of one class a record, and {scenario.name} is another.",
+            "Leave out --engine, or take another scenario.",
+        )
     with tempfile.TemporaryDirectory() as scratch:
         ledgers = Path(scratch) if out is None else out / "ledgers"
         if isinstance(material, Corpus):
-            if engine != "own":
-                raise UsageError(
-                    "option_invalid",
-                    f"{scenario.name} runs in this process only.",
-                    "Leave out --engine, or take another scenario.",
-                )
             rehearsal = Rehearsal(material, epsilon, delta, seed, ledgers, say)
             contest, found = None, _rehearsed(scenario, rehearsal)  # a bundle speaks of accuracies
         else:
             contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds, engine)
             found = _simulation(scenario, material, contest)
+    if out is not None:
+        durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
+        _keep(out, found)
     if out is not None and bundle and contest is not None and not contest.material.tagged:
         say("A job of the recommended private way, for its evidence …")
         made = evidence.report(scenario.title, contest, found.comparison)
         made.bundle.write(out / "bundle")
         durable.write(out / "trust.json", trust_file(made.keys), mode=0o644)
         found = replace(found, reported=True)
-    if out is not None:
-        durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
-        durable.write(
-            out / "result.json", (json.dumps(found.to_json(), indent=1) + "\n").encode(), mode=0o644
-        )
+        _keep(out, found)
     return found
 
 
@@ -266,6 +265,10 @@ def _rehearsed(scenario: Scenario, rehearsal: Rehearsal) -> Simulation:
         comparison=rehearsal.run(),
         measure=NEXT,
     )
+
+
+def _keep(out: Path, found: Simulation) -> None:
+    durable.write(out / "result.json", (json.dumps(found.to_json(), indent=1) + "\n").encode(), mode=0o644)
 
 
 def named(what: str | Path) -> Scenario:

@@ -93,11 +93,14 @@ def test_of_many_connections_before_a_job_the_last_is_shown(stage: Any) -> None:
 
     plan = stage.plain.job.plan
     events = list(stage.plain.job.logs["site-01"].entries())
-    opened = next(event for event in events if event.type == "channel.opened")
+    routes = ("consortium", "flower")
+    opened, _ = connections = [event for event in events if event.type == "channel.opened"]
+    assert tuple(event.body["route"] for event in connections) == routes
     events[1:1] = [opened, opened]
     renumbered = [replace(event, seq=number) for number, event in enumerate(events)]
     found = [event.seq for event in selected(renumbered, plan) if event.type == "channel.opened"]
-    assert found == [max(event.seq for event in renumbered if event.type == "channel.opened")]
+    places = [event.seq for event in renumbered if event.type == "channel.opened"]
+    assert found == places[-2:]  # of each way the last
 
 
 def test_a_job_that_a_log_does_not_know_has_no_part(stage: Any) -> None:
