@@ -94,7 +94,7 @@ class Agent:
             TransportError: Flower refuses this site for good.
             StateError, LogError, EntropyError: this machine cannot write.
         """
-        with self._site.running(), Consortium(self._site) as member:
+        with self._site.running(), self._datasets.ledger.held(), Consortium(self._site) as member:
             refuse_restored(self._site)
             self._heads = Heads(self._site, member)
             self._telling = Telling(self._heads, self._once)

@@ -291,7 +291,7 @@ class Participant:
                 "update_model_mismatch", "The global model is not the one that the lead signed."
             )
         if task.acknowledged:
-            self.log.append("update.acknowledged", job=self.plan.digest, sealed=task.acknowledged)
+            self.log.note("update.acknowledged", job=self.plan.digest, sealed=task.acknowledged)
         return task
 
     def _train(self, opened: Opened) -> Sealed:
@@ -408,10 +408,10 @@ class Participant:
         return Coded(fed.content, delta.mechanisms)
 
     def _tell(self, header: Header, mechanisms: tuple[GaussianSteps, ...]) -> None:
-        """Writes down what the steps of a round did to the data, as the update says it."""
+        """Notes what the steps of a round did to the data; an event of the ledger follows and syncs it."""
         privacy = self.plan.privacy
         for block in accounting.merged(mechanisms):
-            self.log.append(
+            self.log.note(
                 "dp.step_summary",
                 job=self.plan.digest,
                 round=header.round,

@@ -125,8 +125,7 @@ class Heads:
                 if error.id in UNWRITABLE:
                     raise
                 faults.append(error)
-        for note in answer.marks:
-            countersigned(self._site.log, own, note, members)
+        countersigned(self._site.log, own, answer.marks, members)
         if faults:
             raise faults[0]
 

@@ -55,6 +55,11 @@ class Log(Protocol):
     ) -> object:
         """Appends one event, synced."""
 
+    def note(
+        self, type: str, *, job: str | None = None, round: int | None = None, **fields: object
+    ) -> object:
+        """Appends one event that the next one syncs."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -294,7 +299,7 @@ class Federation:
         opened: tuple[str, ...],
         step: int = 0,
     ) -> None:
-        self.log.append(
+        self.log.note(  # before the round is closed, which is appended
             "sum.closed",
             job=self.plan.digest,
             round=current.number,
@@ -401,7 +406,8 @@ class Federation:
             self.log.append("update.refused", job=job, round=number, site=site, reason=error.id)
             return
         acknowledged[site] = opened.digest
-        self.log.append("update.received", job=job, round=number, site=site, sealed=opened.digest)
+        write = self.log.note if current.of(WAITING) else self.log.append  # the last one syncs them all
+        write("update.received", job=job, round=number, site=site, sealed=opened.digest)
 
     def progress(self, current: Round) -> None:
         """Reports where the sites stand in a round."""
@@ -428,11 +434,12 @@ class Federation:
             away=self.away,
             lose=lambda site, reason: self._lose(current, site, reason),
         )
+        looked = float("-inf")
         while current.of(WAITING):
-            self._check_stop()
-            for site, reason in self.left().items():
-                if site in current.of(WAITING):
-                    self._lose(current, site, reason)
+            if time.monotonic() - looked >= self.pace.look:
+                looked = time.monotonic()
+                self._check_stop()
+                self._lose_leavers(current)
             for site, size in post.send():
                 self.down[site] += size
             for answer in post.receive():
@@ -444,6 +451,11 @@ class Federation:
                     self.progress(current)
                 del answer  # before the next one is fetched: one update in memory at a time
             post.drop_absent()
+
+    def _lose_leavers(self, current: Round) -> None:
+        for site, reason in self.left().items():
+            if site in current.of(WAITING):
+                self._lose(current, site, reason)
 
     def _carrier(self, grid: Grid, kind: str) -> Carrier:
         """Models and updates go by Flower; steps of secure sums, joint steps and bulk go by the service."""

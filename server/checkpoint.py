@@ -88,12 +88,11 @@ class Checkpoint:
         """Writes the checkpoint: a line of canonical JSON, the bytes of its vectors, and the coded change."""
         vectors = [self.model, *([] if self.change is None else [self.change]), *self.moments]
         vectors += [] if self.rest is None else [self.rest]
-        parts = [vector.astype(_WIRE).tobytes() for vector in vectors]
-        if self.taken is not None:
-            parts.append(self.taken.words.astype(_WORD).tobytes())
-        if self.pending is not None:
-            parts.append(self.pending.words.astype(_WORD).tobytes())
-        body = b"".join([*parts, self.sent.content if self.sent else b""])
+        summed = self.taken or self.pending
+        words = [one.words for one in (self.taken, self.pending) if one is not None]
+        parts = [np.ascontiguousarray(vector, _WIRE) for vector in vectors]
+        parts += [np.ascontiguousarray(one, _WORD) for one in words]
+        body = b"".join([*parts, self.sent.content if self.sent else b""])  # the one copy of them all
         head: dict[str, canonical.Json] = {
             "plan": self.plan,
             "round": self.round,
@@ -112,10 +111,9 @@ class Checkpoint:
         }
         if self.pending is not None:
             head["pending"] = {"signed": list(self.pending.signed), "opened": list(self.pending.opened)}
-        summed = self.taken or self.pending
         if summed is not None and summed.words.size != self.model.size:
             head["summands"] = summed.words.size
-        vault.write(path, canonical.encode(head) + b"\n" + body)
+        vault.write(path, b"\n".join((canonical.encode(head), body)))
 
     @classmethod
     def load(cls, path: Path, plan: str, vault: Vault = CLEAR) -> Checkpoint:

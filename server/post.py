@@ -28,7 +28,8 @@ class Pace:
         resend: a site that stays connected but is silent gets the same task again after this time.
         join: so long does a run wait at its start for sites that are not connected.
         poll: pause between two looks for answers.
-        look: pause between two looks for sites that cannot be reached yet.
+        look: pause between two looks for sites that cannot be reached yet or have left, and for the
+            operator's wish to stop.
     """
 
     answer: float = 1800.0

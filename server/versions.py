@@ -12,7 +12,7 @@ What a lead can watch is the sum alone: under secure aggregation no update of on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -63,6 +63,7 @@ class Versions:
     folder: Path
     plan: Plan
     vault: Vault = CLEAR
+    _known: list[Version] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def keep(self, before: Vector, state: Checkpoint) -> Version | None:
         """Takes note of a checkpoint that was just saved; again has no effect.
@@ -77,7 +78,9 @@ class Versions:
         Raises:
             StateError: the folder cannot be written.
         """
-        known = self.all()
+        known = self._known
+        if not known:  # whoever keeps versions is the only one; the file is read once
+            known += self.all()
         if state.round == 0 or (known and known[-1].round >= state.round):
             return None
         norm = float(np.linalg.norm((state.model - before).astype(np.float64)))
@@ -86,8 +89,9 @@ class Versions:
         made = Version(state.round, model_digest(state.model), norm, jumped)
         if not self.plan.joint:
             self._store(state)
-        lines = b"".join(canonical.encode(vars(version)) + b"\n" for version in (*known, made))
-        durable.write(self._lines, lines, sync=False)
+        written = self._lines.read_bytes() if self._lines.exists() else b""
+        durable.write(self._lines, written + canonical.encode(vars(made)) + b"\n", sync=False)
+        known.append(made)
         return made
 
     def all(self) -> tuple[Version, ...]:

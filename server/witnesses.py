@@ -80,7 +80,9 @@ class Witnesses:
                 self._pass_on(site, note, known.values())
             if said.head:
                 self._take(site, said)
-            return self._answer(site, said, bool(said.head)).to_bytes()
+            answer = self._answer(site, said, bool(said.head)).to_bytes()
+        self._log.sync()  # what was countersigned is written down before it is given away
+        return answer
 
     def _take(self, site: PublicIdentity, said: Said) -> None:
         """Countersigns a site's newest head, if it is shown to follow from the one that is held."""
@@ -102,7 +104,7 @@ class Witnesses:
         """Keeps a site's countersignature of the lead's head, or passes on that of another site's."""
         mark = parse(note)
         if mark.origin == origin_of(self._own):
-            countersigned(self._log, self._own, note, (site,))
+            countersigned(self._log, self._own, (note,), (site,))
             return
         shown = self._recent[mark.origin].get(mark.size)
         log = next((party for party in parties if origin_of(party) == mark.origin), None)

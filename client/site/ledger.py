@@ -21,12 +21,13 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
-from cloister.client.site.database import reading, writing
+from cloister.client.site.database import held, reading, writing
 from cloister.client.site.entries import Budget, Entries, Reservation, Row
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
@@ -75,6 +76,10 @@ class Ledger:
         self._log = log
         with writing(path) as database:
             Entries(database).prepare()
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps the file open, so that each entry costs one sync; for whoever makes many."""
+        return held(self._path)
 
     def open_budget(self, dataset: str, unit: str, epsilon: float, delta: float) -> Budget:
         """Set the budget of a dataset, once; the same terms again change nothing.

@@ -5,7 +5,8 @@ A log is a folder: ``events.jsonl`` (one event a line, see ``events``) and ``hea
 Writing. Several processes and threads of one party may append: each append locks the file, reads
 what the others wrote, writes its line and syncs it to the disk before it returns. Whoever wants to
 act appends first: where the line cannot be written, ``LogError`` (``log_unwritable``) says so and
-nothing else may happen. A process that dies in the middle of a line leaves a torn tail; the next one
+nothing else may happen. What nobody acts on before more is appended may be noted instead, and shares the
+sync of what follows. A process that dies in the middle of a line leaves a torn tail; the next one
 to lock the file cuts off exactly that tail, which nobody had been told was written, and records it.
 
 Reading. ``EventLog`` checks only that it goes on where it should. ``chain.verify_log`` is the full
@@ -158,6 +159,27 @@ class EventLog:
         with self._held() as file:
             return self._put(file, type, job, round, fields)
 
+    def note(
+        self,
+        type: str,
+        *,
+        job: str | None = None,
+        round: int | None = None,
+        **fields: Any,
+    ) -> Entry:
+        """Write one event that goes to the disk with whatever is appended, read or signed next.
+
+        For what is followed by an event of its own before anybody acts: the end of the process does not take
+        it away, but until then the end of the machine may. Arguments and errors are those of ``append``.
+        """
+        with self._held(sync=False) as file:
+            return self._put(file, type, job, round, fields)
+
+    def sync(self) -> None:
+        """Brings what was noted to the disk; raises ``LogError`` ``log_unwritable``."""
+        with self._held():
+            pass
+
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Events that stand together and share one sync to the disk.
@@ -170,7 +192,7 @@ class EventLog:
             yield
 
     @contextmanager
-    def _held(self) -> Iterator[int]:
+    def _held(self, *, sync: bool = True) -> Iterator[int]:
         """The locked file, up to date; synced and released by the outermost caller of the thread."""
         with self._mutex:
             if self._file is not None:
@@ -182,7 +204,8 @@ class EventLog:
                 try:
                     yield self._file
                 finally:
-                    self._sync(self._file)
+                    if sync:
+                        self._sync(self._file)
             finally:
                 files.unlock(self._file)
                 self._file = None
@@ -297,9 +320,9 @@ class EventLog:
                 raise altered("The last event of the log does not stand at its place.")
             if torn:
                 os.ftruncate(file, tip.end)
-            if tip is not self._durable:
+            if tip is not self._tip:
                 os.fsync(file)  # whoever wrote it may have died before its own sync
-        self._tip = self._durable = tip
+                self._tip = self._durable = tip
         if tip.tree.size == 0:
             opened = {"identity": self._writer.public.digest(), **self._previous}
             self._put(file, "log.opened", None, None, opened)

@@ -179,7 +179,8 @@ class Witness:
             proof: that the log only grew since the head that is kept here.
 
         Returns:
-            The head with this party's countersignature alone; None if nothing is new.
+            The head with this party's countersignature alone, to be given away after the log's next sync;
+            None if nothing is new.
 
         Raises:
             LogError: ``head_invalid``; or a contradiction, which is kept and written down as an incident:
@@ -198,7 +199,7 @@ class Witness:
             raise
         durable.private_folder(self.path / FOLDER)
         durable.write(self._path(head.origin, "head"), countersigned.serialise())
-        self.log.append("log.witnessed", party=party.name, size=head.size, root=f"sha256:{head.root.hex()}")
+        self.log.note("log.witnessed", party=party.name, size=head.size, root=f"sha256:{head.root.hex()}")
         mine = origin_of(self.identity.public)
         return replace(
             countersigned, signatures=tuple(mark for mark in countersigned.signatures if mark.name == mine)
@@ -215,32 +216,40 @@ class Witness:
         return self.path / FOLDER / f"{origin.removeprefix('cloister/').replace('/', '-')}.{kind}"
 
 
-def countersigned(log: EventLog, own: PublicIdentity, note: str, witnesses: Iterable[PublicIdentity]) -> bool:
-    """Keeps a countersignature of a head of one's own log; whether there was one to keep.
+def countersigned(
+    log: EventLog, own: PublicIdentity, notes: Iterable[str], witnesses: Iterable[PublicIdentity]
+) -> bool:
+    """Keeps countersignatures of heads of one's own log; whether there was one to keep.
 
     Args:
         log: the log.
         own: whose log it is.
-        note: the head with the countersignature alone.
+        notes: heads, each with a countersignature alone; those of one head are kept or refused together.
         witnesses: whose countersignatures count.
 
     Raises:
         LogError: ``head_invalid``, or ``log_forked`` for a head that was never signed here.
     """
-    mark = parse(note)
+    known, marks = tuple(witnesses), dict[int, SignedHead]()
+    for mark in map(parse, notes):
+        marks[mark.size] = marks[mark.size].merged(mark) if mark.size in marks else mark
+    kept = [_kept(log, own, mark, known) for mark in marks.values()]
+    return any(kept)
+
+
+def _kept(log: EventLog, own: PublicIdentity, mark: SignedHead, known: tuple[PublicIdentity, ...]) -> bool:
+    """Adds countersignatures to the head that is stored; whether one of them is new."""
     path = files.head_path(log.folder, mark.size)
     if not path.exists():
         return False
     stored = files.read_head(path)
     merged = stored.merged(mark)
-    known = tuple(witnesses)
     new = set(merged.verify(own, known)) - set(stored.verify(own, known))
     if not new:
         return False
     log.keep(merged)
-    with log.batch():
-        for name in sorted(new):
-            log.append("log.countersigned", witness=name, size=mark.size, root=f"sha256:{mark.root.hex()}")
+    for name in sorted(new):
+        log.note("log.countersigned", witness=name, size=mark.size, root=f"sha256:{mark.root.hex()}")
     return True
 
 

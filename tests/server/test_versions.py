@@ -60,6 +60,13 @@ def test_a_round_is_noted_once(tmp_path: Path) -> None:
     assert len(versions.all()) == 2
 
 
+def test_the_list_goes_on_where_an_earlier_process_left_it(tmp_path: Path) -> None:
+    kept(tmp_path, 1, 2)
+    versions = kept(tmp_path, 2, 3, 4)
+    assert [version.round for version in versions.all()] == [1, 2, 3, 4]
+    assert versions.all() == kept(tmp_path / "again", 1, 2, 3, 4).all()
+
+
 @pytest.mark.parametrize(("length", "jumped"), [(2.9, False), (3.1, True)])
 def test_a_change_far_beyond_those_before_is_named(tmp_path: Path, length: float, jumped: bool) -> None:
     versions, before = kept(tmp_path, 1, 2, 3), after(3).model

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -64,6 +65,21 @@ def opened(path, log=None, epsilon=3.0):
 
 def refused(reason):
     return pytest.raises(BudgetError, check=lambda error: error.id == reason)
+
+
+def test_what_was_committed_while_the_ledger_is_held_open_outlives_a_killed_process(path, tmp_path):
+    ledger, copy = opened(path), tmp_path / "left behind"
+    copy.mkdir()
+    log = path.with_name(f"{path.name}-wal")
+    with ledger.held():
+        for number in range(1, 4):
+            ledger.reserve("cohort", JOB, number, 1, replace(STEPS, noise_multiplier=20.0))
+        for file in (path, log):  # what SIGKILL leaves; the third file is memory that they share
+            shutil.copy(file, copy)
+        rows = ledger.rows()
+    assert not log.exists()
+    assert len(rows) == 3
+    assert Ledger(copy / path.name).rows() == Ledger(path).rows() == rows
 
 
 def test_a_round_is_reserved_spent_and_released(path):

@@ -120,6 +120,56 @@ def test_every_append_is_synced_and_a_batch_once(log, syncs):
     assert [entry.seq for entry in entries] == [3, 4, 5, 6, 7]
 
 
+def test_what_is_noted_shares_the_sync_of_what_is_appended_next(log, syncs):
+    noted = [log.note("log.heartbeat").seq for _ in range(3)]
+    assert (noted, syncs) == ([1, 2, 3], [])
+    assert len(lines_of(log)) == 4  # in the file, which the end of the process leaves as it is
+    log.append("log.heartbeat")
+    assert len(syncs) == 1
+    log.note("log.heartbeat")
+    log.sync()
+    log.sync()
+    assert len(syncs) == 2
+
+
+@pytest.mark.parametrize("reader", ["head", "entries", "since", "last", "another opener"])
+def test_nobody_reads_what_was_noted_before_it_is_on_the_disk(log, clinic, syncs, reader):
+    log.note("log.heartbeat")
+    match reader:
+        case "head":
+            log.head()
+        case "entries":
+            list(log.entries())
+        case "since":
+            log.since(0)
+        case "last":
+            assert log.last
+        case _:
+            assert EventLog.open(log.folder, clinic).append("log.heartbeat").seq == 2
+    assert syncs
+    log.append("log.heartbeat")
+    log.head()
+    verify_log(log.folder, clinic.public)
+
+
+def test_what_was_noted_goes_with_an_event_that_cannot_be_synced(log, clinic, monkeypatch):
+    before = (log.folder / "events.jsonl").read_bytes()
+    log.note("log.heartbeat")
+
+    def fail(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        refusal("log_unwritable", log.append, "log.heartbeat")
+        log.note("log.heartbeat")
+        refusal("log_unwritable", log.sync)
+    assert (log.folder / "events.jsonl").read_bytes() == before
+    assert log.append("log.heartbeat").seq == 1
+    log.head()
+    verify_log(log.folder, clinic.public)
+
+
 def test_an_error_inside_a_batch_does_not_take_back_what_happened(log, syncs):
     with pytest.raises(ZeroDivisionError), log.batch():
         log.append("log.heartbeat")
