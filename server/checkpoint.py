@@ -90,8 +90,8 @@ class Checkpoint:
         vectors += [] if self.rest is None else [self.rest]
         summed = self.taken or self.pending
         words = [one.words for one in (self.taken, self.pending) if one is not None]
-        parts = [np.ascontiguousarray(vector, _WIRE) for vector in vectors]
-        parts += [np.ascontiguousarray(one, _WORD) for one in words]
+        parts = [np.ascontiguousarray(vector, _WIRE).data for vector in vectors]
+        parts += [np.ascontiguousarray(one, _WORD).data for one in words]
         body = b"".join([*parts, self.sent.content if self.sent else b""])  # the one copy of them all
         head: dict[str, canonical.Json] = {
             "plan": self.plan,
