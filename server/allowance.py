@@ -8,7 +8,7 @@ as well: it is drafted before it is named.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -36,12 +36,14 @@ class Allowed:
     sent: int | None = None
 
     @classmethod
-    def of(cls, policy: Policy | None, sent: int | None = None) -> Self:
-        """What a policy of the consortium says."""
+    def of(cls, policy: Policy | None, sent: int | None = None, datasets: Iterable[str] = ()) -> Self:
+        """What a policy of the consortium says of plans over these datasets."""
         if policy is None:
             return cls(sent=sent)
-        privacy, training = policy.privacy, policy.training
-        return cls(privacy.epsilon, privacy.delta, training.rounds, training.steps, training.rate, sent)
+        named = [terms for name in datasets if (terms := policy.dataset(name))]
+        epsilon = min([policy.privacy.epsilon, *(terms.epsilon for terms in named)])
+        training = policy.training
+        return cls(epsilon, policy.privacy.delta, training.rounds, training.steps, training.rate, sent)
 
 
 def require(terms: Terms, ground: Ground, allowed: Allowed) -> None:

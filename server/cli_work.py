@@ -253,7 +253,8 @@ def propose(
     _check_labels(terms)
     ground = Ground(folder.enrolment.roster, desk.offers(), base, code.installed())
     if shared or most_bytes:
-        require(terms, ground, Allowed.of(shared, most_bytes))
+        datasets = [offer.dataset for offer in ground.offers.values()]
+        require(terms, ground, Allowed.of(shared, most_bytes, datasets))
     plan, start = draft(terms, ground.roster, ground.offers, base, ground.code)
     job = desk.propose(plan, start, folder.identity, agreed_layout(plan, base))
     if json:

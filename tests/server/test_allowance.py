@@ -16,6 +16,7 @@ from cloister.privacy.dp.calibration import noise_multiplier, target_within
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import PlanError
 from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.policy.terms import Policy
 from cloister.server import cli_work
 from cloister.server.allowance import Allowed, require
 from cloister.server.analytic import Choice
@@ -93,6 +94,10 @@ def test_where_not_even_one_round_fits_it_says_what_does(
 def test_a_policy_of_the_consortium_says_what_is_allowed() -> None:
     found = Allowed.of(policy(privacy__epsilon=2.5, training__rounds=9), 5)
     assert (found.epsilon, found.rounds, found.sent) == (2.5, 9, 5)
+    strict = policy_json(privacy__epsilon=2.5)
+    strict["datasets"]["notes"] = strict["datasets"]["*"] | {"epsilon": 1.5}
+    for datasets, epsilon in ((["notes", "scans"], 1.5), (["scans"], 2.5)):
+        assert Allowed.of(Policy.of(strict), None, datasets).epsilon == epsilon
     assert Allowed.of(None) == Allowed()
 
 
