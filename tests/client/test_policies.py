@@ -96,10 +96,10 @@ def test_a_new_site_has_a_policy_that_refuses_what_is_not_private_and_not_secure
 @pytest.mark.parametrize(
     ("rules", "suggested"),
     [
-        ({"privacy__epsilon": 3}, "--epsilon 3.0."),
-        ({"privacy__epsilon": 3, "training__rounds": 1}, "--epsilon 3.0 --rounds 1."),
+        ({"privacy__epsilon": 2.5}, "--epsilon 2.5."),
+        ({"privacy__epsilon": 2.5, "training__rounds": 1}, "--epsilon 2.5 --rounds 1."),
         ({"privacy__epsilon": 0}, ""),
-        ({"privacy__epsilon": 3, "privacy__modes": ["joint"]}, ""),
+        ({"privacy__epsilon": 2.5, "privacy__modes": ["joint"]}, ""),
     ],
 )
 def test_numbers_that_are_too_much_come_back_as_the_nearest_that_are_not(
@@ -111,7 +111,7 @@ def test_numbers_that_are_too_much_come_back_as_the_nearest_that_are_not(
     assert said.id == "policy_refused"
     assert ("The nearest plan" in said.do, suggested in said.do) == (bool(suggested), True)
     if suggested:
-        near = site.propose(nonce=1, epsilon=3.0, noise_multiplier=4.0)
+        near = site.propose(nonce=1, epsilon=2.5, noise_multiplier=4.0)
         limits = {name: value for name, value in rules.items() if name == "privacy__epsilon"}
         allow(site.folder, **limits)
         assert site.jobs.approve(near) is not None
