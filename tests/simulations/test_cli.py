@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from cloister.client.site.persons import PersonColumn
+from cloister.client.site.records import load
 from cloister.privacy.cli import main
+from cloister.privacy.model import Columns
 from cloister.simulations import cli
 from cloister.simulations.demo import Demo
+from cloister.simulations.stage import write
+from tests import tables
 
 Asked = Callable[..., Demo]
 
@@ -66,6 +70,21 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
     assert not any("unsigned" in part.texts for part in demo.stage.train.values())
 
 
+def test_a_table_is_read_by_its_columns(asked: Asked, tmp_path: Path) -> None:
+    (tmp_path / "columns.toml").write_bytes(tables.COLUMNS)
+    file = tables.write(tmp_path / "rows.csv", tables.patients(400, 1))
+    options = ("--data", str(file), "--columns", str(tmp_path / "columns.toml"), "--split", "iid")
+    demo = asked(*options, "--hidden", "6", "--person", "patient", "--model", "nowhere")
+    assert (demo.terms.table, demo.terms.labels, demo.terms.hidden) == (tables.TABLE, ("no", "yes"), 6)
+    assert demo.base() == Columns.of(tables.TABLE)
+    assert demo.stage.person == PersonColumn("patient")
+    write(demo.stage.train["site-1"], tmp_path / "site.csv", demo.stage.person)
+    again = load(tmp_path / "site.csv", text="", label="", table=tables.TABLE, person="person")
+    assert again == demo.stage.train["site-1"]
+    for wrong in (("--text", "age"), ("--pair", "sex"), ("--canaries", "20")):
+        assert main(["demo", "--out", str(tmp_path / "other"), *options, *wrong]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "code", "id"),
     [
@@ -77,6 +96,8 @@ def test_a_column_of_a_file_and_its_policy(asked: Asked, tmp_path: Path) -> None
         (["--privacy", "joint", "--bits", "12"], 1, "plan_conflict"),
         (["--no-secure", "--bits", "12"], 1, "plan_conflict"),
         (["--take-back"], 1, "plan_conflict"),
+        (["--columns", "columns.toml"], 2, "option_invalid"),
+        (["--hidden", "4"], 1, "plan_conflict"),
         (["--sites", "20", "--bits", "6"], 1, "plan_conflict"),
     ],
 )

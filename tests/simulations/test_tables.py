@@ -6,7 +6,9 @@ split of them keeps one class only at Switzerland, and there such a site is refu
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +29,13 @@ from cloister.client.site.datasets import Datasets
 from cloister.client.site.records import load
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, code, durable
+from cloister.privacy.cli import main
 from cloister.privacy.descent import steps_of
 from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import InputError
+from cloister.privacy.evidence.card import loading_code
+from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.layout import initial
@@ -221,6 +226,30 @@ def test_a_hospital_with_one_class_is_refused_and_the_others_go_on(tmp_path: Pat
     job = run(tmp_path / "three", three, table, mode="off", analytic=Choice("ridge"))
     check(job)
     assert job.accuracy(HEART / "flamby_test.csv") > 0.75
+
+
+@pytest.mark.slow
+def test_a_demo_of_real_processes_ends_in_evidence_that_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "columns.toml").write_bytes(tables.COLUMNS)
+    data = tables.write(tmp_path / "rows.csv", tables.patients(600, 4))
+    out = tmp_path / "out"
+    command = ["demo", "--data", str(data), "--columns", str(tmp_path / "columns.toml"), "--split", "iid"]
+    assert main([*command, "--sites", "3", "--rounds", "2", "--out", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"]["tfidf"] is None
+    assert result["secure"]
+    assert scoring.load(out / "model").table == tables.TABLE
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Sorts rows of a table into 2 classes" in card
+    assert "transformers" not in card
+    written = loading_code(Evidence.from_json(json.loads((out / "evidence.json").read_bytes())))
+    with contextlib.chdir(out / "model"):
+        exec(written, {})  # what the card tells its reader to run
+    assert capsys.readouterr().out.splitlines()[-1] in ("['no']", "['yes']")
+    assert "without a base model" in (out / "report.html").read_text(encoding="utf-8")
+    assert main(["verify", str(out / "bundle"), "--trust", str(out / "trust.json")]) == 0
 
 
 def test_made_up_patients_and_the_attack_on_what_they_taught(tmp_path: Path) -> None:
