@@ -246,7 +246,7 @@ def test_a_demo_of_real_processes_ends_in_evidence_that_holds(
     assert "transformers" not in card
     written = loading_code(Evidence.from_json(json.loads((out / "evidence.json").read_bytes())))
     with contextlib.chdir(out / "model"):
-        exec(written, {})  # what the card tells its reader to run
+        exec(written, {})  # noqa: S102  # what the card tells its reader to run
     assert capsys.readouterr().out.splitlines()[-1] in ("['no']", "['yes']")
     assert "without a base model" in (out / "report.html").read_text(encoding="utf-8")
     assert main(["verify", str(out / "bundle"), "--trust", str(out / "trust.json")]) == 0
