@@ -88,8 +88,10 @@ class Records:
             self.tags(task.labels)
 
     def cells(self) -> dict[str, tuple[str, ...]]:
-        """The cells of each column of a table, by its name."""
-        names = self.table.names if self.table else ()
+        """The cells of each column of a table, by its name; none of other rows."""
+        if self.table is None:
+            return {}
+        names = self.table.names
         rows = [json.loads(text) for text in self.texts]
         return {name: tuple(row[place] for row in rows) for place, name in enumerate(names)}
 
