@@ -18,7 +18,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.dp.calibration import target_within
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import BudgetError, ModelError, PlanError
-from cloister.privacy.model import BaseModel, agreed_layout, describe
+from cloister.privacy.model import BaseModel, agreed_layout, describe, foundation
 from cloister.privacy.plan import Plan
 
 
@@ -78,6 +78,9 @@ class Admission:
                 place that somebody named.
             PlanError: ``task_unsupported``.
         """
+        if self.plan.task.table:  # there is no model to compare; columns are, with the dataset's
+            agreed_layout(self.plan, foundation(self.plan))
+            return
         model = self.model or self.plan.base.name
         try:
             base = _described(model, _stamps(model))
