@@ -16,10 +16,11 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.model import describe
+from cloister.privacy.model import Columns, describe
 from cloister.privacy.plan import Plan
+from cloister.privacy.table import parsed
 from cloister.server.proposal import Terms, draft
-from tests import models
+from tests import models, tables
 from tests.client.test_jobs import Site
 
 TERMS = Terms("notes to departments", ("a", "b"), minimum_sites=1, max_tokens=32)
@@ -133,3 +134,26 @@ def test_where_nothing_is_left_nothing_is_suggested(site: Site) -> None:
     error = refusal(site, proposed(site))
     assert error.id == "budget_exceeded"
     assert error.do == "What is left of the budget bears no plan of this length."
+
+
+def test_a_table_needs_no_base_model_but_its_columns_and_shapes_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Site(tmp_path, monkeypatch)
+    source = tables.write(tmp_path / "rows.csv", tables.patients(200, 1))
+    Datasets(found.folder).register(source, "notes", tables.TABLE, (10.0, 1e-5))
+    offers = {"north": Datasets(found.folder).offer("notes")}
+    terms = replace(TERMS, task="tabular-classification", labels=tables.TABLE.classes, table=tables.TABLE)
+    base = Columns.of(tables.TABLE)
+    plan = draft(replace(terms, hidden=4), found.roster, offers, base, code.installed())[0]
+    Jobs(found.folder, model="nowhere").check(plan)  # what is loaded for texts has no part in it
+    assert opened(found)
+    source.unlink()
+    wider = parsed(tables.COLUMNS.replace(b"low = 20", b"low = 0"))
+    other = canonical.decode(wider.to_bytes())
+    value = canonical.decode(plan.to_bytes())
+    value["base"]["digest"], value["task"]["table"] = wider.digest, other
+    moved = Plan.from_bytes(canonical.encode(value))
+    assert refusal(found, moved, tmp_path / "nowhere").id == "plan_conflict"
+    for path, to in ((("adapter", "hidden"), 5), (("adapter", "parameters"), 7)):
+        assert refusal(found, altered(plan, *path, to=to), tmp_path / "nowhere").id == "adapter_invalid"
