@@ -10,6 +10,13 @@ from cloister.privacy.evidence.evidence import Evidence, Guarantee
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.papers.forms import DISCLAIMER, answer, as_json, missing
 
+_FORMS = {
+    "sequence-classification": "texts with one label each",
+    "token-classification": "texts with tagged words",
+    "causal-lm": "instructions with answers",
+    "tabular-classification": "rows of a table with one label each",
+}
+
 
 def record(evidence: Evidence, site: str) -> bytes:
     """``ropa/<site>.json`` of one site of the plan."""
@@ -33,7 +40,7 @@ def record(evidence: Evidence, site: str) -> bytes:
             "asks": "categories of data subjects and of personal data",
             "dataset": answer(party.dataset, Grade.PROVEN, "plan.json"),
             "size_bands": answer(bands, Grade.PROVEN, "plan.json"),
-            "form": answer("texts with one label each", Grade.PROVEN, "plan.json"),
+            "form": answer(_FORMS[evidence.plan.task.kind], Grade.PROVEN, "plan.json"),
             "categories": missing("controller"),
         },
         "d": {"asks": "categories of recipients", "recipients": _recipients(evidence, site)},

@@ -11,6 +11,7 @@ from cloister.privacy.evidence.card import card, loading_code
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.papers.annex import annex
 from cloister.privacy.evidence.papers.bom import bom
+from cloister.privacy.evidence.papers.processing import record
 from cloister.privacy.evidence.papers.registry import entry
 from cloister.privacy.evidence.render import render
 from tests import tables
@@ -60,6 +61,7 @@ def test_the_papers() -> None:
     filed = entry(found).decode()
     assert "without a base model" in filed
     assert "classifier of rows of 4 columns" in filed
+    assert b"rows of a table with one label each" in record(found, found.plan.sites[0].name)
 
 
 def test_the_report() -> None:
