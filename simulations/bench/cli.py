@@ -24,11 +24,13 @@ BENCHES = {
     "codec": "what few bits a parameter keep of a mean, and of whole jobs; long",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
     "simulation": "how fast clients are simulated, beside Flower's own simulation over Ray; memory",
+    "planner": "whether the planner foretells which mode and which method does best, in ten cases; long",
     "verify": "how quickly evidence is written and checked, and whether alterations are missed",
     "identifiers": "what detectors of identifiers find and miss, and texts a second",
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
-_TAKES_TEXTS, _TAKES_FOLDERS, _TAKES_SPANS = "step", ("utility", "start", "codec"), "identifiers"
+_TAKES_TEXTS, _TAKES_SPANS = "step", "identifiers"
+_TAKES_FOLDERS = ("utility", "start", "codec", "planner")
 _CPU, _TAKES_DEVICE = "cpu", "step"
 
 
@@ -39,7 +41,7 @@ def bench(
         Path | None,
         typer.Option(
             help=f"{_TAKES_TEXTS}: real texts, a CSV, JSON lines or Parquet file. "
-            f"{', '.join(_TAKES_FOLDERS)}: the folder of banking77, heart_disease and sst2. "
+            f"{', '.join(_TAKES_FOLDERS)}: the folder of data sets. "
             f"{_TAKES_SPANS}: test.jsonl of presidio_pii."
         ),
     ] = None,
