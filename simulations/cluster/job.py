@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from cloister.client.participation import Participant
 from cloister.privacy import durable
 from cloister.privacy.errors import StateError
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
-from cloister.simulations.cluster.site import SimulatedSite
+from cloister.simulations.cluster.site import Rows, SimulatedSite
 from cloister.simulations.cluster.terms import Terms
-from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.plans import LEAD
 
 MODELS, OUTCOME, LOG = "models.npy", "outcome.json", "flower.log"
@@ -40,16 +37,16 @@ class Job:
         plan: Plan,
         terms: Terms,
         identities: Mapping[str, PrivateIdentity],
-        holdings: Mapping[str, Holding],
+        rows: Mapping[str, Rows],
         seeds: Mapping[str, bytes],
     ) -> None:
-        """Makes the folder; a head starts from zero.
+        """Makes the folder.
 
         Args:
             plan: the job.
             terms: what the plan does not say.
             identities: everybody's keys, the lead's as ``LEAD``.
-            holdings: site name -> its rows.
+            rows: site name -> its rows: records where the terms name a base model, else features.
             seeds: site name -> seed of its sampling and noise.
 
         Raises:
@@ -60,8 +57,8 @@ class Job:
         durable.write(self.path / _PLAN, plan.to_bytes())
         terms.save(self.path)
         identities[LEAD].save(self.path / LEAD)
-        for name, holding in holdings.items():
-            self.site(name).write(identities[name], holding, seeds[name])
+        for name, own in rows.items():
+            self.site(name).write(identities[name], own, seeds[name])
 
     def site(self, name: str) -> SimulatedSite:
         """The folder of a site."""
@@ -89,10 +86,10 @@ class Job:
         """What the plan does not say; see ``Terms.load``."""
         return Terms.load(self.path)
 
-    @property
+    @cached_property
     def start(self) -> Vector:
-        """The model before round 1: a head starts from zero; float32, shape (d,)."""
-        return np.zeros(self.plan.adapter.parameters, dtype=np.float32)
+        """The model before round 1; see ``Terms.start``."""
+        return self.terms.start(self.plan)
 
     @property
     def lead(self) -> PrivateIdentity:

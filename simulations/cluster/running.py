@@ -18,20 +18,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cloister.privacy.errors import CloisterError, InputError, RoundError
+from cloister.privacy.errors import CloisterError, InputError, PlanError, RoundError
+from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.simulations.cluster.job import LOG, MODELS, OUTCOME, Job
+from cloister.simulations.cluster.site import Rows
 from cloister.simulations.cluster.terms import Terms
 from cloister.simulations.engine.methods import Analytic
 from cloister.simulations.engine.plans import Parties, Promise
 from cloister.simulations.engine.rounds import Trained, Watch, unwatched
+
+if TYPE_CHECKING:
+    from cloister.simulations.engine.consortium import Consortium
 
 _PROCESS = "cloister.simulations.cluster.process"
 _QUIET = {
@@ -91,13 +96,52 @@ class Cluster:
             RoundError: ``site_failed``, ``deadline``, ``internal``; a process, an actor or a site failed.
             CloisterError: what the lead ended with.
         """
-        require()
-        job = Job(self.folder)
         terms = Terms(parties.roster, self.promise.epsilon, self.promise.delta)
         if analytic is not None:
-            terms = Terms(terms.roster, terms.epsilon, terms.delta, analytic.lift.cut, analytic.digest)
+            terms = replace(terms, cut=analytic.lift.cut, bound_to=analytic.digest)
+        return self._run(plan, terms, parties.identities, parties.holdings, watch)
+
+    def train(self, plan: Plan, played: Consortium, watch: Watch = unwatched) -> Trained:
+        """Runs a plan on texts to its end: LoRA, or a head.
+
+        Args:
+            plan: as the consortium drafted it.
+            played: who takes part; the folder of its base model is seen by all machines.
+            watch: told afterwards of each round.
+
+        Raises:
+            PlanError: ``plan_conflict``, ``task_unsupported``: as in our own engine.
+            InputError, RoundError, CloisterError: as ``run``.
+        """
+        how = plan.aggregation
+        if how.bits is not None or how.codec is not None or how.down is not None or plan.canaries:
+            raise PlanError(
+                "plan_conflict",
+                "A simulation adds up words of 32 bits and plants no canaries, and the plan has such.",
+                "Leave out bits, codecs and canaries.",
+            )
+        if not plan.task.classifies or plan.training.analytic:
+            raise PlanError(
+                "task_unsupported",
+                "On texts only classes are simulated, by steps.",
+                "Take features for an analytic round, or run the plan over real processes.",
+            )
+        terms = Terms(played.roster, self.promise.epsilon, self.promise.delta)
+        terms = replace(terms, base=str(played.base.path))
+        return self._run(plan, terms, played.identities, played.records, watch)
+
+    def _run(
+        self,
+        plan: Plan,
+        terms: Terms,
+        identities: Mapping[str, PrivateIdentity],
+        rows: Mapping[str, Rows],
+        watch: Watch,
+    ) -> Trained:
+        require()
+        job = Job(self.folder)
         try:
-            job.write(plan, terms, parties.identities, parties.holdings, self.seeds)
+            job.write(plan, terms, identities, rows, self.seeds)
             with _process(job.path, self._workers(plan)) as process:
                 process.wait()
             models, sums = self._outcome(process.returncode)
@@ -137,6 +181,7 @@ class Cluster:
 def _told(plan: Plan, models: list[Vector], sums: int, watch: Watch) -> Trained:
     """What ``engine.rounds`` would say of the same rounds."""
     each, rounds = 4 * plan.summands, len(models)
+    sums = sums or rounds  # without secure aggregation each round adds up what the lead sees
     for number, model in enumerate(models, start=1):
         opened = number * sums // rounds
         watch(opened, opened * each, model)

@@ -7,17 +7,19 @@ the state of secure sums are on disk before an answer leaves. Only rows, which n
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from cloister.client.following import Following
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Learner, Participant, Replies
 from cloister.client.site.ledger import Ledger
+from cloister.client.site.records import Records
 from cloister.client.sums import SecureSums
 from cloister.privacy import durable
 from cloister.privacy.descent import steps_of
@@ -32,7 +34,9 @@ from cloister.simulations.cluster.terms import Terms
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.plans import DATASET
 
-_ROWS, _SEED, _LEDGER = "rows.npz", "seed", "ledger.sqlite"
+Rows: TypeAlias = Holding | Records
+"""What a site trains on: cached features, or texts that a base model reads."""
+_ROWS, _RECORDS, _SEED, _LEDGER = "rows.npz", "records.json", "seed", "ledger.sqlite"
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,12 @@ class SimulatedSite:
         """The file of its ledger."""
         return self.path / _LEDGER
 
-    def write(self, identity: PrivateIdentity, holding: Holding, seed: bytes) -> None:
+    def write(self, identity: PrivateIdentity, rows: Rows, seed: bytes) -> None:
         """Makes the folder.
 
         Args:
             identity: the site's keys.
-            holding: its rows.
+            rows: its rows.
             seed: of its sampling and noise.
 
         Raises:
@@ -63,12 +67,15 @@ class SimulatedSite:
         """
         identity.save(self.path)
         durable.write(self.path / _SEED, seed)
-        rows: dict[str, Any] = {"features": holding.features, "labels": holding.labels}
-        if holding.units is not None:
-            rows["units"] = holding.units
+        if isinstance(rows, Records):
+            durable.write(self.path / _RECORDS, json.dumps(asdict(rows)).encode())
+            return
+        held: dict[str, Any] = {"features": rows.features, "labels": rows.labels}
+        if rows.units is not None:
+            held["units"] = rows.units
         try:
             with (self.path / _ROWS).open("wb") as file:
-                np.savez(file, **rows)
+                np.savez(file, **held)
         except OSError as error:
             raise durable.unwritable(self.path / _ROWS, error) from error
 
@@ -92,11 +99,18 @@ class SimulatedSite:
             ledger.open_budget(DATASET, plan.privacy.unit, terms.epsilon, terms.delta)
         entropy = FixedEntropy((self.path / _SEED).read_bytes())
         steps = steps_of(plan, terms.layout(plan)) if plan.joint else None
+        name = identity.public.name
+        if terms.base:
+            from cloister.simulations.cluster import texts
+
+            learner: Learner = texts.learner(plan, name, terms.base, self.path / _RECORDS, entropy)
+        else:
+            learner = Pupil(plan, name, _rows(self.path / _ROWS), entropy, terms)
         return Participant(
             plan=plan,
             identity=identity,
             lead=lead,
-            learner=Pupil(plan, identity.public.name, _rows(self.path / _ROWS), entropy, terms),
+            learner=learner,
             ledger=ledger,
             entropy=entropy,
             log=log,

@@ -134,7 +134,20 @@ class SharedModel:
         return Labelled(model, features, records.targets(self.plan.task.labels))
 
     def _learner(self, records: Records, rows: Documents, site: str) -> AdapterLearner:
-        trainer = LocalTrainer(self.adapted, rows, persons.numbers(records), audit=self._audit())
+        return self.learner(site, rows, persons.numbers(records), self._audit())
+
+    def learner(
+        self, site: str, rows: Documents, units: NDArray[np.int64], audit: Audit | None
+    ) -> AdapterLearner:
+        """One site of the plan.
+
+        Args:
+            site: its name.
+            rows: as ``documents`` gives them.
+            units: whose row each is, numbered from 0 without gaps, shape (rows,).
+            audit: of its private steps; None for none.
+        """
+        trainer = LocalTrainer(self.adapted, rows, units, audit=audit)
         return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
 
     def documents(self, records: Records) -> Documents:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical
 from cloister.privacy.cli import main
 from cloister.privacy.entropy import FixedEntropy
-from cloister.privacy.errors import CloisterError, InputError, RoundError
+from cloister.privacy.errors import CloisterError, InputError, PlanError, RoundError
+from cloister.privacy.model import describe
 from cloister.privacy.plan import Plan
 from cloister.simulations.cluster import running
 from cloister.simulations.cluster.job import LOG, MODELS, OUTCOME, Job
@@ -28,13 +30,15 @@ from cloister.simulations.cluster.process import NOT_STARTED, Play
 from cloister.simulations.cluster.running import Cluster
 from cloister.simulations.cluster.terms import Terms
 from cloister.simulations.engine.accounts import Book
+from cloister.simulations.engine.consortium import Consortium
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.methods import Analytic
 from cloister.simulations.engine.plans import DATASET, Course, Parties, Promise
 from cloister.simulations.engine.rounds import Account, Trained, Watch, unwatched
 from cloister.simulations.engine.ways import HeadSteps, OneRound, Setting, Way
 from cloister.simulations.transport import LocalGrid
-from tests import hearts
+from tests import hearts, models
+from tests.simulations.engine.test_adapters import KINDS, records
 
 SITES = ("north", "south", "west", "coast")
 INPUTS, ROWS = 6, 90
@@ -119,6 +123,38 @@ class TestConformance:
         for name, book in books.items():
             ledger = Ledger(far.job.site(name).ledger)
             assert ledger.epsilon(DATASET) == book.epsilon > 3.5
+
+    @pytest.mark.parametrize("kind", ["off, all layers", "local", "joint"])
+    def test_lora_on_texts_ends_as_in_the_engine(self, tmp_path: Path, kind: str) -> None:
+        base = describe(models.write(tmp_path / "tiny"))
+        played = Consortium(base, {name: records(place) for place, name in enumerate(SITES[:3])})
+        plan, start = played.draft(KINDS[kind])
+        shared, promise = played.model(plan), Promise(KINDS[kind].mode, 4.0, 1e-5)
+        books = {
+            name: Book.open(tmp_path / f"{name}.sqlite", "record", promise, plan.digest)
+            for name in played.records
+        }
+        seats = played.seats(shared, lambda name: books[name].account)
+        own = played.run(shared, start, seats, masked=plan.aggregation.secure)
+        job, terms = Job(tmp_path / "job"), Terms(played.roster, 4.0, 1e-5, base=str(base.path))
+        drawn = {name: f"0/{name}".encode() for name in played.records}  # as Consortium.entropy says
+        job.write(plan, terms, played.identities, played.records, drawn)
+        Play(job).over(LocalGrid(dict.fromkeys(played.records, NodeApp(job.path))), CONTEXT)
+        sums = json.loads((job.path / OUTCOME).read_bytes())["sums"]
+        found = running._told(plan, list(np.load(job.path / MODELS)), sums, unwatched)
+        assert np.allclose(found.model, own.model, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(found.model, start, atol=1e-3)
+        assert (found.sums, found.bytes_up) == (own.sums, own.bytes_up)
+        for name, book in books.items() if kind != "off, all layers" else ():
+            assert Ledger(job.site(name).ledger).epsilon(DATASET) == book.epsilon > 0
+
+    def test_what_our_own_engine_refuses_is_refused_before_anything_is_made(self, tmp_path: Path) -> None:
+        base = describe(models.write(tmp_path / "tiny"))
+        played = Consortium(base, {name: records(place) for place, name in enumerate(SITES)})
+        plan, _ = played.draft(replace(KINDS["local"], bits=12))
+        with pytest.raises(PlanError, match="words of 32 bits"):
+            Cluster(tmp_path / "out", {}, LOCAL).train(plan, played)
+        assert not (tmp_path / "out").exists()
 
     def test_a_site_that_refuses_ends_the_run_with_the_reason(self, tmp_path: Path) -> None:
         far = OverLocalGrid(tmp_path / "far", Promise("local", 0.5, 1e-5))  # what ledgers allow is too little
