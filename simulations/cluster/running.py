@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cloister.privacy.errors import CloisterError, InputError, PlanError, RoundError
+from cloister.privacy.folder import claim
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
@@ -68,7 +69,8 @@ class Cluster:
     """Where and how plans run.
 
     Attributes:
-        folder: does not exist; all machines of a cluster must see it. Only ledgers and the engine's log stay.
+        folder: does not exist or is empty; all machines of a cluster must see it under the same path. Only
+            ledgers and the engine's log stay.
         seeds: site name -> seed of its sampling and noise.
         promise: what the sites' ledgers allow.
         workers: actors on this machine; None for one a site, but no more than it has processors. With
@@ -93,6 +95,7 @@ class Cluster:
 
         Raises:
             InputError: ``extra_missing``.
+            UsageError: ``folder_in_use``.
             RoundError: ``site_failed``, ``deadline``, ``internal``; a process, an actor or a site failed.
             CloisterError: what the lead ended with.
         """
@@ -127,7 +130,7 @@ class Cluster:
                 "Take features for an analytic round, or run the plan over real processes.",
             )
         terms = Terms(played.roster, self.promise.epsilon, self.promise.delta)
-        terms = replace(terms, base=str(played.base.path))
+        terms = replace(terms, base=str(played.base.path.resolve()))
         return self._run(plan, terms, played.identities, played.records, watch)
 
     def _run(
@@ -139,7 +142,8 @@ class Cluster:
         watch: Watch,
     ) -> Trained:
         require()
-        job = Job(self.folder)
+        claim(self.folder)  # what is there already is nobody's to delete
+        job = Job(self.folder.resolve())  # actors work in folders of their own
         try:
             job.write(plan, terms, identities, rows, self.seeds)
             with _process(job.path, self._workers(plan)) as process:

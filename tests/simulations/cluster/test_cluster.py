@@ -20,7 +20,7 @@ from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical
 from cloister.privacy.cli import main
 from cloister.privacy.entropy import FixedEntropy
-from cloister.privacy.errors import CloisterError, InputError, PlanError, RoundError
+from cloister.privacy.errors import CloisterError, InputError, PlanError, RoundError, UsageError
 from cloister.privacy.model import describe
 from cloister.privacy.plan import Plan
 from cloister.simulations.cluster import running
@@ -225,6 +225,15 @@ class TestFailures:
         assert str(folder / LOG) in caught.value.do
         assert [path.name for path in folder.iterdir()] == [LOG]
 
+    def test_a_folder_that_holds_something_is_left_alone(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(running, "require", lambda: None)
+        (tmp_path / "mine").write_text("x")
+        taking = parties()
+        with pytest.raises(UsageError) as caught:
+            Cluster(tmp_path, seeds(), OFF).run(taking.plan("test", OFF, HEAD.course), taking)
+        assert caught.value.id == "folder_in_use"
+        assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
     def test_an_error_of_the_process_is_the_same_error_here(self) -> None:
         told = {"kind": "BudgetError", "id": "budget_exceeded", "what": "Too much.", "do": ""}
         error: CloisterError = running._error(told, Path("x.log"))
@@ -244,10 +253,13 @@ def _skip_if_not_started(error: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray")
 class TestRay:
-    def test_a_scenario_ends_in_the_same_figures_and_the_same_epsilon(self, tmp_path, capsys) -> None:
+    def test_a_scenario_ends_in_the_same_figures_and_the_same_epsilon(
+        self, tmp_path, capsys, monkeypatch
+    ) -> None:
         data, results = hearts.folder(tmp_path / "data"), {}
+        monkeypatch.chdir(tmp_path)
         for engine in ("own", "flower"):
-            out = tmp_path / engine
+            out = Path(engine)
             options = ["--data", str(data), "--out", str(out), "--seeds", "1", "--epsilon", "4"]
             code = main(["simulate", "heart", "--engine", engine, *options])
             said = capsys.readouterr().err
