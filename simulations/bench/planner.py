@@ -140,7 +140,7 @@ def _best(measured: Measured, mode: Mode) -> tuple[float, float]:
 
 
 def run(data: Path, cases: Sequence[Case] = CASES, seeds: int = SEEDS) -> Result:
-    """Runs the cases whose data sets are in a folder; ten minutes of a processor.
+    """Runs the cases whose data sets are in a folder; some five minutes of a processor.
 
     Raises:
         InputError: a data set cannot be used.
