@@ -32,7 +32,7 @@ from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job
 from cloister.server.proposal import Terms, draft
 from cloister.simulations import stage
 from cloister.simulations.permission import permit
-from cloister.simulations.processes import Troupe, free_port
+from cloister.simulations.processes import Troupe, free_ports
 from cloister.simulations.stage import Stage
 
 DATASET = "records"
@@ -120,9 +120,8 @@ class Watcher:
 def assemble(demo: Demo, troupe: Troupe, say: Callable[[str], None]) -> Cast:
     """Makes a consortium: folders, keys, invites, confirmed words, registered records, running processes."""
     say(f"Making a consortium of {len(demo.stage.train)} sites in {demo.out}")
-    settings = Settings(
-        consortium="demo", host=demo.host, port_fleet=free_port(), port_consortium=free_port()
-    )
+    fleet, consortium = free_ports(2)
+    settings = Settings(consortium="demo", host=demo.host, port_fleet=fleet, port_consortium=consortium)
     lead = LeadFolder.create(demo.out / "lead", settings)
     troupe.start("lead", ["lead", "up", "--dir", str(lead.path)], demo.out / "lead.out")
     sites = {name: _enrol(demo, lead, name, troupe) for name in demo.stage.train}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ import psutil
 
 from cloister.privacy.errors import RoundError
 
+_PORTS = range(20_000, 32_768)
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -88,11 +91,23 @@ class Troupe:
                 process.wait()
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def free_ports(number: int) -> tuple[int, ...]:
+    """Different ports of the loopback interface that nobody listens on now.
+
+    They lie below those that the system itself gives to whoever asks for any, and so are still free when a
+    process that is started now comes to listen.
+    """
+    draw = random.SystemRandom()
+    free = filter(_free, draw.sample(_PORTS, len(_PORTS)))
+    return tuple(itertools.islice(free, number))
+
+
+def _free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 class Memory:

@@ -30,6 +30,7 @@ from cloister.privacy.channel.certificates import Authority, key_pem
 from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.wire import bundle
 from cloister.server.runtime import Runtime, RuntimeSettings
+from tests.waiting import LONG_S
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("north", "south", "west")
@@ -42,7 +43,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
-def until(done: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def until(done: Callable[[], Any], what: str, seconds: float = LONG_S) -> Any:
     """Waits until ``done`` is true, which is an assertion."""
     deadline = time.monotonic() + seconds
     while not (value := done()):

@@ -34,7 +34,7 @@ from cloister.simulations.transport import LocalGrid
 from tests.plans import plan_json
 
 NAMES = ("north", "south", "west")
-QUICK = Pace(answer=2.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
+QUICK = Pace(answer=60.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
 
 
 def start(plan: Plan) -> Vector:

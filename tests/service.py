@@ -29,6 +29,8 @@ from cloister.server.consortium import ConsortiumServer
 from cloister.server.enrolment import Addresses
 from cloister.server.folder import LeadFolder, Settings
 from cloister.server.gate import LIMITS, Limits
+from tests.ports import free_port
+from tests.waiting import LONG_S
 
 METHODS = {
     "Open": pb.Challenge(nonce=b"\0" * 32),
@@ -88,13 +90,13 @@ class MemoryDesk:
 
 
 class Service:
-    """A lead's folder and its running service on a free port of loopback."""
+    """A lead's folder and its running service on a port of loopback that stays its own when it stops."""
 
     def __init__(self, path: Path, limits: Limits = LIMITS) -> None:
         self.path = path
         self.lead = LeadFolder.create(path / "lead", Settings(consortium="hospitals", host="127.0.0.1"))
         self.desk = MemoryDesk()
-        self.server = ConsortiumServer(self.lead, self.desk, "127.0.0.1:0", limits)
+        self.server = ConsortiumServer(self.lead, self.desk, f"127.0.0.1:{free_port()}", limits)
         self.addresses = Addresses(f"127.0.0.1:{self.server.port}", "127.0.0.1:1")
 
     def __enter__(self) -> Self:
@@ -151,7 +153,7 @@ class Service:
 def refused(call: Any, request: Any) -> tuple[grpc.StatusCode, str]:
     """Code and details of a call that fails."""
     try:
-        answer = call(request, timeout=10)
+        answer = call(request, timeout=LONG_S)
         list(answer) if hasattr(answer, "__iter__") else None
     except grpc.RpcError as error:
         return error.code(), error.details()

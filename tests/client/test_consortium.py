@@ -23,6 +23,7 @@ from cloister.privacy.wire.signed import Signed
 from cloister.server.consortium import ConsortiumServer
 from tests.ports import free_port
 from tests.service import Service
+from tests.waiting import LONG_S
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_a_statement_on_another_connection_is_not_believed(
 ) -> None:
     north, south = service.member("north"), service.member("south")
     with service.acting(south) as stub:
-        stolen = stub.Open(pb.Challenge(nonce=b"\0" * 32), timeout=10)
+        stolen = stub.Open(pb.Challenge(nonce=b"\0" * 32), timeout=LONG_S)
     monkeypatch.setattr("cloister.client.consortium.Line.ask", lambda *_: stolen)
     with Consortium(north) as member, pytest.raises(ChannelError) as caught:
         member.open()
@@ -186,10 +187,10 @@ def test_a_site_is_told_what_happens_until_it_stops(service: Service) -> None:
     with Consortium(service.member("north")) as member:
         watch = Watch(member, told.put)
         watch.start()
-        assert told.get(timeout=5) == {"kind": "presence", "present": ["north"]}
+        assert told.get(timeout=LONG_S) == {"kind": "presence", "present": ["north"]}
         assert watch.connected.is_set()
         service.server.presence.announce("proposal", job="x")
-        assert told.get(timeout=5) == {"job": "x", "kind": "proposal"}
+        assert told.get(timeout=LONG_S) == {"job": "x", "kind": "proposal"}
         watch.stop()
         assert not watch.is_alive()
         assert not watch.connected.is_set()
@@ -201,14 +202,14 @@ def test_a_site_connects_again_when_the_lead_comes_back(
     monkeypatch.setattr("cloister.client.connection.FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr("cloister.client.connection.LONGEST_PAUSE_S", 0.05)
     told: queue.Queue[Mapping[str, Any]] = queue.Queue()
-    with Consortium(service.member("north"), timeout=2) as member:
+    with Consortium(service.member("north"), timeout=LONG_S) as member:
         watch = Watch(member, told.put)
         watch.start()
-        told.get(timeout=5)
+        told.get(timeout=LONG_S)
         service.server.stop(0)
         again = ConsortiumServer(service.lead, service.desk, service.addresses.service)
         again.start()
-        assert told.get(timeout=10)["present"] == ["north"]
+        assert told.get(timeout=LONG_S)["present"] == ["north"]
         assert watch.trouble is None
         watch.stop()
         again.stop(0)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cloister.simulations.processes import free_port
 from tests.hands import hands, until
+from tests.ports import free_port
+from tests.waiting import LONG_S
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def listening() -> Iterator[tuple[int, list[bytes]]]:
 
 def figures(port: int) -> dict[str, float]:
     """``name{labels}`` -> value."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG_S) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {
             ",".join([s.name, *s.labels.values()]): s.value for family in families for s in family.samples

@@ -60,7 +60,7 @@ def test_edits_wait_for_each_other(tmp_path: Path) -> None:
         thread.start()
         thread.join(0.02)
         order.append("first")
-    thread.join(5)
+    thread.join()
     assert order == ["first", "second"]
 
 

@@ -19,9 +19,10 @@ from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.metrics import Families, endpoint
 from cloister.server.figures import LeadFigures
 from cloister.server.folder import LeadFolder, Settings
-from cloister.simulations.processes import free_port
 from tests.hands import write_records
 from tests.known import party
+from tests.ports import free_port
+from tests.waiting import LONG_S
 
 JOB = canonical.digest(b"plan")
 Samples = dict[str, dict[tuple[str, ...], float]]
@@ -29,7 +30,7 @@ Samples = dict[str, dict[tuple[str, ...], float]]
 
 def scraped(port: int) -> Samples:
     """Name -> the values of its labels, in the order of their names -> value."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LONG_S) as answer:
         text = answer.read().decode()
     found: Samples = {}
     for family in text_string_to_metric_families(text):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cloister.server.consortium import ConsortiumServer
 from cloister.server.gate import Limits
 from tests.plans import DIGEST, plan_json
 from tests.service import METHODS, Service, refused
+from tests.waiting import LONG_S, eventually
 
 Code = grpc.StatusCode
 
@@ -42,14 +42,6 @@ def plan_of(service: Service, **changes: Any) -> Plan:
     lead = service.lead.identity.public
     party = {"name": lead.name, "identity": lead.digest(), "code": DIGEST}
     return Plan.from_bytes(canonical.encode(plan_json(lead=party, **changes)))
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether something becomes true within five seconds."""
-    deadline = time.monotonic() + 5
-    while not (done := holds()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return done
 
 
 # What a member may do
@@ -112,7 +104,7 @@ def test_health_answers_members(service: Service) -> None:
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
             response_deserializer=health_pb2.HealthCheckResponse.FromString,
         )
-        assert ask(health_pb2.HealthCheckRequest(), timeout=10).status == 1
+        assert ask(health_pb2.HealthCheckRequest(), timeout=LONG_S).status == 1
 
 
 # Presence
@@ -235,7 +227,7 @@ def call_over(service: Service, site: SiteFolder, version: ssl.TLSVersion) -> by
     }
     block = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in headers.items())
     frames = _frame(4, 0, 0, b"") + _frame(1, 4, 1, block) + _frame(0, 1, 1, b"\0" * 5)
-    plain = socket.create_connection(("127.0.0.1", service.server.port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", service.server.port), timeout=LONG_S)
     with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames)
         answer = b""
@@ -335,7 +327,7 @@ def test_too_many_calls_are_refused_and_logged_once(tmp_path: Path) -> None:
         north, south = service.member("north"), service.site("south")
         with service.acting(north) as stub:
             for _ in range(2):  # joining has taken the first
-                stub.Status(pb.Empty(), timeout=10)
+                stub.Status(pb.Empty(), timeout=LONG_S)
             for _ in range(3):
                 assert refused(stub.Status, pb.Empty()) == (Code.RESOURCE_EXHAUSTED, "rate_limited")
         (event,) = service.events("auth.failed")

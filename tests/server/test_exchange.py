@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cloister.privacy.wire import consortium_pb2 as pb
 from cloister.privacy.wire.pieces import PIECE
 from cloister.server.exchange import Answer, Exchange, Incoming, Line
 from tests.service import Service
+from tests.waiting import LONG_S, eventually
 
 Code = grpc.StatusCode
 LIMIT = 1 << 20
@@ -42,14 +43,6 @@ def fault(line: Line) -> str:
     with pytest.raises(TransportError) as caught:
         list(line)
     return caught.value.id
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether something becomes true within five seconds."""
-    deadline = time.monotonic() + 5
-    while not (done := holds()) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return done
 
 
 # Pieces
@@ -254,13 +247,13 @@ def test_an_answer_survives_the_end_of_its_call() -> None:
 def test_whoever_waits_is_woken_by_an_answer_and_by_the_end() -> None:
     exchange, line = asked()
     got: queue.Queue[list[Answer]] = queue.Queue()
-    waiter = threading.Thread(target=lambda: [got.put(exchange.receive(30)) for _ in range(2)])
+    waiter = threading.Thread(target=lambda: [got.put(exchange.receive(LONG_S)) for _ in range(2)])
     waiter.start()
     exchange.take(line, piece(b"x", last=True))
-    assert got.get(timeout=5) == [Answer("north", b"x")]
+    assert got.get(timeout=LONG_S) == [Answer("north", b"x")]
     exchange.close()
-    assert got.get(timeout=5) == []
-    waiter.join(5)
+    assert got.get(timeout=LONG_S) == []
+    waiter.join(LONG_S)
     assert list(exchange.enter("north")) == []
     assert not exchange.reachable()
 
@@ -268,7 +261,7 @@ def test_whoever_waits_is_woken_by_an_answer_and_by_the_end() -> None:
 def test_waiting_ends_when_its_time_is_over() -> None:
     started = time.monotonic()
     assert Exchange().receive(0.05) == []
-    assert 0.05 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 0.05
 
 
 # Over gRPC
@@ -312,7 +305,7 @@ def test_a_question_goes_out_and_its_answer_comes_in(service: Service, site: Sit
     assert next(site.call) == piece(b"question", last=True)
     site.say(piece(b"ans"))
     site.say(piece(b"wer", last=True))
-    assert exchange.receive(5) == [Answer("north", b"answer")]
+    assert exchange.receive(LONG_S) == [Answer("north", b"answer")]
 
 
 def test_an_unasked_answer_ends_the_call_with_an_id(service: Service, site: Site) -> None:
@@ -368,7 +361,7 @@ def test_a_site_that_does_not_read_blocks_nobody(service: Service, site: Site) -
         exchange.send("south", b"question", 1)
         assert next(other.call).last
         other.say(piece(b"answer", last=True))
-        assert exchange.receive(5) == [Answer("south", b"answer")]
+        assert exchange.receive(LONG_S) == [Answer("south", b"answer")]
         other.say(None)
     site.call.cancel()
     assert eventually(lambda: not exchange.reachable())

@@ -29,6 +29,7 @@ from cloister.privacy.channel.certificates import (
     under_password,
 )
 from cloister.privacy.errors import ChannelError, StateError
+from tests.waiting import LONG_S
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "channel"
 REQUESTS = json.loads((VECTORS / "requests.json").read_text())
@@ -298,9 +299,9 @@ def test_a_real_connection_shows_each_end_the_certificate_of_the_other(ends: End
             return line.getpeercert(binary_form=True)
 
     with ThreadPoolExecutor() as pool, socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(LONG_S)
         seen = pool.submit(answer, listener)
-        plain = socket.create_connection(listener.getsockname(), timeout=10)
+        plain = socket.create_connection(listener.getsockname(), timeout=LONG_S)
         with client.wrap_socket(plain, server_hostname="127.0.0.1") as line:
             line.sendall(b"hello")
             assert line.recv(5) == b"hello"
