@@ -4,11 +4,14 @@ BIN := .venv/bin
 # What is ours: a demo's output may lie beside it.
 HOUSE := privacy client server simulations tests docs .ci README.md
 
-.PHONY: demo test check test-long test-flower lock proto docs clean
+.PHONY: demo test check types fast test-long test-flower lock proto docs clean
 
 demo: .venv
 	rm -rf cloister-demo
 	$(BIN)/cloister demo --out cloister-demo
+
+# Tests are compiled once, for all processes that run them.
+export PYTHONDONTWRITEBYTECODE =
 
 # The fast tests sync thousands of small files: in memory, where there is room, that takes no time.
 IN_MEMORY = scratch=$$(mktemp -d -p /dev/shm cloister-XXXXXX 2>/dev/null || mktemp -d); trap 'rm -rf "$$scratch"' EXIT
@@ -21,12 +24,17 @@ test: check
 check: .venv
 	$(BIN)/ruff check $(HOUSE)
 	$(BIN)/ruff format --check $(HOUSE)
+	$(MAKE) -j2 types fast
+
+types: .venv
 	$(BIN)/mypy .links/cloister
-	$(IN_MEMORY); HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not job and not slow and not long" --basetemp=$$scratch/tests
+
+fast: .venv
+	$(IN_MEMORY); HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not job and not slow and not long" --basetemp=$$scratch/tests
 
 test-long: .venv
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m long
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not long" --hypothesis-profile=default
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not long" --hypothesis-profile=explore
 
 # Every supported Flower version passes the tests that start the real server.
 test-flower: .compat/flwr-1.41.0

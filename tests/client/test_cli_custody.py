@@ -24,6 +24,8 @@ from tests.parties import start
 from tests.plans import plan_json
 from tests.ports import free_port
 
+pytestmark = pytest.mark.job
+
 
 class Terminal:
     """A lead whose service runs, two sites that have joined, and a job that both approved."""

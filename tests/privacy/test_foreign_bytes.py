@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cloister.privacy.wire as wire_package
@@ -259,7 +259,6 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=40)
 @given(drawn=st.data())
 def test_damaged_messages(name: str, drawn: st.DataObject) -> None:
     survives(PARSERS[name].read, drawn.draw(damaged(PARSERS[name].whole)))
@@ -290,7 +289,6 @@ def put(value: Any, path: tuple[Any, ...], other: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", JSON)
-@settings(max_examples=60)
 @given(drawn=st.data())
 def test_json_of_another_shape(name: str, drawn: st.DataObject) -> None:
     """Canonical JSON in which something is of another type, out of range, missing, or one too many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ def refused(error_id: str) -> Any:
     return pytest.raises(CloisterError, check=lambda error: error.id == error_id)
 
 
+STRETCHED = cache(keyring.Stretch.key)
+"""The key of a passphrase is computed once for all the times that a test opens the same folder."""
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring, "_COST", 1 << 14)
+    monkeypatch.setattr(keyring.Stretch, "key", lambda stretch, secret: STRETCHED(stretch, secret))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ def test_a_target_that_no_layer_has_is_refused(base: BaseModel) -> None:
     assert caught.value.id == "adapter_invalid"
 
 
+@cache
 def consortium(sites: int) -> tuple[Roster, dict[str, Offer]]:
     """A lead and so many sites, each with an offer."""
     names = [f"site-{k}" for k in range(sites)]
@@ -242,6 +244,14 @@ def test_few_bits_that_would_not_do_are_refused(base: BaseModel, more: Any) -> N
     assert caught.value.id == "plan_conflict"
 
 
+@pytest.fixture(scope="module")
+def lead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a lead, which any number of plans may be proposed in."""
+    folder = tmp_path_factory.mktemp("proposing") / "lead"
+    assert main(["lead", "init", "--name", "hospitals", "--dir", str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("bits", [None, "12"])
 def test_a_proposal_says_what_its_bits_are(
     base: BaseModel,
@@ -306,7 +316,7 @@ def test_a_proposal_says_what_its_bits_are(
 )
 def test_methods_are_options_and_what_does_not_go_together_is_one_line(
     base: BaseModel,
-    tmp_path: Path,
+    lead: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: str,
@@ -314,11 +324,8 @@ def test_methods_are_options_and_what_does_not_go_together_is_one_line(
     says: str,
 ) -> None:
     monkeypatch.setattr(cli_work, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
-    lead = ("--dir", str(tmp_path / "lead"))
-    assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
-    capsys.readouterr()
     terms = ("--purpose", "notes", "--labels", "a,b,c", "--model", str(base.path), *options.split())
-    assert main(["lead", "propose", *lead, *terms]) == code
+    assert main(["lead", "propose", "--dir", str(lead), *terms]) == code
     told = capsys.readouterr()
     assert says in told.out + told.err
     assert "Traceback" not in told.err

@@ -6,6 +6,7 @@ import datetime
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -33,6 +34,14 @@ def corpus() -> Corpus:
     return generate(GeneratorSettings(canaries=3, copies=4, tiny=60))
 
 
+def small() -> Corpus:
+    """The corpus of the small settings, made once."""
+    return _made(SMALL)
+
+
+_made = cache(generate)
+
+
 def notes_of(corpus: Corpus) -> list[Note]:
     return [note for notes in (*corpus.train.values(), corpus.test) for note in notes]
 
@@ -52,12 +61,12 @@ class TestDeterminism:
         )
 
     def test_another_seed_gives_other_notes(self):
-        texts = {note.text for note in notes_of(generate(SMALL))}
+        texts = {note.text for note in notes_of(small())}
         others = {note.text for note in notes_of(generate(replace(SMALL, seed=1)))}
         assert len(texts & others) < 0.02 * len(texts)
 
     def test_canaries_change_no_other_note(self):
-        plain, planted = generate(SMALL), generate(replace(SMALL, canaries=1, copies=2))
+        plain, planted = small(), generate(replace(SMALL, canaries=1, copies=2))
         assert plain.test == planted.test
         assert set(plain.train["riverside"]) < set(planted.train["riverside"])
 
@@ -239,7 +248,7 @@ class TestCanaries:
             assert len(set(holders)) == 1
 
     def test_without_canaries_there_are_none(self):
-        assert generate(SMALL).canaries == ()
+        assert small().canaries == ()
 
 
 class TestPhrases:
@@ -256,7 +265,7 @@ class TestPhrases:
             assert sum(department in shared for shared in WEAK.values()) >= 8
 
     def test_notes_hold_denials_that_do_not_contradict_their_complaint(self):
-        notes = [note for note in generate(SMALL).test if note.style == "front-desk"]
+        notes = [note for note in small().test if note.style == "front-desk"]
         denied = [(note, phrase) for note in notes for phrase in DENIED if f"No {phrase}" in note.text]
         assert len(denied) > 5
         assert not [phrase for note, phrase in denied if note.text.count(phrase) > 1]
@@ -267,7 +276,7 @@ class TestPhrases:
 
 class TestBoundary:
     def test_a_site_can_load_what_was_written(self, tmp_path):
-        notes = generate(SMALL).train["hillcrest"]
+        notes = small().train["hillcrest"]
         write_csv(tmp_path / "notes.csv", notes)
         assert load(
             tmp_path / "notes.csv", text="text", label="label", person="person", site="site"
@@ -275,7 +284,7 @@ class TestBoundary:
         assert (tmp_path / "notes.csv").read_text().startswith(",".join(COLUMNS))
 
     def test_test_notes_come_from_no_site(self):
-        assert {note.site for note in generate(SMALL).test} == {TEST}
+        assert {note.site for note in small().test} == {TEST}
 
     @pytest.mark.parametrize(
         "wrong",

@@ -32,6 +32,8 @@ from cloister.simulations.transport import LocalGrid
 from tests import models
 from tests.site_keys import keyed_site
 
+pytestmark = pytest.mark.job
+
 TERMS = Terms("notes to wards", ("chest", "head"), rounds=2, steps=2, rate=0.5, epsilon=4.0, max_tokens=16)
 QUICK = Pace(answer=60.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=0.0)
 

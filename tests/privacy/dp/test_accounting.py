@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.privacy.dp import accounting
@@ -101,14 +101,12 @@ def test_rate_one_is_the_gaussian_mechanism_without_sampling():
 
 
 @given(LEDGERS, BLOCKS, DELTAS)
-@settings(max_examples=60, deadline=None)
 def test_more_never_costs_less(ledger, more, delta):
     before = accounting.epsilon(ledger, delta)
     assert 0 <= before <= accounting.epsilon([*ledger, more], delta)
 
 
 @given(LEDGERS, DELTAS, st.randoms())
-@settings(max_examples=40, deadline=None)
 def test_neither_order_nor_splitting_of_blocks_matters(ledger, delta, random):
     pieces = [GaussianSteps(b.noise_multiplier, b.rate, n) for b in ledger for n in (1, b.steps - 1) if n]
     random.shuffle(pieces)
@@ -116,7 +114,6 @@ def test_neither_order_nor_splitting_of_blocks_matters(ledger, delta, random):
 
 
 @given(st.tuples(SIGMAS, SIGMAS), st.tuples(RATES, RATES), st.integers(1, 5000), DELTAS)
-@settings(max_examples=60, deadline=None)
 def test_more_noise_and_a_lower_rate_never_cost_more(sigmas, rates, steps, delta):
     strict = GaussianSteps(max(sigmas), min(rates), steps)
     loose = GaussianSteps(min(sigmas), max(rates), steps)

@@ -12,6 +12,8 @@ from cloister.privacy.evidence.part import Part, Shown, owned
 from cloister.privacy.evidence.selection import selected
 from cloister.simulations.bench.staged import DATASET
 
+pytestmark = pytest.mark.job
+
 
 def part_of(stage: Any, name: str) -> Part:
     return next(part for part in stage.witnessed.parts() if part.writer == name)

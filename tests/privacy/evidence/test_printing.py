@@ -24,6 +24,7 @@ from tests.reports import evidence
 
 ROOT = Path(__file__).parents[3]
 HERE = importlib.util.find_spec("weasyprint") is not None
+pytestmark = pytest.mark.job
 weasyprint = pytest.mark.skipif(not HERE, reason="WeasyPrint, of the extra pdf, is not installed")
 MADE = Made(version=1, language="en", weasyprint="0.0", pango="1.0.0", fonts=canonical.digest(b"fonts"))
 

@@ -184,7 +184,7 @@ def test_no_bit_of_a_key_is_ignored() -> None:
 # A search for the seed
 
 PRG = Callable[[bytes, int], Words]
-SPACE = [seed.to_bytes(4, "little") + bytes(28) for seed in range(1 << 12)]
+SPACE = [seed.to_bytes(4, "little") + bytes(28) for seed in range(1 << 10)]
 SMALL = 1 << 10
 
 
@@ -195,9 +195,9 @@ def folding(key: bytes, d: int) -> Words:
 
 
 def folding_into_the_space() -> bytes:
-    """A key of 256 unknown bits that folds to the seed 0x0abc."""
+    """A key of 256 unknown bits that folds to the seed 0x02bc."""
     words = np.frombuffer(key("a pair's"), "<u4").copy()
-    words[7] ^= np.bitwise_xor.reduce(words) ^ np.uint32(0x0ABC)
+    words[7] ^= np.bitwise_xor.reduce(words) ^ np.uint32(0x02BC)
     return words.tobytes()
 
 
@@ -211,7 +211,7 @@ def test_a_search_opens_a_mask_from_a_seed_of_32_bits_and_finds_nothing_in_ours(
     unknown = folding_into_the_space()
     clear = CLEAR[:64]
     (found,) = search(clear + folding(unknown, 64), folding, SPACE)
-    assert int.from_bytes(found[:4], "little") == 0x0ABC
+    assert int.from_bytes(found[:4], "little") == 0x02BC
     assert np.array_equal(clear + folding(unknown, 64) - folding(found, 64), clear)
 
     sent = masked(clear, Mask(unknown, 1))
@@ -221,7 +221,7 @@ def test_a_search_opens_a_mask_from_a_seed_of_32_bits_and_finds_nothing_in_ours(
 
 
 def test_keys_of_one_folded_seed_have_nothing_in_common() -> None:
-    one, other = folding_into_the_space(), SPACE[0x0ABC]
+    one, other = folding_into_the_space(), SPACE[0x02BC]
     assert np.array_equal(folding(one, 64), folding(other, 64))
     assert not (pad(one, 64) == pad(other, 64)).any()
 

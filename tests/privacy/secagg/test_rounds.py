@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.privacy import canonical
@@ -107,7 +107,6 @@ class TestSums:
         assert first.commitment == second.commitment
 
     @given(st.data())
-    @settings(max_examples=60, deadline=None)
     def test_any_drops_give_the_exact_sum_or_the_refusal_that_they_must(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(3, 6))
         terms = terms_of(count, minimum=data.draw(st.integers(sums.SumTerms.least_threshold(count), count)))
