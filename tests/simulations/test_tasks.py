@@ -25,7 +25,7 @@ from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, code
 from cloister.privacy.descent import Descent
 from cloister.privacy.dp import accounting
-from cloister.privacy.entropy import Ratchet
+from cloister.privacy.entropy import FixedEntropy, Ratchet
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.layout import initial
@@ -39,6 +39,7 @@ from cloister.server.post import Pace
 from cloister.server.proposal import Rates, Terms, draft
 from cloister.simulations.transport import LocalGrid
 from tests import models
+from tests.known_draws import known_draws  # noqa: F401  # a fixture
 from tests.site_keys import keyed_site
 
 pytestmark = pytest.mark.job
@@ -235,7 +236,11 @@ def test_a_whole_job_in_secret_sums(
     assert ("head.safetensors" in files) == (case is not ANSWERS)
 
 
-def test_without_privacy_answers_are_learnt(tmp_path: Path, writer: BaseModel) -> None:
+@pytest.mark.usefixtures("known_draws")
+def test_without_privacy_answers_are_learnt(
+    tmp_path: Path, writer: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "Ratchet", lambda path, _: FixedEntropy(path.parents[1].name.encode()))
     rows = {name: answers(name) for name in FOUR}
     rates = Rates("adam", 0.02, 0.02)
     more = {"mode": "off", "rounds": 2, "steps": 15, "rates": rates, "top_layers": 2, "max_tokens": 64}
