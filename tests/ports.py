@@ -7,6 +7,7 @@ and each process of tests has a block of its own for as long as it runs.
 
 from __future__ import annotations
 
+import atexit
 import socket
 from itertools import cycle
 
@@ -41,4 +42,5 @@ def _claim() -> tuple[socket.socket, range]:
 
 
 _name, _block = _claim()
+atexit.register(_name.close)
 _ports = cycle(_block)
