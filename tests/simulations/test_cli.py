@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,19 @@ from cloister.client.site.persons import PersonColumn
 from cloister.client.site.records import load
 from cloister.privacy.cli import main
 from cloister.privacy.model import Columns
-from cloister.simulations import cli
+from cloister.simulations import cli, stage
 from cloister.simulations.demo import Demo
 from cloister.simulations.stage import write
 from tests import tables
 
 Asked = Callable[..., Demo]
+NOTES = cache(stage.triage)
+"""The synthetic notes, made once for all command lines that ask for the same."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "triage", NOTES)
 
 
 @pytest.fixture

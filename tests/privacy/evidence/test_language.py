@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ TERMS = frozenset(
 
 
 def page(value: dict[str, Any], name: str) -> Element:
-    return Page(render(value, name)).root
+    return _page(json.dumps(value), name)
+
+
+@cache
+def _page(value: str, name: str) -> Element:
+    return Page(render(json.loads(value), name)).root
 
 
 def spoken(root: Element, value: dict[str, Any]) -> str:

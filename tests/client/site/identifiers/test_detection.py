@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.client.site.identifiers import detection, gold
@@ -41,7 +41,6 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(TEXTS)
 def test_masking_twice_is_masking_once_and_nothing_is_left_to_find(text):
     once = SCANNER.mask(text)
@@ -49,7 +48,6 @@ def test_masking_twice_is_masking_once_and_nothing_is_left_to_find(text):
     assert SCANNER.mask(once) == once
 
 
-@settings(max_examples=80, deadline=None)
 @given(TEXTS)
 def test_findings_are_in_order_within_the_text_and_do_not_overlap(text):
     place = 0
@@ -59,7 +57,6 @@ def test_findings_are_in_order_within_the_text_and_do_not_overlap(text):
     assert SCANNER.find(text) == SCANNER.find(text)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=80))
 def test_folding_keeps_the_way_back(text):
     folded = fold(text)
@@ -77,7 +74,6 @@ def test_folding_keeps_the_way_back(text):
 SPREAD = ["\u200b", "\u00ad", "\ufeff", "\u2060"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["4111111111111111", "ada@example.org", "192.0.2.17", "DE89370400440532013000"]),
     st.lists(st.tuples(st.integers(1, 14), st.sampled_from(SPREAD)), max_size=4),
