@@ -49,7 +49,7 @@ def _loaded(kind: str, base: BaseModel, device: str) -> Any:
     from transformers.utils.logging import disable_progress_bar
 
     heap.settle()  # from here on this process holds a model
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     try:
         model: Any = getattr(transformers, kind).from_pretrained(
             base.path,

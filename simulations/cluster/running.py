@@ -123,7 +123,7 @@ class Cluster:
                 "A simulation adds up words of 32 bits and plants no canaries, and the plan has such.",
                 "Leave out bits, codecs and canaries.",
             )
-        if not plan.task.classifies or plan.training.analytic:
+        if not plan.task.classifies or plan.task.table or plan.training.analytic:
             raise PlanError(
                 "task_unsupported",
                 "On texts only classes are simulated, by steps.",

@@ -51,6 +51,7 @@ def words(run: Run, line: str, name: str) -> str:
     return " ".join(next(member["words"] for member in members if member["name"] == name))
 
 
+@pytest.mark.job
 def test_from_nothing_to_confirmed_peers(run: Run, lead: LeadFolder) -> None:
     for name in ("north", "south"):
         assert f"{name}.invite lets {name} join hospitals once" in run(

@@ -395,6 +395,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return command
 
 
+@pytest.mark.job
 def test_a_session_with_a_policy(run: Any, tmp_path: Path) -> None:
     run("site init --dir north --name north")
     text = run("site policy template")
@@ -433,6 +434,7 @@ def test_a_session_with_a_policy(run: Any, tmp_path: Path) -> None:
     assert run("site policy set new.yaml --dir north").endswith(" (new)\n")
 
 
+@pytest.mark.job
 def test_a_session_with_people(run: Any, tmp_path: Path) -> None:
     run("site init --dir north --name north")
     assert "Nobody is registered" in run("site people list --dir north")
@@ -453,6 +455,7 @@ def test_a_session_with_people(run: Any, tmp_path: Path) -> None:
     assert run("site people remove dana --dir north", code=1).endswith("[approval_invalid]\n")
 
 
+@pytest.mark.job
 def test_a_session_with_approvals(site: Site, run: Any) -> None:
     allow(site.folder, approval__people=2)
     job = Jobs(site.folder).keep(site.propose().plan, None).plan.digest[7:19]  # type: ignore[arg-type]

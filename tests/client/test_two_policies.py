@@ -259,6 +259,7 @@ def test_two_sites_of_a_plan_never_hold_different_policies(service: Service) -> 
 # The lead's commands
 
 
+@pytest.mark.job
 def test_a_session_at_the_lead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

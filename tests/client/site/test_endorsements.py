@@ -221,6 +221,7 @@ def test_a_site_joins_with_what_an_authority_signed(
 # A session
 
 
+@pytest.mark.job
 def test_a_session(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
