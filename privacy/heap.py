@@ -13,24 +13,36 @@ meet here.
 Python looks for garbage in cycles among old objects only when a quarter as many have been added to them
 since. Modules and a model are some half a million objects, so that what a training step leaves in cycles,
 graphs of tensors among it, would lie there for hundreds of rounds. What is there when a job begins is
-therefore taken out of the count (docs/benchmarks.md says what all three are worth).
+therefore taken out of the count.
+
+oneDNN, with which PyTorch works out activations on a processor, keeps the last 1,024 kernels that it has
+made, one for each shape; with Poisson samples nearly every step has shapes of its own, and a site would gain
+5 KiB with each for hundreds of rounds. It is told to keep fewer; those of the layers of one step find room
+(docs/benchmarks.md says what all this is worth).
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # malloc.h
 _LARGE = 1 << 20
+_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""What oneDNN reads when it is first used."""
 
 
 def settle() -> bool:
-    """Fixes the thresholds of glibc's allocator and its one arena for this process; again has no effect.
+    """Fixes the thresholds of the allocator, its one arena, and how many kernels are kept, in this process.
+
+    To be called before there are threads and before a model runs; again has no effect.
 
     Returns:
-        Whether it was done: another C library has no such call, and needs none.
+        Whether the allocator was told: only glibc has such a call.
     """
+    for name, value in _KERNELS.items():
+        os.environ.setdefault(name, value)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

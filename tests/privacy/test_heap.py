@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -58,8 +59,14 @@ print(open(sys.argv[2]).read().count("<heap nr="))
 
 def told(program: str, *arguments: str) -> int:
     """The number that a process of its own prints."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")}
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment,
     )
     return int(done.stdout)
 
@@ -100,3 +107,29 @@ print(int(seen() is None))
 
 def test_garbage_in_cycles_does_not_wait_for_what_stays() -> None:
     assert [told(_CYCLES, how) for how in ("as it is", "frozen")] == [0, 1]
+
+
+_SHAPES = """
+import ctypes, sys
+from cloister.privacy import heap
+if sys.argv[1] == "settled":
+    assert heap.settle()
+import torch
+class Taken(ctypes.Structure):  # struct mallinfo2
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ord sm hblk hblkhd usm fsm uord ford keep".split()]
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Taken
+def pass_by(shapes):
+    for rows in shapes:
+        torch.nn.functional.gelu(torch.ones(rows, 8, requires_grad=True)).sum().backward()
+pass_by(range(1, 100))
+before = mallinfo2().uord
+pass_by(range(100, 400))
+print((mallinfo2().uord - before) >> 10)
+"""
+
+
+@pytest.mark.job
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallinfo2 is glibc's")
+def test_kernels_of_shapes_that_do_not_come_again_are_not_kept() -> None:
+    assert told(_SHAPES, "settled") < 100 < 1000 < told(_SHAPES, "as it is")
