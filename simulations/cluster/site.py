@@ -29,7 +29,7 @@ from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
-from cloister.simulations.cluster.pupil import Pupil
+from cloister.simulations.cluster.pupil import SimulatedPupil
 from cloister.simulations.cluster.terms import Terms
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.plans import DATASET
@@ -105,7 +105,7 @@ class SimulatedSite:
 
             learner: Learner = texts.learner(plan, name, terms.base, self.path / _RECORDS, entropy)
         else:
-            learner = Pupil(plan, name, _rows(self.path / _ROWS), entropy, terms)
+            learner = SimulatedPupil(plan, name, _rows(self.path / _ROWS), entropy, terms)
         return Participant(
             plan=plan,
             identity=identity,

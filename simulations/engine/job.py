@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,53 +33,33 @@ from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.witnessing import Witness, countersigned
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
+from cloister.privacy.update import Encoded, Vector
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
-from cloister.simulations.engine.head import Moment, head_layout, scores
+from cloister.simulations.engine.head import head_layout, scores
 from cloister.simulations.engine.holding import Floats, Holding
-from cloister.simulations.engine.methods import HeadLearner
 from cloister.simulations.engine.plans import LEAD, Parties
+from cloister.simulations.engine.pupil import Pupil
 from cloister.simulations.played import Played
 from cloister.simulations.transport import LocalGrid
 
 
-@dataclass
-class SiteLearner:
+@dataclass(eq=False)
+class SiteLearner(Pupil):
     """A site's cached features as a participant of a job trains on them (``client.participation.Learner``).
 
     Attributes:
-        plan: of the job.
-        name: of the site.
-        holding: what it trains on.
         own: rows of its own that nobody trains on.
-        entropy: where its sampling and noise come from.
         accuracies: round -> how often the model after it was right on ``own``.
         released: the final model, once it came.
     """
 
-    plan: Plan
-    name: str
-    holding: Holding
     own: Holding
-    entropy: Entropy
     accuracies: dict[int, float] = field(default_factory=dict)
     released: Vector | None = None
     audit: Audit | None = None
-
-    def train(self, model: Vector, header: Header) -> Delta:
-        """See ``Learner``."""
-        return self._head.train(model, self.entropy, _moment(header))
-
-    def share(self, model: Vector, header: Header) -> Share:
-        """See ``Learner``."""
-        return self._head.share(model, self.entropy, _moment(header))
-
-    def surplus(self, header: Header, survivors: int) -> Surplus:
-        """See ``Learner``."""
-        return self._head.surplus(survivors, self.entropy, _moment(header))
 
     def sums(self, header: Header) -> Encoded:
         """See ``Learner``."""
@@ -99,10 +78,6 @@ class SiteLearner:
     def release(self, model: Vector) -> None:
         """See ``Learner``."""
         self.released = model
-
-    @cached_property
-    def _head(self) -> HeadLearner:
-        return HeadLearner.of(self.plan, self.name, self.holding)
 
 
 def accuracy(plan: Plan, model: Vector, rows: Holding) -> float:
@@ -174,7 +149,7 @@ class _Job:
         self.logs = {name: EventLog.open(self._place(name) / "log", key) for name, key in self.keys.items()}
         self.witnesses = {n: Witness(self._place(n), self.keys[n], self.logs[n]) for n in self.keys}
         self.learners = {
-            name: SiteLearner(plan, name, held, seats.own[name], seats.entropies[name])
+            name: SiteLearner(plan, name, held, seats.entropies[name], own=seats.own[name])
             for name, held in seats.parties.holdings.items()
         }
 
@@ -302,10 +277,6 @@ class _Telling:
         if type == "round.closed":
             self.show()
         return found
-
-
-def _moment(header: Header) -> Moment:
-    return Moment(header.round, header.attempt, header.model)
 
 
 def _streams(entropy: Entropy, header: Header) -> joint.Streams:
