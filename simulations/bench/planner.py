@@ -167,6 +167,8 @@ def judged(case: Case, data: Path, seeds: int) -> Verdict:
     """One case: the planner's answer, and the trials."""
     scenario = find(case.scenario)
     material = scenario.material(data, 0, case.mix)
+    if not isinstance(material, Material):
+        raise TypeError("the planner knows scenarios of classes only")
     return Verdict.of(
         propose(question(material, case.epsilon, scenario.delta)),
         measured(material, case.epsilon, scenario.delta, seeds),

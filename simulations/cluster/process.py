@@ -69,6 +69,8 @@ class Tally:
         if type == "model.released":
             self.released = set(fields["recipients"])
 
+    note = append
+
 
 @dataclass
 class Play:

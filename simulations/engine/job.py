@@ -278,6 +278,11 @@ class _Telling:
             self.show()
         return found
 
+    def note(
+        self, type: str, *, job: str | None = None, round: int | None = None, **fields: object
+    ) -> object:
+        return self.log.note(type, job=job, round=round, **fields)
+
 
 def _streams(entropy: Entropy, header: Header) -> joint.Streams:
     at: dict[str, Any] = {"round": header.round, "step": 1, "attempt": header.attempt, "model": header.model}
