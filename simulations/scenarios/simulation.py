@@ -229,15 +229,17 @@ def simulate(
         )
     with tempfile.TemporaryDirectory() as scratch:
         ledgers = Path(scratch) if out is None else out / "ledgers"
+        contest: Contest | None = None
         if isinstance(material, Corpus):
             rehearsal = Rehearsal(material, epsilon, delta, seed, ledgers, say)
-            contest, found = None, _rehearsed(scenario, rehearsal)  # a bundle speaks of accuracies
+            found = _rehearsed(scenario, rehearsal)
         else:
             contest = Contest(material, epsilon, delta, seed, ledgers, say, seeds, engine)
             found = _simulation(scenario, material, contest)
     if out is not None:
         durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
         _keep(out, found)
+    # A bundle speaks of accuracies, which tags and answers have none of.
     if out is not None and bundle and contest is not None and not contest.material.tagged:
         say("A job of the recommended private way, for its evidence …")
         made = evidence.report(scenario.title, contest, found.comparison)
