@@ -16,6 +16,7 @@ from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.wire.endorsement import Endorsement
+from cloister.server.membership import MembersFile
 from tests.policies import allow
 from tests.service import Service
 
@@ -191,10 +192,10 @@ def test_keys_that_were_replaced_do_not_come_back_with_an_old_statement(service:
     fetched(south)
     rotate(north)
     fetched(south)
-    enrolment = service.lead.enrolment
-    members = enrolment._members()
+    file = MembersFile(service.lead.path / "roster.json")
+    members = file.read()
     kept = [north.identity.public if one.name == "north" else one for one in members.roster.members]
-    enrolment._write(members.state, roster=Roster("hospitals", tuple(kept)).to_json())
+    file.write(members.state, roster=Roster("hospitals", tuple(kept)).to_json())
     fetched(south)
     south.keep_endorsements([old.to_bytes()])
     (peer,) = (peer for peer in south.peers() if peer.identity.name == "north")

@@ -19,6 +19,7 @@ from cloister.privacy.errors import CloisterError, StateError
 from cloister.privacy.evidence.log import events_of, verify_log
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.wire.succession import Handover, heir
+from cloister.server.membership import MembersFile
 from tests.service import Service
 
 
@@ -69,9 +70,8 @@ def test_new_keys_that_the_lead_made_up_are_not_confirmed(service: Service) -> N
         member.roster()
         south.confirm("north", " ".join(north.identity.public.words()))
         rotate(north)
-        enrolment = service.lead.enrolment
-        members = enrolment._members()
-        enrolment._write(members.state, handovers=[])
+        members = MembersFile(service.lead.path / "roster.json")
+        members.write(members.read().state, handovers=[])
         member.roster()
     assert not confirmed(south)["north"]
 
