@@ -17,7 +17,9 @@ therefore taken out of the count.
 
 oneDNN, with which PyTorch works out activations on a processor, keeps the last 1,024 kernels that it has
 made, one for each shape; with Poisson samples nearly every step has shapes of its own, and a site would gain
-5 KiB with each for hundreds of rounds. It is told to keep fewer; those of the layers of one step find room
+5 KiB with each for hundreds of rounds. It is told to keep fewer; those of the layers of one step find room.
+
+Smaller blocks of many sizes still leave holes behind. From time to time whole pages in them are given back
 (docs/benchmarks.md says what all this is worth).
 """
 
@@ -26,11 +28,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import time
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # malloc.h
 _LARGE = 1 << 20
 _KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """What oneDNN reads when it is first used."""
+_TRIM_EVERY_S = 10.0
+"""A look for whole free pages takes some 20 ms in a process that holds a model."""
+_trimmed = -_TRIM_EVERY_S
 
 
 def settle() -> bool:
@@ -61,3 +67,20 @@ def freeze() -> None:
     gc.collect()
     gc.freeze()
     gc.collect()  # sets the count that the next full collection waits for to what is not frozen: nothing
+
+
+def trim() -> bool:
+    """Gives whole free pages back to the system, if the last time was ten seconds ago or more.
+
+    To be called where something large has just ended, as a step of training.
+
+    Returns:
+        Whether there was anything to give back.
+    """
+    global _trimmed
+    now = time.monotonic()
+    given_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if given_back is None or now - _trimmed < _TRIM_EVERY_S:
+        return False
+    _trimmed = now
+    return bool(given_back(0))

@@ -309,6 +309,7 @@ class Lead:
             after.save(job.folder / "checkpoint", vault)
             made = versions.keep(before.model, after)
             before = after
+            heap.trim()
             if made is not None and made.jumped:
                 error = ModelError(
                     "norm_jumped",

@@ -14,7 +14,7 @@ from cloister.client.learn.documents import Labelled
 from cloister.client.learn.training import LocalTrainer, Moment, Settings
 from cloister.client.site import persons
 from cloister.client.site.records import Records
-from cloister.privacy import canonical, durable
+from cloister.privacy import canonical, durable, heap
 from cloister.privacy.dp.audit import Audit, Pipeline
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
@@ -160,6 +160,7 @@ class SiteLearner:
         finally:
             if self.audit:
                 self._vault.write(self._folder / _AUDIT, self.audit.to_bytes())
+        heap.trim()
 
     def keep(self, model: Vector, round: int) -> Score | None:
         """Scores a global model on the held-out records and adds a line to the site's own progress.

@@ -86,6 +86,33 @@ def test_it_may_be_asked_for_again_and_says_whether_it_was_done() -> None:
     assert [heap.settle(), heap.settle()] == [platform.libc_ver()[0] == "glibc"] * 2
 
 
+_HOLES = """
+import mmap, sys
+from cloister.privacy import heap
+assert heap.settle()
+import ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+def block(size):
+    at = libc.malloc(size)
+    ctypes.memset(at, 1, size)
+    return at
+kept = [block(64 << 10) for _ in range(1000)]
+stays = [(block(64 << 10), block(100)) for _ in range(100)]  # above all of them in the heap
+for at in kept[::2]:
+    libc.free(at)
+if sys.argv[1] == "trimmed":
+    assert heap.trim() and not heap.trim()  # the second time is too soon
+print(int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
+def test_holes_are_given_back() -> None:
+    assert told(_HOLES, "as it is") > told(_HOLES, "trimmed") + 20
+
+
 _CYCLES = """
 import gc, sys, weakref
 from cloister.privacy import heap
