@@ -260,7 +260,7 @@ class _Job:
                 proof = log.consistency(before.size, head.size) if before and before.size < head.size else ()
                 mark = witness.take(owner, bare, proof)
                 if mark is not None:
-                    countersigned(log, owner, mark.serialise().decode(), (self.keys[other].public,))
+                    countersigned(log, owner, (mark.serialise().decode(),), (self.keys[other].public,))
 
 
 @dataclass(frozen=True)

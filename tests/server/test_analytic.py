@@ -114,14 +114,14 @@ def test_its_report_says_what_left_and_what_it_is_charged_as(tmp_path: Path, mod
 def test_evidence_of_less_noise_than_was_charged_does_not(tmp_path: Path, mode: str) -> None:
     found = consortium(tmp_path, mode)
     log = found.sites["north"].log
-    real = log.append
+    real = log.note
 
     def lying(type: str, **fields: Any) -> Any:
         if type == "dp.step_summary":
             fields |= {"noise_multiplier": fields["noise_multiplier"] / 2}
         return real(type, **fields)
 
-    log.append = lying  # type: ignore[method-assign]
+    log.note = lying  # type: ignore[method-assign]
     verdict = checked(found, ran(found))
     assert verdict.result is Result.NOT_REPRODUCIBLE
     assert any("noise_multiplier" in line for line in lines(verdict))

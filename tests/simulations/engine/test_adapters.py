@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cloister.client.learn import tasks
 from cloister.client.learn.learner import SiteLearner
 from cloister.client.site.records import Records
 from cloister.privacy.dp import accounting
@@ -19,7 +20,6 @@ from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header
 from cloister.server.proposal import Rates, Terms
-from cloister.simulations.engine import adapters
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.consortium import Consortium
 from cloister.simulations.engine.head import Moment
@@ -111,8 +111,8 @@ def test_masks_do_not_change_the_model(base: BaseModel, kind: str) -> None:
 
 def test_all_sites_train_on_one_model(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
-    real = adapters.load_encoder
-    monkeypatch.setattr(adapters, "load_encoder", lambda base: loaded.append(base) or real(base))
+    real = tasks.load_encoder
+    monkeypatch.setattr(tasks, "load_encoder", lambda base, *rest: loaded.append(base) or real(base, *rest))
     trained(consortium(base), OFF, masked=False)
     assert loaded == [base]
 

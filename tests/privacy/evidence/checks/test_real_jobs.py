@@ -145,14 +145,14 @@ def test_a_lead_that_says_otherwise_of_surplus_noise_is_found(
     tmp_path: Path, step: int, body: dict[str, Any] | None, says: str
 ) -> None:
     consortium = taking_back(tmp_path)
-    real = consortium.log.append
+    real = consortium.log.note
 
     def lying(type: str, **fields: Any) -> Any:
         if type == "sum.closed" and fields["step"] == step:
             return real(type, **fields | body) if body else None
         return real(type, **fields)
 
-    consortium.log.append = lying  # type: ignore[method-assign]
+    consortium.log.note = lying  # type: ignore[method-assign]
     assert any(says in line for line in lines(checked(consortium, ran(consortium))))
 
 
@@ -206,14 +206,14 @@ def test_what_ran_differently_from_the_plan_is_found(tmp_path: Path) -> None:
     """The same job, with one site whose steps say less noise than the plan asks for."""
     consortium = Consortium(tmp_path)
     site = consortium.sites["north"]
-    real = site.log.append
+    real = site.log.note
 
     def lying(type: str, **fields: Any) -> Any:
         if type == "dp.step_summary":
             fields["noise_multiplier"] = fields["noise_multiplier"] / 2
         return real(type, **fields)
 
-    site.log.append = lying  # type: ignore[method-assign]
+    site.log.note = lying  # type: ignore[method-assign]
     verdict = checked(consortium, ran(consortium))
     assert verdict.result is Result.NOT_REPRODUCIBLE
     assert {finding.check for finding in verdict.findings} == {"epsilon"}
