@@ -16,8 +16,8 @@ graphs of tensors among it, would lie there for hundreds of rounds. What is ther
 therefore taken out of the count.
 
 oneDNN, with which PyTorch works out activations on a processor, keeps the last 1,024 kernels that it has
-made, one for each shape; with Poisson samples nearly every step has shapes of its own, and a site would gain
-5 KiB with each for hundreds of rounds. It is told to keep fewer; those of the layers of one step find room.
+made, one for each shape; with Poisson samples nearly every step has shapes of its own, and a site would grow
+for hundreds of rounds. It is told to keep fewer; those of the layers of one step find room.
 
 Smaller blocks of many sizes still leave holes behind. From time to time whole pages in them are given back
 (docs/benchmarks.md says what all this is worth).

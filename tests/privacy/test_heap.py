@@ -12,12 +12,9 @@ import pytest
 
 from cloister.privacy import heap
 
-_FREED = """
-import mmap, resource, sys
+_BLOCKS = """
+import ctypes, mmap, sys
 from cloister.privacy import heap
-if sys.argv[1] == "settled":
-    assert heap.settle()
-import ctypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
@@ -25,12 +22,19 @@ def block(size):
     at = libc.malloc(size)
     ctypes.memset(at, 1, size)
     return at
+def show():
+    print(int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE >> 20)
+"""
+
+_FREED = f"""{_BLOCKS}
+if sys.argv[1] == "settled":
+    assert heap.settle()
 libc.free(block(24 << 20))  # from now on glibc keeps blocks up to this size
 kept, pins = [block(16 << 20) for _ in range(8)], []
 pins = [block(1000) for _ in range(100)]  # above all of them in the heap
 for at in kept:
     libc.free(at)
-print(int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE >> 20)
+show()
 """
 
 _ARENAS = """
@@ -86,25 +90,15 @@ def test_it_may_be_asked_for_again_and_says_whether_it_was_done() -> None:
     assert [heap.settle(), heap.settle()] == [platform.libc_ver()[0] == "glibc"] * 2
 
 
-_HOLES = """
-import mmap, sys
-from cloister.privacy import heap
+_HOLES = f"""{_BLOCKS}
 assert heap.settle()
-import ctypes
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
-def block(size):
-    at = libc.malloc(size)
-    ctypes.memset(at, 1, size)
-    return at
 kept = [block(64 << 10) for _ in range(1000)]
 stays = [(block(64 << 10), block(100)) for _ in range(100)]  # above all of them in the heap
 for at in kept[::2]:
     libc.free(at)
 if sys.argv[1] == "trimmed":
     assert heap.trim() and not heap.trim()  # the second time is too soon
-print(int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE >> 20)
+show()
 """
 
 
