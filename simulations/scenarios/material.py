@@ -85,6 +85,18 @@ def of_texts(
     told = _features(base, [text for part in parts for text in part.texts])
     ends = np.cumsum([len(part) for part in parts])[:-1]
     held = [_held(part, rows, labels) for part, rows in zip(parts, np.split(told, ends), strict=True)]
+    return _dealt(labels, held, base, sides, test, groups)
+
+
+def _dealt(
+    labels: tuple[str, ...],
+    held: Sequence[Holding],
+    base: BaseModel,
+    sides: Mapping[str, tuple[Records, Records]],
+    test: Records,
+    groups: Groups | None = None,
+) -> Material:
+    """The material of parts in a row: what each site trains on, and what it keeps back; last the test."""
     names = list(sides)
     return Material(
         labels,
@@ -146,15 +158,7 @@ def of_tags(base: BaseModel, train: Mapping[str, Records], test: Records, *, by_
         documents = told.documents[at] - told.documents[at][0]
         units = persons.numbers(part)[documents] if by_person else None
         held.append(Holding(told.features[at], told.tags[at], units, documents, labels))
-    names = list(sides)
-    return Material(
-        labels,
-        dict(zip(names, held[0:-1:2], strict=True)),
-        dict(zip(names, held[1:-1:2], strict=True)),
-        held[-1],
-        (base.name, base.digest),
-        ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
-    )
+    return _dealt(labels, held, base, sides, test)
 
 
 def _features(base: BaseModel, texts: Sequence[str]) -> Floats:
