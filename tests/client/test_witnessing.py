@@ -87,6 +87,18 @@ def test_every_party_holds_a_countersigned_head_of_every_other_and_its_own_come_
         assert {"log.witnessed", "log.countersigned"} <= set(kinds)
 
 
+def test_what_the_lead_countersigned_is_on_its_disk_before_it_answers(
+    parties: Parties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parties.round()
+    monkeypatch.setattr("cloister.server.witnesses._FRESH_S", 3600.0)  # no head of its own, which syncs, too
+    log = parties.service.lead.log
+    before = log.since(0)[1]
+    parties.round("north")
+    assert log._durable is log._tip
+    assert "log.witnessed" in [event.type for event in log.since(before)[0]]
+
+
 def test_a_round_costs_a_site_one_call_and_bounded_events(parties: Parties) -> None:
     for _ in range(4):
         parties.round()
