@@ -19,7 +19,8 @@ from cloister.privacy.errors import AggregationError, StateError
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.secagg import keys
 from cloister.privacy.secagg.keys import Introduction, JobKey, PairKeys
-from cloister.privacy.secagg.rounds import Masked, SiteSums
+from cloister.privacy.secagg.rounds import Masked
+from cloister.privacy.secagg.site import SiteSums
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.update import Encoded
 from cloister.privacy.vault import CLEAR, Vault, read_json

@@ -24,7 +24,7 @@ from cloister.privacy.errors import AggregationError, CloisterError, RoundError,
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg import surplus
-from cloister.privacy.secagg.rounds import ServerSum
+from cloister.privacy.secagg.server import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import broadcast, messages, sums

@@ -14,7 +14,8 @@ from cloister.privacy.errors import AggregationError, CloisterError
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.secagg import surplus
 from cloister.privacy.secagg.keys import Introduction
-from cloister.privacy.secagg.rounds import ServerSum, Words
+from cloister.privacy.secagg.rounds import Words
+from cloister.privacy.secagg.server import ServerSum
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Opened

@@ -13,7 +13,9 @@ from cloister.privacy import canonical
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.secagg import keys
 from cloister.privacy.secagg.keys import Introduction, JobKey, PairKeys
-from cloister.privacy.secagg.rounds import Masked, ServerSum, SiteSums
+from cloister.privacy.secagg.rounds import Masked
+from cloister.privacy.secagg.server import ServerSum
+from cloister.privacy.secagg.site import SiteSums
 from cloister.privacy.secagg.terms import At, SumTerms
 
 MODEL = canonical.digest(b"model")

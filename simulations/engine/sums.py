@@ -14,7 +14,9 @@ from cloister.privacy.entropy import Entropy
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.secagg import keys
 from cloister.privacy.secagg.keys import Introduction, JobKey, PairKeys
-from cloister.privacy.secagg.rounds import SEED, ServerSum, SiteSums
+from cloister.privacy.secagg.rounds import SEED
+from cloister.privacy.secagg.server import ServerSum
+from cloister.privacy.secagg.site import SiteSums
 from cloister.privacy.secagg.terms import At, SumTerms
 
 Words: TypeAlias = NDArray[np.uint32]

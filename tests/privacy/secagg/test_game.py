@@ -40,13 +40,13 @@ from cloister.privacy.secagg.rounds import (
     Identities,
     Masked,
     Opening,
-    SiteSums,
     Words,
-    _self_mask,
     commitment,
+    self_mask,
     share_digest,
     survivors_bytes,
 )
+from cloister.privacy.secagg.site import SiteSums
 from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.wire.signed import Signed
 from tests import sums
@@ -118,7 +118,7 @@ class Adversary:
     def _check_streams(self, site: SiteSums, at: At, vector: Words) -> None:
         """Law 3."""
         keys = [site.keys.mask(peer, at) for peer in self.terms.sites if peer != site.me]
-        for key in [_self_mask(self.terms, at, site.me, site.seed, 1).key, *keys]:
+        for key in [self_mask(self.terms, at, site.me, site.seed, 1).key, *keys]:
             place, users = self.streams.setdefault(key, (at, {}))
             assert place == at, "law 3: a key stream served two sums"
             assert users.setdefault(site.me, vector.tobytes()) == vector.tobytes(), (
@@ -173,7 +173,7 @@ class Adversary:
         total = np.zeros(self.terms.parameters, dtype=np.uint32)
         for name in names:
             total += self.sent[name, at][0].masked.words
-            masks = [_self_mask(self.terms, at, name, self.seeds[name, at], -1)]
+            masks = [self_mask(self.terms, at, name, self.seeds[name, at], -1)]
             for peer in set(self.terms.sites) - names:
                 known = self.pairs.get((at, frozenset((name, peer))))
                 key = known if peer not in self.colluders else self._keys(peer, at).mask(name, at)

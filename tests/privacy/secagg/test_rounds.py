@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import AggregationError, CloisterError, StateError
-from cloister.privacy.secagg.rounds import SURVIVORS, Opening, SiteSums, survivors_bytes
+from cloister.privacy.secagg.rounds import SURVIVORS, Opening, survivors_bytes
+from cloister.privacy.secagg.site import SiteSums
 from cloister.privacy.wire.signed import Signed
 from tests import sums
 from tests.sums import Adders, at, identity, terms_of
