@@ -24,7 +24,8 @@ from cloister.client.following import Following
 from cloister.client.guard import Guard, Tolerance
 from cloister.client.jobs import APPROVED, DONE, REFUSED, WAITING, Job, Jobs
 from cloister.client.node import FleetSettings
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site import rotation
 from cloister.client.site.canaries import canaries_of
 from cloister.client.site.datasets import Datasets

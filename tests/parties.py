@@ -11,7 +11,8 @@ import numpy as np
 from cloister.client.app import client_app
 from cloister.client.following import Following
 from cloister.client.guard import Score
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical

@@ -25,7 +25,8 @@ from cloister.client.learn.evaluation import predict, score
 from cloister.client.learn.features import prepare
 from cloister.client.learn.learner import SiteLearner
 from cloister.client.learn.model import tokenize
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.site.records import Records, rows_band
 from cloister.client.sums import SecureSums

@@ -71,10 +71,10 @@ POINTS: tuple[Point, ...] = (
     Point("start", LEAD, "server.sums:Adding.agree", "before", LEAD),
     *_both("start", SITE, f"{_SUMS}.introduce", f"{_SUMS}.agree", f"{_SUMS}.adopt"),
     Point("start", LEAD, "server.sums:Adding.agree", "after", LEAD),
-    *_both("start", SITE, f"{_PART}._commit"),
+    *_both("start", SITE, "client.pledges:Pledges.give"),
     *_both("round", SITE, f"{_PART}._task", f"{_PART}._fault", f"{_LEDGER}.reserve"),
     *_both("round", SITE, "privacy.entropy:Ratchet.advance", f"{_LEARNER}.train", f"{_LEDGER}.spend"),
-    *_both("round", SITE, f"{_SUMS}.mask", "client.participation:Replies.store", f"{_LEDGER}.release"),
+    *_both("round", SITE, f"{_SUMS}.mask", "client.replies:Replies.store", f"{_LEDGER}.release"),
     *_both("round", SITE, "privacy.durable:write", "privacy.evidence.log:EventLog.append"),
     *_both("round", SITE, "client.node:Node.pull", "client.node:Node.push", "client.node:Node.confirm"),
     Point("round", SITE, "client.node:Node._push_objects", "before", SITE),  # announced, and not there
@@ -87,7 +87,7 @@ POINTS: tuple[Point, ...] = (
     *_cut(SITE, f"{_PART}._task", "client.node:Node.push", f"{_SUMS}.sign", f"{_SUMS}.open"),
     *_cut(LEAD, "server.post:Post.send", f"{_RUN}._take", "server.sums:Adding.open", f"{_RUN}._closed"),
     Point("end", LEAD, f"{_RUN}._finish", "before", LEAD),
-    *_both("end", SITE, f"{_LEARNER}.release", f"{_PART}._conclude", f"{_SUMS}.finish"),
+    *_both("end", SITE, f"{_LEARNER}.release", "client.pledges:Pledges.conclude", f"{_SUMS}.finish"),
     *_both("end", SITE, "client.jobs:Job.close"),
     Point("end", LEAD, f"{_RUN}._finish", "after", LEAD),  # sites that have the final model are asked no more
     *_both("end", LEAD, f"{_LEAD}._finish"),

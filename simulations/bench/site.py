@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloister.client.agent import Agent
+from cloister.client.contribution import Learner
 from cloister.client.guard import Score
 from cloister.client.jobs import Job
-from cloister.client.participation import Learner, Participant
+from cloister.client.participation import Participant
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector

@@ -15,7 +15,7 @@ from cloister.simulations.engine.pupil import Pupil
 
 @dataclass(eq=False)
 class SimulatedPupil(Pupil):
-    """What one simulated site learns on cached features; see ``participation.Learner``.
+    """What one simulated site learns on cached features; see ``contribution.Learner``.
 
     Attributes:
         terms: what of an analytic round the plan does not say.

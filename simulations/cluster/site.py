@@ -16,8 +16,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from cloister.client.contribution import Learner
 from cloister.client.following import Following
-from cloister.client.participation import Learner, Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.site.records import Records
 from cloister.client.sums import SecureSums

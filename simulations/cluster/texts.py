@@ -34,7 +34,7 @@ _AUDIT = "audit.json"
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """What one simulated site learns of texts; see ``participation.Learner`` and ``AdapterLearner``.
+    """What one simulated site learns of texts; see ``contribution.Learner`` and ``AdapterLearner``.
 
     Attributes:
         learner: the engine's.

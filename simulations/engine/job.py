@@ -20,7 +20,8 @@ import numpy as np
 from cloister.client.app import client_app
 from cloister.client.following import Following
 from cloister.client.guard import Score
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
 from cloister.privacy.analytic.solution import Solution
@@ -48,7 +49,7 @@ from cloister.simulations.transport import LocalGrid
 
 @dataclass(eq=False)
 class SiteLearner(Pupil):
-    """A site's cached features as a participant of a job trains on them (``client.participation.Learner``).
+    """A site's cached features as a participant of a job trains on them (``client.contribution.Learner``).
 
     Attributes:
         own: rows of its own that nobody trains on.

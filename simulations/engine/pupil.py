@@ -16,7 +16,7 @@ from cloister.simulations.engine.methods import HeadLearner
 
 @dataclass(eq=False)
 class Pupil:
-    """A site's cached features as a participant of a job trains a head on them (``participation.Learner``).
+    """A site's cached features as a participant of a job trains a head on them (``contribution.Learner``).
 
     Attributes:
         plan: of the job.

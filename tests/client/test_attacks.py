@@ -15,7 +15,8 @@ from cloister.client.cli import app
 from cloister.client.deposition import Deposition
 from cloister.client.jobs import Job
 from cloister.client.learn.learner import SiteLearner
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.rulings import job_folder
 from cloister.client.site.canaries import Canaries, canaries_of
 from cloister.client.site.datasets import Datasets
@@ -109,8 +110,8 @@ def finished(
             recipient=site.name,
             model=model_digest(model),
         )
-        participant._commit()
-        participant._reserve(header)
+        participant.pledges.give(learner.audit)
+        participant.charges.reserve(header)
         model = model + learner.train(model, header).values
     learner.release(model)
     site.log.append("model.received", job=plan.digest, model=model_digest(model))
@@ -165,7 +166,7 @@ def test_canaries_are_bound_before_anything_is_charged_and_never_again(private: 
         canaries=Canaries.make(job.plan),
     )
     with pytest.raises(StateError) as caught:
-        others._commit()
+        others.pledges.give(None)
     assert caught.value.id == "state_damaged"
 
 

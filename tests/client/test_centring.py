@@ -93,9 +93,9 @@ def test_a_site_that_was_not_in_the_last_round_cuts_around_zero_and_a_restarted_
     model = np.full(5, 2.0, dtype=np.float32)
     north = made.sites["north"]
     north.replies.held.keep(1, np.zeros(5, dtype=np.float32))
-    assert np.array_equal(made.site("north")._last_change(model, 2), model)
-    assert not north._last_change(model, 3).any()
-    assert not north._last_change(model, 1).any()
+    assert np.array_equal(made.site("north").contribution._last_change(model, 2), model)
+    assert not north.contribution._last_change(model, 3).any()
+    assert not north.contribution._last_change(model, 1).any()
 
 
 # With wrong labels

@@ -112,7 +112,7 @@ def test_the_coins_of_the_audit_are_bound_before_anything_is_drawn(tmp_path: Pat
     }
     again = consortium.site("north")
     again.learner.audit = audit
-    again._commit()
+    again.pledges.give(audit)
     assert [event.type for event in again.log.entries()].count("audit.committed") == 1
 
 
@@ -136,7 +136,7 @@ def test_at_the_end_the_log_says_what_the_audit_found(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path)
     north, audit = consortium.sites["north"], audited(consortium)
     seen(audit)
-    north._committed = True
+    north.pledges._given = True
     consortium.federation().run(consortium.grid())
     (event,) = [event for event in north.log.entries() if event.type == "audit.result"]
     result = audit.result(consortium.plan.privacy.delta)

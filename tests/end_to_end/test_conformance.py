@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from cloister.client.app import client_app
 from cloister.client.learn.learner import SiteLearner
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.ledger import Ledger

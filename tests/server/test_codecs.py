@@ -11,7 +11,7 @@ import pytest
 
 from cloister.client import cli_work
 from cloister.client.held import HeldModels
-from cloister.client.participation import Replies
+from cloister.client.replies import Replies
 from cloister.client.rests import Rests
 from cloister.privacy import canonical
 from cloister.privacy.codecs import coding, feedback

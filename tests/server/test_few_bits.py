@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cloister.client import cli_work
-from cloister.client.participation import Replies
+from cloister.client.replies import Replies
 from cloister.privacy import canonical
 from cloister.privacy.entropy import Entropy, FixedEntropy, KeyStream
 from cloister.privacy.errors import PlanError, UpdateError

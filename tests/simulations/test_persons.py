@@ -12,7 +12,8 @@ import pytest
 
 from cloister.client.app import client_app
 from cloister.client.learn.learner import SiteLearner
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.persons import PersonColumn
 from cloister.privacy import canonical, code

@@ -24,7 +24,8 @@ from cloister.client.jobs import Job as SiteJob
 from cloister.client.learn import scoring
 from cloister.client.learn.learner import SiteLearner
 from cloister.client.learn.tasks import require_base
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.records import load
 from cloister.client.sums import SecureSums

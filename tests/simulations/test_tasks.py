@@ -19,7 +19,8 @@ from cloister.client.app import client_app
 from cloister.client.following import Following
 from cloister.client.learn.learner import SiteLearner
 from cloister.client.learn.tasks import require_base
-from cloister.client.participation import Participant, Replies
+from cloister.client.participation import Participant
+from cloister.client.replies import Replies
 from cloister.client.site.datasets import Datasets
 from cloister.client.sums import SecureSums
 from cloister.privacy import canonical, code
