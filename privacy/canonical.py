@@ -48,7 +48,7 @@ def encode(value: Json) -> bytes:
 
 
 def _has_plain_form(value: object) -> bool:
-    """Whether the standard library writes a value as RFC 8785 asks: ASCII, no number but exact integers."""
+    """Whether the standard library writes a value as RFC 8785 asks: ASCII, exact integers, plain decimals."""
     kind = type(value)
     if kind is str:
         return cast(str, value).isascii()
@@ -59,6 +59,9 @@ def _has_plain_form(value: object) -> bool:
         return all(type(key) is str and key.isascii() and _has_plain_form(one) for key, one in items)
     if kind is list or kind is tuple:
         return all(map(_has_plain_form, cast("list[object]", value)))
+    if kind is float:  # both write the fewest digits; the RFC no fraction of an integer, and other exponents
+        text = repr(value)
+        return not text.endswith(".0") and text.strip("-0123456789") == "."
     return value is None or kind is bool
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from cloister.privacy import canonical
 from cloister.privacy.channel import sealing, stream
@@ -55,7 +56,10 @@ class Header:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
-        return canonical.encode({"v": 1, **asdict(self)})
+        return canonical.encode({"v": 1, **vars(self)})
+
+
+_TYPES = {"v": "int"} | {field.name: str(field.type) for field in fields(Header)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,7 @@ class Opened:
 @dataclass(frozen=True)
 class _Parts:
     header: Header
+    encoded: bytes
     before: bytes
     wrapped: bytes
     signature: Signature
@@ -126,7 +131,7 @@ def open_envelope(
         if getattr(parts.header, field.name) != getattr(expected, field.name):
             raise ChannelError("wrong_context", f"An envelope is for another {field.name}.")
     sender.verify(_signed(parts.before, parts.body), parts.signature, CONTEXT)
-    key = sealing.unwrap(parts.wrapped, recipient, parts.header.to_bytes())
+    key = sealing.unwrap(parts.wrapped, recipient, parts.encoded)
     pieces = stream.Content(key, parts.body, hashlib.sha256(parts.before).digest())
     return Opened(parts.header, pieces, canonical.digest(data))
 
@@ -161,8 +166,10 @@ def _parse(data: bytes, limit: int) -> _Parts:
     body_at = signature_at + _ED25519 + _MLDSA65
     if size > _HEADER_LIMIT or len(data) < body_at + stream.TAG:
         raise _malformed("it is cut")
+    encoded = bytes(data[_PREFIX:key_at])
     return _Parts(
-        _header(data[_PREFIX:key_at]),
+        _header(encoded),
+        encoded,
         data[:signature_at],
         data[key_at:signature_at],
         Signature(data[signature_at : signature_at + _ED25519], data[signature_at + _ED25519 : body_at]),
@@ -170,12 +177,13 @@ def _parse(data: bytes, limit: int) -> _Parts:
     )
 
 
+@lru_cache(maxsize=64)
 def _header(encoded: bytes) -> Header:
+    """The header of its canonical bytes; most are looked at twice, before and after their sender is known."""
     value = canonical.decode(encoded, otherwise=_malformed("its header is not canonical JSON"))
-    types = {"v": "int"} | {field.name: str(field.type) for field in fields(Header)}
-    if not isinstance(value, dict) or set(value) != set(types):
+    if not isinstance(value, dict) or set(value) != set(_TYPES):
         raise _malformed("its header has other fields than agreed")
-    for name, type_ in types.items():
+    for name, type_ in _TYPES.items():
         if type(value[name]).__name__ != type_:
             raise _malformed(f"{name} is of another type")
     if value.pop("v") != 1:
