@@ -39,6 +39,7 @@ from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, 
 from cloister.server.milestones import Milestones
 from cloister.server.post import Pace
 from cloister.server.runtime import Runtime, RuntimeSettings
+from cloister.server.showing import Showing
 from cloister.server.versions import FACTOR, Versions
 
 _LOOK_S = 0.3
@@ -263,11 +264,16 @@ class Lead:
         )
         self._say(f"Running {plan.digest[7:19]} from round {state.round + 1}")
         milestones = Milestones(self._say, plan.digest[7:19])
+        showing = Showing(job.note)
         heap.freeze()
 
         def report(progress: Progress) -> None:
-            job.note(_shown(progress))
+            showing.put(_shown(progress))
             milestones.pass_by(progress)
+
+        def done(end: Checkpoint) -> None:
+            showing.close()
+            self._finish(job, federation, end)
 
         federation = Federation(
             plan=plan,
@@ -287,7 +293,10 @@ class Lead:
         )
         flower.runtime.start_run(bundle.build(), plan.digest)
         with flower.runtime.acquire() as session:
-            session.run(server_app(federation, lambda end: self._finish(job, federation, end)))
+            try:
+                session.run(server_app(federation, done))
+            finally:
+                showing.close()
 
     def _left(self, job: Job, service: ConsortiumServer) -> dict[str, str]:
         """Sites of a job that are not asked any more, each with the id of the reason."""

@@ -24,7 +24,10 @@ LEAD = "lead"
 DATASET = "records"
 TOKENS: dict[str, int] = {"sequence-classification": 64, "token-classification": 128}
 """The most tokens of a record that the base model reads, by the kind of task."""
-_RANGE = 64.0  # of a weighted coordinate of a head's update in fixed point: step 6e-8 a site
+_RANGE = 64.0
+"""Of a weighted coordinate of a head's update in fixed point, where a site has a quarter of all units or more: a
+step of 6e-8 a site. Among many sites a coordinate has less weight, and the range is as much smaller: the step,
+which grows with their number, would else be larger than what one of them changes."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,21 @@ class Parties:
         return Task(labels=self.labels, kind="token-classification" if tagged else "sequence-classification")
 
     @property
+    def _sites(self) -> tuple[Site, ...]:
+        most_rows, digest = max(each.most_rows for each in self.holdings.values()), code.installed()
+        return tuple(
+            Site(
+                name=name,
+                identity=self.identities[name].public.digest(),
+                code=digest,
+                dataset=DATASET,
+                rows=each.rows_band,
+                persons=each.persons_band(most_rows) if self.unit == "person" else None,
+            )
+            for name, each in self.holdings.items()
+        )
+
+    @property
     def inputs(self) -> int:
         """The width of the features."""
         return int(next(iter(self.holdings.values())).features.shape[1])
@@ -143,19 +161,7 @@ class Parties:
         rehearsal: Rehearsal | None,
     ) -> Plan:
         order = head_layout(analytic.head if analytic else self.inputs, len(self.labels))
-        most_rows = max(each.most_rows for each in self.holdings.values())
-        roster, digest = self.roster, code.installed()
-        sites = tuple(
-            Site(
-                name=name,
-                identity=self.identities[name].public.digest(),
-                code=digest,
-                dataset=DATASET,
-                rows=each.rows_band,
-                persons=each.persons_band(most_rows) if self.unit == "person" else None,
-            )
-            for name, each in self.holdings.items()
-        )
+        roster, digest, sites = self.roster, code.installed(), self._sites
         privacy = _privacy(promise, course, self.unit, first)
         how = self.aggregation(steps=promise.mode == "joint" and not analytic)
         if analytic:
@@ -184,6 +190,12 @@ class Parties:
             rehearsal=rehearsal,
         )
 
+    @property
+    def _heaviest(self) -> float:
+        """The largest weight of a site, as the plan will have it."""
+        units = [site.units.low for site in self._sites]
+        return max(units) / sum(units)
+
     def aggregation(self, *, steps: bool = False) -> Aggregation:
         """How sums are opened: all sites but one must be there, or more where that would be too few.
 
@@ -194,7 +206,7 @@ class Parties:
         return Aggregation(
             secure=True,
             minimum_sites=max(len(self.holdings) - 1, least),
-            range=_RANGE,
+            range=min(_RANGE, 4 * _RANGE * self._heaviest),
             threshold=least,
             colluding=self.colluding,
             surplus=True if steps and self.surplus else None,

@@ -45,6 +45,22 @@ def parties() -> Parties:
     return Parties(skewed, LABELS, ("made up", canonical.digest(b"made up")))
 
 
+def test_among_many_sites_the_step_of_the_fixed_point_is_no_coarser() -> None:
+    """The step grows with the number of sites, and what one of them changes falls with it."""
+
+    def step(held: dict[str, Holding]) -> tuple[float, float]:
+        plan = Parties(held, LABELS, ("made up", canonical.digest(b"made up"))).plan("a head", Promise())
+        return plan.ring.step, plan.aggregation.range
+
+    few = step({f"site-{place}": holding(place, 40) for place in range(4)})
+    many = step({f"site-{place}": holding(place, 40) for place in range(60)})
+    assert few == (pytest.approx(64 * 4 / 2**31), 64.0)
+    assert many[0] == pytest.approx(few[0])
+    # One that has most of the rows changes as much as it does among few.
+    skewed = step({f"site-{place}": holding(place, 4000 if place == 0 else 40) for place in range(20)})
+    assert skewed[1] == 64.0
+
+
 TEST = holding(99, 300)
 
 
