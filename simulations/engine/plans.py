@@ -25,9 +25,9 @@ DATASET = "records"
 TOKENS: dict[str, int] = {"sequence-classification": 64, "token-classification": 128}
 """The most tokens of a record that the base model reads, by the kind of task."""
 _RANGE = 64.0
-"""Of a weighted coordinate of a head's update in fixed point, where a site has a quarter of all units or more:
-a step of 6e-8 a site. Among many sites a coordinate has less weight, and the range is as much smaller; the
-step, which grows with their number, would else be larger than what one of them changes."""
+"""Of a weighted coordinate of a head's update in fixed point, where a site has a quarter of all units or
+more: a step of 6e-8 a site. Among many sites a coordinate has less weight, and the range is as much smaller;
+the step, which grows with their number, would else be larger than what one of them changes."""
 
 
 @dataclass(frozen=True)
