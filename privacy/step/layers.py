@@ -19,14 +19,13 @@ out.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from cloister.privacy.errors import ModelError
@@ -48,7 +47,7 @@ def owners(module: nn.Module) -> Iterator[nn.Module]:
     for layer in module.modules():
         if id(layer) in inside:
             continue
-        if isinstance(layer, LoraLinear):
+        if _is_lora(layer):
             inside |= {id(part) for part in layer.modules()}
             own = list(layer.parameters())
         else:
@@ -70,13 +69,13 @@ def forward_of(layer: nn.Module, write: Write) -> Forward:
 
 
 def _forward_of(layer: nn.Module, write: Write) -> Forward | None:
-    if isinstance(layer, LoraLinear):
+    if _is_lora(layer):
         return _lora(layer, write)
     if type(layer) is nn.Linear:
         return lambda x: _Linear.apply(x, layer.weight, layer.bias, write)  # type: ignore[no-untyped-call]
     if type(layer) is nn.LayerNorm and layer.elementwise_affine and len(layer.normalized_shape) == 1:
         return lambda x: _Norm.apply(x, layer.weight, layer.bias, layer.eps, True, write)  # type: ignore[no-untyped-call]
-    if type(layer) is LlamaRMSNorm:
+    if type(layer) is _loaded("transformers.models.llama.modeling_llama", "LlamaRMSNorm"):
         root: Any = layer
         return lambda x: _Norm.apply(x, root.weight, None, root.variance_epsilon, False, write)  # type: ignore[no-untyped-call]
     return None
@@ -87,7 +86,21 @@ def _nowhere(parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
     raise NotImplementedError
 
 
-def _lora(layer: LoraLinear, write: Write) -> Forward | None:
+def _is_lora(layer: nn.Module) -> bool:
+    kind = _loaded("peft.tuners.lora.layer", "Linear")
+    return kind is not None and isinstance(layer, kind)
+
+
+def _loaded(module: str, name: str) -> type[nn.Module] | None:
+    """A class of a library; None where nothing has loaded it, and so no model has such a layer.
+
+    Either library takes 4 s of a processor and 130 MB to load, which a head or a table does without.
+    """
+    found: type[nn.Module] | None = getattr(sys.modules.get(module), name, None)
+    return found
+
+
+def _lora(layer: Any, write: Write) -> Forward | None:
     """LoRA on Linear or Conv1D, with one plain adapter; anything else is not covered."""
     base: Any = layer.base_layer
     names = list(layer.active_adapters)
