@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from cloister.privacy.evidence.chain import (
 )
 from cloister.privacy.evidence.events import GENESIS, LINE_LIMIT, Event, malformed, timestamp
 from cloister.privacy.evidence.heads import SignedHead, forked
-from cloister.privacy.evidence.merkle import Frontier
+from cloister.privacy.evidence.merkle import BLOCK, Frontier, Outline
 from cloister.privacy.identity import PrivateIdentity
 
 __all__ = ["Clock", "Entry", "EventLog", "Verified", "events_of", "now", "verify_log"]
@@ -93,7 +94,8 @@ class EventLog:
         self._mutex = threading.RLock()
         self._file: int | None = None  # descriptor while the lock is held
         self._tip = self._durable = _Tip()
-        self._tree, self._in_tree = merkle.Tree(), 0  # over what proofs were asked of, and its bytes
+        self._tree = Outline(self._leaves)  # over what proofs were asked of
+        self._in_tree, self._blocks = 0, array("Q")  # its bytes, and where each of its blocks begins
 
     @classmethod
     def open(
@@ -272,24 +274,34 @@ class EventLog:
 
         Raises:
             ValueError: there are fewer events on the disk.
+            LogError: ``event_altered``.
         """
-        return self._grown().inclusion(seq, size)
+        with self.batch():
+            return self._grown().inclusion(seq, size)
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """Proof that the tree of ``new`` events begins with that of ``old`` events, 0 < old <= new.
 
         Raises:
             ValueError: there are fewer events on the disk.
+            LogError: ``event_altered``.
         """
-        return self._grown().consistency(old, new)
-
-    def _grown(self) -> merkle.Tree:
-        """The tree over all that is on the disk. Heads are shown every round: nothing is read twice."""
         with self.batch():
-            for line in files.lines(self.folder, self._in_tree, self._durable.end):
-                self._tree.append(merkle.leaf_hash(line[:-1]))
-                self._in_tree += len(line)
-            return self._tree
+            return self._grown().consistency(old, new)
+
+    def _grown(self) -> Outline:
+        """The tree over all that is on the disk. Heads are shown every round: what is new is read once."""
+        for line in files.lines(self.folder, self._in_tree, self._durable.end):
+            if not self._tree.size % BLOCK:
+                self._blocks.append(self._in_tree)
+            self._tree.append(merkle.leaf_hash(line[:-1]))
+            self._in_tree += len(line)
+        return self._tree
+
+    def _leaves(self, block: int) -> list[bytes]:
+        """The leaf hashes of a whole block, from the disk."""
+        lines = islice(files.lines(self.folder, self._blocks[block], self._durable.end), BLOCK)
+        return [merkle.leaf_hash(line[:-1]) for line in lines]
 
     def _root(self, size: int) -> bytes:
         """The root over the first events as the file has them now."""

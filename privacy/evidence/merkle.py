@@ -20,6 +20,9 @@ from cloister.privacy.errors import LogError
 EMPTY = hashlib.sha256(b"").digest()
 """Root of the tree without leaves (RFC 6962, section 2.1)."""
 
+BLOCK = 256
+"""Leaves of a block of ``Outline``."""
+
 _HASH = len(EMPTY)
 _Part: TypeAlias = Callable[[int, int], bytes]
 """Root of the tree over the leaves from a place (inclusive) to another."""
@@ -142,29 +145,96 @@ class Tree:
 
     def root(self, size: int) -> bytes:
         """Root of the tree over the first ``size`` leaves."""
-        return self._root(0, size) if size else EMPTY
+        return self.part(0, size) if size else EMPTY
 
     def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
         """``inclusion_proof`` of the first ``size`` leaves."""
         if not 0 <= index < size <= self.size:
             raise ValueError("the tree has no such leaf")
-        return _inclusion(self._root, index, size)
+        return _inclusion(self.part, index, size)
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """``consistency_proof`` of the first ``new`` leaves."""
         if not 0 < old <= new <= self.size:
             raise ValueError("the earlier tree must have a leaf, and no more than the later one")
-        return _consistency(self._root, old, new)
+        return _consistency(self.part, old, new)
 
-    def _root(self, start: int, stop: int) -> bytes:
+    def part(self, start: int, stop: int) -> bytes:
+        """Root of the tree over the leaves from a place (inclusive) to another."""
         size = stop - start
         if not size & (size - 1) and not start % size:
             return self._node(size.bit_length() - 1, start // size)
         middle = _middle(start, stop)
-        return node_hash(self._root(start, middle), self._root(middle, stop))
+        return node_hash(self.part(start, middle), self.part(middle, stop))
 
     def _node(self, level: int, place: int) -> bytes:
         return bytes(self._levels[level][place * _HASH : (place + 1) * _HASH])
+
+
+class Outline:
+    """A tree that grows, of which the roots of whole blocks are at hand and the newest leaves.
+
+    It takes less than a byte a leaf, for logs that are kept open for months. A proof that leads into an older
+    block asks for the leaf hashes of that block again.
+
+    Args:
+        leaves: gives the ``BLOCK`` leaf hashes of a whole block, by its number.
+    """
+
+    def __init__(self, leaves: Callable[[int], Sequence[bytes]]) -> None:
+        self._leaves = leaves
+        self._blocks, self._newest = Tree(), list[bytes]()
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return self._blocks.size * BLOCK + len(self._newest)
+
+    def append(self, leaf: bytes) -> None:
+        """Adds a leaf hash at the right."""
+        self._newest.append(leaf)
+        if len(self._newest) == BLOCK:
+            self._blocks.append(root(self._newest))
+            self._newest = []
+
+    def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
+        """``inclusion_proof`` of the first ``size`` leaves; raises as ``consistency``."""
+        if not 0 <= index < size <= self.size:
+            raise ValueError("the tree has no such leaf")
+        return _inclusion(self._root, index, size)
+
+    def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """``consistency_proof`` of the first ``new`` leaves.
+
+        Raises:
+            ValueError: there is no such leaf.
+            LogError: ``event_altered``, the leaves of a block are others now.
+        """
+        if not 0 < old <= new <= self.size:
+            raise ValueError("the earlier tree must have a leaf, and no more than the later one")
+        return _consistency(self._root, old, new)
+
+    def _root(self, start: int, stop: int) -> bytes:
+        if stop - start >= BLOCK and not stop % BLOCK:
+            return self._blocks.part(start // BLOCK, stop // BLOCK)
+        if stop - start < BLOCK:
+            block = start // BLOCK
+            return root(self._block(block)[start - block * BLOCK : stop - block * BLOCK])
+        middle = _middle(start, stop)
+        return node_hash(self._root(start, middle), self._root(middle, stop))
+
+    def _block(self, number: int) -> Sequence[bytes]:
+        """The leaf hashes of a block."""
+        if number == self._blocks.size:
+            return self._newest
+        found = self._leaves(number)
+        if root(found) != self._blocks.part(number, number + 1):
+            raise LogError(
+                "event_altered",
+                "The log was changed while it was in use.",
+                "Do not rely on this copy; compare it with another one.",
+            )
+        return found
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -448,6 +448,21 @@ def test_a_proof_reads_only_what_was_written_since_the_last_one(log, monkeypatch
     assert len(read) == 2  # the last event, which is compared with the file at each turn, and the new one
 
 
+def test_a_long_log_is_kept_in_outline_and_proves_what_is_old_from_the_disk(log, clinic):
+    with log.batch():
+        for _ in range(3 * merkle.BLOCK):
+            log.append("log.heartbeat")
+    lines = lines_of(log)
+    leaves, size = [merkle.leaf_hash(line) for line in lines], len(lines)
+    for old in (1, 2, 255, 256, 257, 700, size):
+        assert log.consistency(old, size) == merkle.consistency_proof(leaves, old)
+        assert log.inclusion(old - 1, size) == merkle.inclusion_proof(leaves, old - 1)
+    path = log.folder / "events.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"seq":300,', b'"seq":301,', 1))
+    log.consistency(256, size)  # leads into other blocks only
+    refusal("event_altered", log.consistency, 257, size)
+
+
 def test_events_that_were_not_synced_yet_have_no_proof(log):
     with log.batch():
         log.append("log.heartbeat")

@@ -155,3 +155,36 @@ def test_a_whole_tree_refuses_what_is_not_in_it():
     ):
         with pytest.raises(ValueError):
             wrong()
+
+
+@given(leaves, st.data())
+def test_an_outline_gives_the_same_proofs_with_the_leaves_of_old_blocks_read_again(entries, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merkle, "BLOCK", 4)
+        tree = merkle.Outline(lambda block: entries[4 * block : 4 * block + 4])
+        for leaf in entries:
+            tree.append(leaf)
+        size = data.draw(st.integers(1, len(entries)))
+        old, index = data.draw(st.integers(1, size)), data.draw(st.integers(0, size - 1))
+        assert tree.size == len(entries)
+        assert tree.inclusion(index, size) == merkle.inclusion_proof(entries[:size], index)
+        assert tree.consistency(old, size) == merkle.consistency_proof(entries[:size], old)
+
+
+def test_an_outline_refuses_what_is_not_in_it_and_leaves_that_have_changed():
+    read = [merkle.leaf_hash(bytes([number % 256])) for number in range(merkle.BLOCK)]
+    tree = merkle.Outline(lambda _: read)
+    for leaf in (*read, *LEAVES):
+        tree.append(leaf)
+    for wrong in (
+        lambda: tree.inclusion(tree.size, tree.size),
+        lambda: tree.inclusion(0, tree.size + 1),
+        lambda: tree.consistency(0, 3),
+    ):
+        with pytest.raises(ValueError):
+            wrong()
+    assert tree.inclusion(7, tree.size) == merkle.inclusion_proof([*read, *LEAVES], 7)
+    read[200] = merkle.leaf_hash(b"another")
+    with pytest.raises(LogError) as refusal:
+        tree.inclusion(7, tree.size)
+    assert refusal.value.id == "event_altered"
