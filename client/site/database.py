@@ -19,6 +19,8 @@ WAIT_S = 30.0
 
 _LOG_PAGES = 100
 """After so many pages (of 4 KiB) the write-ahead log is folded into the file, also while others hold it."""
+_CACHE_PAGES = 32
+"""So many a connection keeps in memory: sums run through whole tables, and those only grow."""
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_SCHEMA)
 
@@ -39,6 +41,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
             database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+            database.execute(f"PRAGMA cache_size = {_CACHE_PAGES}")
             yield database
     except sqlite3.DatabaseError as error:
         raise _named(error, path) from error
