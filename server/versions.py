@@ -12,6 +12,7 @@ What a lead can watch is the sum alone: under secure aggregation no update of on
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -50,6 +51,25 @@ class Version:
     jumped: bool
 
 
+@dataclass
+class _Seen:
+    """What is remembered of a job's versions: little, for there is one a round.
+
+    Attributes:
+        round: of the newest; 0 before the first.
+        norms: of those that changed anything.
+    """
+
+    round: int = 0
+    norms: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, version: Version) -> None:
+        """Takes note of a version."""
+        self.round = version.round
+        if version.norm > 0:
+            self.norms.append(version.norm)
+
+
 @dataclass(frozen=True)
 class Versions:
     """The kept models of one job.
@@ -63,7 +83,7 @@ class Versions:
     folder: Path
     plan: Plan
     vault: Vault = CLEAR
-    _known: list[Version] = field(default_factory=list, init=False, repr=False, compare=False)
+    _seen: _Seen = field(default_factory=_Seen, init=False, repr=False, compare=False)
 
     def keep(self, before: Vector, state: Checkpoint) -> Version | None:
         """Takes note of a checkpoint that was just saved; again has no effect.
@@ -78,20 +98,20 @@ class Versions:
         Raises:
             StateError: the folder cannot be written.
         """
-        known = self._known
-        if not known:  # whoever keeps versions is the only one; the file is read once
-            known += self.all()
-        if state.round == 0 or (known and known[-1].round >= state.round):
+        seen = self._seen
+        if not seen.round:  # whoever keeps versions is the only one; the file is read once
+            for version in self.all():
+                seen.add(version)
+        if state.round <= seen.round:
             return None
         norm = float(np.linalg.norm((state.model - before).astype(np.float64)))
-        earlier = [version.norm for version in known if version.norm > 0]
-        jumped = len(earlier) >= _EARLIEST and norm > FACTOR * median(earlier)
+        jumped = len(seen.norms) >= _EARLIEST and norm > FACTOR * median(seen.norms)
         made = Version(state.round, model_digest(state.model), norm, jumped)
         if not self.plan.joint:
             self._store(state)
         written = self._lines.read_bytes() if self._lines.exists() else b""
         durable.write(self._lines, written + canonical.encode(vars(made)) + b"\n", sync=False)
-        known.append(made)
+        seen.add(made)
         return made
 
     def all(self) -> tuple[Version, ...]:
