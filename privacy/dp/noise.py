@@ -20,6 +20,7 @@ to delta. Draws end at 8.6 standard deviations each (mass below 2^-53 cut off).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -53,12 +54,17 @@ def gaussian(clipped: Clipped, noise_multiplier: float, stream: KeyStream) -> No
         UpdateError: ``update_not_finite`` if the sum holds NaN or infinity, ``update_unnoised`` if the
             standard deviation is not a positive number.
     """
-    if not np.isfinite(clipped.values).all():
+    values = clipped.values
+    if not np.isfinite(values).all():
         raise UpdateError("update_not_finite", "The clipped sum holds NaN or infinity.")
     deviation = noise_multiplier * clipped.bound
-    noisy = clipped.values + gaussian_vector(clipped.values.size, deviation, stream)
+    _require_noise(deviation)
     step = grid(deviation)
-    return Noised((np.rint(noisy / step) * step).astype(np.float32), clipped.bound, noise_multiplier)
+    noised = np.empty(values.size, dtype=np.float32)
+    for place in _blocks(values.size):
+        noisy = values[place] + deviation * _standard(place.stop - place.start, stream)
+        noised[place] = np.rint(noisy / step) * step
+    return Noised(noised, clipped.bound, noise_multiplier)
 
 
 def grid(standard_deviation: float) -> float:
@@ -72,10 +78,22 @@ def gaussian_vector(d: int, standard_deviation: float, stream: KeyStream) -> Flo
     Raises:
         UpdateError: ``update_unnoised`` if the standard deviation is not a positive number.
     """
+    _require_noise(standard_deviation)
+    noise = np.empty(d)
+    for place in _blocks(d):
+        noise[place] = standard_deviation * _standard(place.stop - place.start, stream)
+    return noise
+
+
+def _require_noise(standard_deviation: float) -> None:
     if not 0 < standard_deviation < math.inf:
         raise UpdateError("update_unnoised", "The standard deviation of the noise must be above 0.")
-    blocks = [_standard(min(_BLOCK, d - start), stream) for start in range(0, d, _BLOCK)]
-    return standard_deviation * np.concatenate(blocks or [np.zeros(0)])
+
+
+def _blocks(d: int) -> Iterator[slice]:
+    """Values that are drawn together: what lies between draws and result has the size of one block."""
+    for start in range(0, d, _BLOCK):
+        yield slice(start, min(start + _BLOCK, d))
 
 
 def _standard(size: int, stream: KeyStream) -> Floats:

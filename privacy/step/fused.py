@@ -20,6 +20,7 @@ from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
 from cloister.privacy.step.bookkeeping import Book, contract
 from cloister.privacy.step.coverage import refuse_mixing, refuse_strays
+from cloister.privacy.step.feedforward import HALF, feedforwards, leaner
 from cloister.privacy.step.interface import NO_PHANTOMS, Indices, MicroBatch
 from cloister.privacy.step.layers import forward_of, owners
 from cloister.privacy.step.rows import ClippedSum
@@ -66,6 +67,7 @@ class FusedEngine:
         self._owners = tuple(owners(module))
         for layer in self._owners:
             forward_of(layer, self._write)
+        self._wide = tuple(feedforwards(module))
 
     def clipped(self, batch: Iterable[MicroBatch], bound: float, phantoms: Indices = NO_PHANTOMS) -> Clipped:
         """The sum over all units of ``batch`` of their gradients, each cut to norm ``bound``.
@@ -173,8 +175,12 @@ class FusedEngine:
         try:
             for layer in self._owners:
                 layer.__dict__["forward"] = forward_of(layer, self._write)
+            for layer in self._wide:
+                layer.__dict__[HALF] = leaner(layer)
             yield
         finally:
             self._book = None
             for layer in self._owners:
                 layer.__dict__.pop("forward", None)
+            for layer in self._wide:
+                layer.__dict__.pop(HALF, None)

@@ -139,7 +139,7 @@ def _sums(g: Tensor) -> Tensor:
     return torch.ones((*g.shape[:-1], 1), dtype=g.dtype, device=g.device)
 
 
-def _kind(x: Tensor, weight: Tensor) -> torch.dtype:
+def kind_of(x: Tensor, weight: Tensor) -> torch.dtype:
     """What a product is taken in: autocast's type where that is on."""
     where = x.device.type
     if torch.is_autocast_enabled(where):
@@ -152,7 +152,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None, write: Write) -> Tensor:
-        kind = _kind(x, weight)
+        kind = kind_of(x, weight)
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(kind)
             y = functional.linear(x, weight.to(kind), None if bias is None else bias.to(kind))
@@ -186,7 +186,7 @@ class _Lora(torch.autograd.Function):
         scale: float,
         write: Write,
     ) -> Tensor:
-        kind = _kind(x, weight)
+        kind = kind_of(x, weight)
         with torch.autocast(x.device.type, enabled=False):
             x, weight = x.to(kind), weight.to(kind)
             u = functional.linear(x, down.to(kind))

@@ -47,11 +47,13 @@ class ClippedSum:
         width: d, with the coordinates of phantoms.
         bound: the clipping bound C > 0.
         device: where the sum is kept. On that of the rows, nobody waits for it before ``result``.
+
+    The sum takes memory from the first unit on: the forward pass before it, where most is held, has it free.
     """
 
     def __init__(self, width: int, bound: float, device: torch.device = _CPU) -> None:
-        self._bound = bound
-        self._total = torch.zeros(width, dtype=torch.float64, device=device)
+        self._bound, self._width, self._device = bound, width, device
+        self._begun: Tensor | None = None
         self._seen: set[int] = set()
 
     def add(self, rows: Tensor, units: Indices, first: int = 0) -> None:
@@ -108,25 +110,31 @@ class ClippedSum:
         In float32 the order of many units could move a sum by more than a unit of the integer grid
         (``dp.grid``). Some columns at a time, so that the copy in float64 stays small.
         """
-        added = torch.empty(whole.shape[1], dtype=torch.float64, device=whole.device)
+        total = self._total[columns]
         width = max(1, (_CONVERTED_ON_GPU if whole.is_cuda else _CONVERTED) // len(whole))
         weights = cut.unsqueeze(0)
         with torch.autocast(whole.device.type, enabled=False):
             for start in range(0, whole.shape[1], width):
                 some = slice(start, start + width)
                 # As a product of matrices, which operation counters see.
-                added[some] = (weights @ whole[:, some].double())[0]
-        self._total[columns] += added.to(self._total.device)
+                total[some] += (weights @ whole[:, some].double())[0].to(total.device)
 
     def add_phantoms(self, phantoms: Indices, first: int) -> None:
         """Adds phantom units: each has one coordinate of its own, ``first`` plus its index."""
-        rows = torch.zeros((len(phantoms), len(self._total) - first))
+        rows = torch.zeros((len(phantoms), self._width - first))
         rows[torch.arange(len(phantoms)), torch.from_numpy(phantoms)] = PHANTOM_NORM * self._bound
         self.add(rows, -1 - phantoms, first)  # real units count from 0
 
     def result(self) -> Clipped:
         """The sum of all units, float64, shape (width,); nothing is added after it."""
         return Clipped(self._total.cpu().numpy(), self._bound)
+
+    @property
+    def _total(self) -> Tensor:
+        """The sum so far."""
+        if self._begun is None:
+            self._begun = torch.zeros(self._width, dtype=torch.float64, device=self._device)
+        return self._begun
 
 
 def factors(rows: Tensor, bound: float) -> Tensor:

@@ -165,6 +165,7 @@ def private(work: Work, engine: Engine) -> Step:
         noised = noise.gaussian(engine.clipped(work.batches(chosen), BOUND), SIGMA, stream)
         flat.grad = torch.from_numpy(noised.values / np.float32(work.expected))
         optimizer.step()
+        optimizer.zero_grad()  # as in the plain step: no gradient lies there through the next pass
         set_flat(work.classifier, flat.detach().numpy())
 
     return step
