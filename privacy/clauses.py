@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from cloister.privacy.analytic.constants import Analytic
 from cloister.privacy.frozen import Part, Positive
-from cloister.privacy.methods import FACTORS, Codec, Factors, Robust, ServerOptimizer
+from cloister.privacy.methods import FACTORS, PRECISIONS, Codec, Factors, Precision, Robust, ServerOptimizer
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.privacy.task import Text
@@ -152,6 +152,7 @@ class Training(Part):
         factors: which factors of LoRA are trained; both where this is absent.
         centred: radius of centred clipping: each site cuts its update to so far from what the last round
             changed (``client.centring``).
+        precision: what sites take the products of a training pass in; float32 where this is absent.
         analytic: constants of the one sum that takes the place of training; there exactly where the algorithm
             is ``analytic``. The fields of steps then say one step on the full batch.
     """
@@ -168,6 +169,7 @@ class Training(Part):
     proximal: Positive | None = None
     factors: Factors | None = None
     centred: Positive | None = None
+    precision: Precision | None = None
     analytic: Analytic | None = None
 
     @property
@@ -177,7 +179,8 @@ class Training(Part):
             return [self.analytic.words]
         proximal = [f"FedProx of {self.proximal:g}"] if self.proximal else []
         centred = [_cut(self.centred)] if self.centred else []
-        return [*proximal, *([FACTORS[self.factors]] if self.factors else []), *centred]
+        factors = [FACTORS[self.factors]] if self.factors else []
+        return [*proximal, *factors, *centred, *([PRECISIONS[self.precision]] if self.precision else [])]
 
     @model_validator(mode="after")
     def _proximal_is_stable(self) -> Self:
@@ -205,7 +208,7 @@ class Training(Part):
             return self
         if (self.rounds, self.steps, self.rate, self.optimizer, self.momentum) != (1, 1, 1.0, "sgd", 0.0):
             raise ValueError("an analytic plan is one round of one step on the full batch, without momentum")
-        if self.server or self.proximal or self.factors or self.centred:
+        if self.server or self.proximal or self.factors or self.centred or self.precision:
             raise ValueError("an analytic plan takes no steps that a method could change")
         return self
 

@@ -305,6 +305,7 @@ class ModelError(CloisterError):
         "model_mismatch": "the files of a model do not have the agreed digest",
         "model_unsafe": "a model folder needs remote code or holds pickled weights",
         "layer_unsupported": "a trainable tensor is not covered by a private engine",
+        "precision_unsupported": "a device cannot take passes in the precision of the plan",
         "unit_split": "rows of one unit of privacy lie in two micro-batches of a step",
         "adapter_invalid": "an adapter cannot be placed on the model",
         "model_fell": "a global model does worse on a site's held-out rows than one before",

@@ -103,5 +103,13 @@ def frozen_in(factors: Factors | None, round: int) -> str | None:
     return ".lora_B.weight" if factors == "alternate" and round % 2 == 0 else ".lora_A.weight"
 
 
+Precision = Literal["bf16"]
+"""What sites take the products of a training pass in, where it is not float32. What is trained, norms, sums
+and noise are wider in any case."""
+
+PRECISIONS: dict[Precision, str] = {"bf16": "training passes in bfloat16"}
+"""Each as a report names it."""
+
+
 Codec = Literal["bf16", "int8", "int4", "ternary"]
 """How a change is written where no secure sum is taken (``privacy.codecs``)."""

@@ -85,6 +85,8 @@ class Plan(Part):
         self._check_ways()
         if self.training.factors and not self.adapter.top_layers:
             raise ValueError("factors belong to LoRA, and no layer carries it")
+        if self.training.precision and not self.adapter.top_layers:
+            raise ValueError("a precision is that of passes through LoRA, and no layer carries it")
         if not self.joint and self.aggregation.surplus:
             raise ValueError(
                 "surplus noise belongs to joint privacy: elsewhere every site needs all of its own"

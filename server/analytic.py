@@ -102,6 +102,7 @@ def _strangers(terms: Terms) -> Mapping[str, object]:
         "--proximal": terms.proximal,
         "--factors": terms.factors,
         "--centred": terms.centred,
+        "--precision": terms.precision,
         "--robust": terms.robust,
         "--codec": terms.codec,
         "--codec-down": terms.down,

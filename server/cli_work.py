@@ -189,6 +189,10 @@ def propose(
             "sites, not lying ones. Not with joint privacy.",
         ),
     ] = None,
+    precision: Annotated[
+        Literal["bf16"] | None,
+        typer.Option(help="Training passes in bfloat16 where LoRA is; all sums stay float32 or wider."),
+    ] = None,
     robust: Annotated[
         Literal["trimmed-mean", "median", "multi-krum"] | None,
         typer.Option(help="What stands in the place of the mean. Needs --no-secure."),
@@ -242,6 +246,7 @@ def propose(
         proximal=proximal or None,
         factors=factors,
         centred=centred,
+        precision=precision,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
         analytic=analytic_choice(method, cosines, ridge, top_layers),

@@ -27,7 +27,7 @@ from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PublicIdentity, Roster
 from cloister.privacy.layout import Layout, Placement, dense, initial, layout, usual_targets
-from cloister.privacy.methods import Codec, Factors, Robust, ServerOptimizer
+from cloister.privacy.methods import Codec, Factors, Precision, Robust, ServerOptimizer
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import FEWEST_CANARIES, MOST_CANARIES, Plan, Rehearsal, malformed
 from cloister.privacy.secagg.quantisation import MOST_BITS
@@ -97,6 +97,7 @@ class Terms:
         server: what the server makes of the mean change; None to add it as it is. Not in joint mode.
         proximal: mu of FedProx; None for none. Not in joint mode.
         factors: ``up`` trains LoRA's B alone, ``alternate`` B and A in turn; None both. Not in joint mode.
+        precision: what sites take the products of a training pass in; None for float32.
         centred: radius within which each site holds its own update around the last mean; None for none. Not
             in joint mode.
         codec: how a site writes its update; None for words of 32 bits. Not with ``secure``.
@@ -140,6 +141,7 @@ class Terms:
     proximal: float | None = None
     factors: Factors | None = None
     centred: float | None = None
+    precision: Precision | None = None
     codec: Codec | None = None
     down: Codec | None = None
     policy: str | None = None
@@ -210,6 +212,12 @@ def check_methods(terms: Terms) -> None:
         PlanError: ``plan_conflict``.
     """
     _check_task(terms)
+    if terms.precision and (terms.table is not None or not terms.top_layers):
+        raise PlanError(
+            "plan_conflict",
+            "What a head alone learns from is worked out once, in float32: no pass is left for bfloat16.",
+            "Leave out --precision, or train LoRA on --top-layers 1 or more.",
+        )
     if terms.mode == "joint":
         _check_joint(terms)
     if terms.centred and (terms.server or terms.factors == "alternate"):
@@ -391,6 +399,7 @@ def _training(terms: Terms) -> Training:
         proximal=terms.proximal,
         factors=terms.factors,
         centred=terms.centred,
+        precision=terms.precision,
     )
 
 

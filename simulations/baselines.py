@@ -194,7 +194,7 @@ class Ground:
         settings = {name: Settings.of(self.plan, name) for name in names}
         if settings[names[0]].guard is None:
             return None
-        trainers = {name: _trainer(self.classifier, self.train[name]) for name in names}
+        trainers = {name: self._trainer(self.train[name]) for name in names}
         entropies = {name: FixedEntropy(self.seed, job=f"{name} federated") for name in names}
         model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
         for number in range(1, self.plan.training.rounds + 1):
@@ -221,7 +221,7 @@ class Ground:
             noise = entropy.stream("noise", round=1, step=1, attempt=1, model=self.plan.digest)
             given = documents.features, documents.labels, documents.units
             return self._score(alone(self.plan, *given, noise if settings.guard else None), self.test)
-        trainer = _trainer(self.classifier, documents)
+        trainer = self._trainer(documents)
         model: Vector = initial(self.classifier.layout, self.plan.adapter.seed)
         for number in range(1, 2 if self.plan.joint else self.plan.training.rounds + 1):
             entropy.advance(number)
@@ -229,10 +229,10 @@ class Ground:
             model = model + trainer.train(model, settings, entropy, moment).values
         return self._score(model, self.test)
 
-
-def _trainer(classifier: Classifier, documents: Documents) -> LocalTrainer:
-    rows = Labelled(classifier, documents.features, documents.labels)
-    return LocalTrainer(classifier, rows, documents.units)
+    def _trainer(self, documents: Documents) -> LocalTrainer:
+        rows = Labelled(self.classifier, documents.features, documents.labels)
+        precision = self.plan.training.precision
+        return LocalTrainer(self.classifier, rows, documents.units, precision=precision)
 
 
 def _seen(classifier: Classifier, base: BaseModel, plan: Plan, parts: list[Records]) -> Documents:

@@ -85,7 +85,7 @@ class Labelled:
         """See ``Documents``."""
         logits = self.features.logits(self.classifier, rows)
         labels = self._labels[torch.from_numpy(rows).to(self._labels.device, non_blocking=True)]
-        return cross_entropy(logits, labels, reduction="none")
+        return cross_entropy(logits.float(), labels, reduction="none")
 
     @torch.no_grad()
     def worth(self) -> Worth:
@@ -127,7 +127,7 @@ class Tagged:
         """See ``Documents``."""
         logits = self._tagger.tag(self._features.states(self._tagger, rows))
         targets = self._padded(rows).to(logits.device)
-        each = cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=NOTHING)
+        each = cross_entropy(logits.float().transpose(1, 2), targets, reduction="none", ignore_index=NOTHING)
         return each.sum(dim=1) / (targets != NOTHING).sum(dim=1).clamp(min=1)
 
     @torch.no_grad()

@@ -99,7 +99,8 @@ class SiteLearner:
     Raises:
         PlanError: ``plan_conflict``, the records are of another unit of privacy than the plan.
         StateError: the file of the audit cannot be used.
-        ModelError, InputError: the model is not the plan's, or the records are not its task's.
+        ModelError, InputError: the model is not the plan's, or the records are not its task's, or the
+            device has not its precision.
     """
 
     def __init__(
@@ -123,7 +124,8 @@ class SiteLearner:
         self.model: Adapted = tasks.placed(plan, base, self.layout, device)
         self.audit = audit_of(plan, folder / _AUDIT, vault)
         self._rows, self._units = tasks.documents(plan, base, self.model, train), persons.numbers(train)
-        self._trainer = LocalTrainer(self.model, self._rows, self._units, audit=self.audit)
+        precision = plan.training.precision
+        self._trainer = LocalTrainer(self.model, self._rows, self._units, self.audit, precision)
         self._held = tasks.documents(plan, base, self.model, held) if len(held) else None
 
     def train(self, model: Vector, header: Header) -> Delta:

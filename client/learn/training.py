@@ -20,6 +20,7 @@ from cloister.client.learn.adapters import Adapted, set_flat
 from cloister.client.learn.documents import Documents
 from cloister.client.learn.factors import Selection, freezing
 from cloister.client.learn.features import Indices, Units
+from cloister.client.learn.precision import narrowed
 from cloister.privacy import descent
 from cloister.privacy.dp import accounting, joint, noise, sampling
 from cloister.privacy.dp.audit import Audit, Watch
@@ -28,7 +29,7 @@ from cloister.privacy.dp.grid import Grid
 from cloister.privacy.entropy import Entropy, KeyStream
 from cloister.privacy.errors import UpdateError
 from cloister.privacy.layout import Layout
-from cloister.privacy.methods import Factors, frozen_in
+from cloister.privacy.methods import Factors, Precision, frozen_in
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.coverage import engine_for
 from cloister.privacy.step.interface import NO_PHANTOMS, Engine, MicroBatch
@@ -127,6 +128,10 @@ class LocalTrainer:
         units: whose document each is, int64, shape (documents,), numbered from 0 without gaps; None
             where every document is a unit of its own.
         audit: adds phantom units to every private step and watches what becomes of them; None for none.
+        precision: of the plan; None for float32.
+
+    Raises:
+        ModelError: ``precision_unsupported`` or ``layer_unsupported``.
     """
 
     def __init__(
@@ -135,13 +140,15 @@ class LocalTrainer:
         documents: Documents,
         units: Indices | None = None,
         audit: Audit | None = None,
+        precision: Precision | None = None,
     ) -> None:
         number = len(documents.lengths)
         self._units = Units.of(np.arange(number, dtype=np.int64) if units is None else units)
         if number != len(self._units.of_row):
             raise ValueError("there must be one unit a document")
         self._model = model
-        self._documents = documents
+        self._documents = narrowed(documents, precision, model.device)
+        self._narrow = precision is not None
         self._audit = audit
         self._engine = self._engine_for(model.layout)
         self._parts: dict[str, _Scope] = {}
@@ -187,20 +194,27 @@ class LocalTrainer:
         for step in range(1, settings.steps + 1):
             set_flat(self._model, parameters)
             streams = replace(streams, step=step)
-            units, phantoms = self._sample(settings.rate, streams.of("sampling"))
-            if settings.guard is None:
-                total = self._sum(units, scope.selection.layout)
-            else:
-                noised = self._noised(units, phantoms, settings.guard, streams.of("noise"), watch, scope)
-                mechanisms.append(GaussianSteps(noised.noise_multiplier, settings.rate, 1))
-                total = noised.values
-            gradient = total / np.float32(settings.rate * settings.expected_units)
+            gradient, noised = self._gradient(settings, streams, watch, scope)
+            mechanisms += noised
             if settings.proximal:
                 gradient += np.float32(settings.proximal) * (parameters - start)[places]
             parameters[places] += rule(gradient)
+            del gradient  # the next pass, where most is held, would hold it, too
         if self._audit and watch:
             self._audit.keep(watch)
         return parameters, mechanisms
+
+    def _gradient(
+        self, settings: Settings, streams: _Streams, watch: Watch | None, scope: _Scope
+    ) -> tuple[Vector, list[GaussianSteps]]:
+        """The mean gradient of one step, and the noised step that it is made of, if it is."""
+        units, phantoms = self._sample(settings.rate, streams.of("sampling"))
+        if settings.guard is None:
+            total, mechanisms = self._sum(units, scope.selection.layout), []
+        else:
+            noised = self._noised(units, phantoms, settings.guard, streams.of("noise"), watch, scope)
+            total, mechanisms = noised.values, [GaussianSteps(noised.noise_multiplier, settings.rate, 1)]
+        return total / np.float32(settings.rate * settings.expected_units), mechanisms
 
     def share(self, start: Vector, grid: Grid, rate: float, entropy: Entropy, moment: Moment) -> Share:
         """This site's part of one joint step from ``start``: its clipped sum with its share of the noise.
@@ -257,7 +271,7 @@ class LocalTrainer:
         """The engine for some of the trained tensors, which are the trainable ones now."""
         trained = {name: self._model.trained[name] for name, _ in layout.tensors}
         phantoms = self._audit.phantoms if self._audit else 0
-        return engine_for(self._model, layout, trained, phantoms=phantoms)
+        return engine_for(self._model, layout, trained, phantoms=phantoms, narrow=self._narrow)
 
     def _scope(self, frozen: str | None) -> _Scope:
         """What a round trains that leaves tensors whose names end so; its engine is made once."""

@@ -13,7 +13,12 @@ from cloister.privacy.step.interface import Engine
 
 
 def engine_for(
-    module: nn.Module, layout: Layout, trained: Mapping[str, nn.Parameter], *, phantoms: int = 0
+    module: nn.Module,
+    layout: Layout,
+    trained: Mapping[str, nn.Parameter],
+    *,
+    phantoms: int = 0,
+    narrow: bool = False,
 ) -> Engine:
     """The fastest engine that covers every trained tensor.
 
@@ -22,10 +27,11 @@ def engine_for(
         layout: the order of the trained tensors.
         trained: layout name -> parameter of ``module``.
         phantoms: coordinates of the audit behind those of the layout.
+        narrow: whether losses will come of passes under autocast.
 
     Raises:
         ModelError: ``layer_unsupported``, the trainable tensors are not those of the layout, or no engine
-            covers one of them.
+            covers one of them, or none but Opacus' hooks passes that are narrow.
     """
     from cloister.privacy.step.layers import covers
 
@@ -33,6 +39,12 @@ def engine_for(
         from cloister.privacy.step.fused import FusedEngine
 
         return FusedEngine(module, layout, trained, phantoms=phantoms)
+    if narrow:
+        raise ModelError(
+            "layer_unsupported",
+            "A trained layer is covered by Opacus' hooks alone, which keep gradients as narrow as the pass.",
+            "Train it in float32: leave --precision out of the plan.",
+        )
     from cloister.privacy.step.hooks import HooksEngine  # Opacus, and SciPy's statistics with it
 
     return HooksEngine(module, layout, trained, phantoms=phantoms)

@@ -147,7 +147,7 @@ class SharedModel:
             units: whose row each is, numbered from 0 without gaps, shape (rows,).
             audit: of its private steps; None for none.
         """
-        trainer = LocalTrainer(self.adapted, rows, units, audit=audit)
+        trainer = LocalTrainer(self.adapted, rows, units, audit, self.plan.training.precision)
         return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
 
     def documents(self, records: Records) -> Documents:

@@ -61,6 +61,7 @@ def test_a_draft_is_a_whole_plan_over_every_site(base: BaseModel) -> None:
 METHODS: list[tuple[dict[str, Any], str]] = [
     ({"server": USUAL["adam"]}, "fedavg, server Adam at rate 0.02"),
     ({"server": USUAL["nesterov"]}, "fedavg, server nesterov 0.9 at rate 0.7"),
+    ({"precision": "bf16"}, "fedavg, training passes in bfloat16"),
     ({"proximal": 0.5, "factors": "alternate"}, "fedavg, FedProx of 0.5, LoRA's A and B in turn (RoLoRA)"),
 ]
 
@@ -82,6 +83,8 @@ def test_a_method_that_is_asked_for_stands_in_the_plan(
         ({"robust": Robust(kind="median", liars=1), "secure": True}, "opens only their sum"),
         ({"robust": Robust(kind="median", liars=1)}, "needs 3 updates, and a round may have 1"),
         ({"proximal": 3.0}, "would swing about"),
+        ({"precision": "bf16", "top_layers": 0}, "no pass is left for bfloat16"),
+        ({"precision": "bf16", "analytic": Choice("means"), "secure": True}, "--precision changes steps"),
     ],
 )
 def test_a_method_that_does_not_go_with_the_rest_is_refused_with_the_reason(

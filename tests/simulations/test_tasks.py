@@ -251,6 +251,14 @@ def test_without_privacy_answers_are_learnt(
         assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("mode", MODES, ids=["local", "joint"])
+def test_a_whole_job_in_bfloat16(tmp_path: Path, reader: BaseModel, mode: dict[str, Any]) -> None:
+    job = run(tmp_path, reader, PAIRS, {name: pairs(name) for name in FOUR}, precision="bf16", **mode)
+    check(job)
+    assert job.plan.training.precision == "bf16"
+    assert job.end.model.dtype == np.float32
+
+
 def by_institute(most: int) -> dict[str, Rows]:
     """Rows of medquad at the nine institutes that they are from."""
     found: dict[str, list[dict[str, Any]]] = {}
