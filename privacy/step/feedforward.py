@@ -37,7 +37,7 @@ _BLOCK, _BLOCK_ON_GPU = 1 << 19, 1 << 26
 def feedforwards(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of a model that ``leaner`` is for."""
     for layer in module.modules():
-        if f"{type(layer).__module__}.{type(layer).__qualname__}" in _COVERED and _plain(layer):
+        if f"{type(layer).__module__}.{type(layer).__qualname__}" in _COVERED and plain(layer):
             yield layer
 
 
@@ -53,7 +53,7 @@ def leaner(layer: Any) -> Forward:
     return half
 
 
-def _plain(layer: Any) -> bool:
+def plain(layer: Any) -> bool:
     """Whether the half is two frozen maps with the exact GELU between, and nobody listens to its parts."""
     maps = layer.intermediate.dense, layer.output.dense
     activation = layer.intermediate.intermediate_act_fn

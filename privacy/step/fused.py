@@ -20,7 +20,7 @@ from cloister.privacy.errors import ModelError
 from cloister.privacy.layout import Layout
 from cloister.privacy.step.bookkeeping import Book, contract
 from cloister.privacy.step.coverage import refuse_mixing, refuse_strays
-from cloister.privacy.step.feedforward import HALF, feedforwards, leaner
+from cloister.privacy.step.feedforward import HALF, feedforwards, leaner, plain
 from cloister.privacy.step.interface import NO_PHANTOMS, Indices, MicroBatch
 from cloister.privacy.step.layers import forward_of, owners
 from cloister.privacy.step.rows import ClippedSum
@@ -175,7 +175,7 @@ class FusedEngine:
         try:
             for layer in self._owners:
                 layer.__dict__["forward"] = forward_of(layer, self._write)
-            for layer in self._wide:
+            for layer in filter(plain, self._wide):  # one that was adapted since then goes its own way
                 layer.__dict__[HALF] = leaner(layer)
             yield
         finally:

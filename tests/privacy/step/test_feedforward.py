@@ -127,6 +127,19 @@ def bent(model: nn.Module) -> None:
         part.intermediate.intermediate_act_fn = nn.ReLU()
 
 
+def test_a_layer_that_was_adapted_since_the_engine_was_made_goes_its_own_way() -> None:
+    placed = models.classifier()
+    rows = Tokens(models.documents(ROWS))
+    engine = FusedEngine(placed, placed.layout, placed.trained)
+    part = MicroBatch(lambda: torch.logsumexp(rows.logits(placed, np.arange(ROWS)), dim=1), np.arange(ROWS))
+    before = engine.clipped([part], 0.5).values
+    heard: list[int] = []
+    for layer in placed.encoder.encoder.layer:
+        layer.output.dense.register_forward_hook(lambda *_: heard.append(1))
+    np.testing.assert_allclose(engine.clipped([part], 0.5).values, before, rtol=0, atol=1e-6)
+    assert len(heard) == 3
+
+
 @pytest.mark.parametrize("change", [adapted, trained, listened, bent])
 def test_any_other_layer_is_left_as_it_is(change: Callable[[nn.Module], None]) -> None:
     model = models.encoder(layers=2)
