@@ -14,7 +14,8 @@ from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.consent import Offer
 from cloister.privacy.errors import UsageError
 from cloister.privacy.identity import PrivateIdentity, Roster
-from cloister.privacy.model import DEFAULT, BaseModel, describe
+from cloister.privacy.model import DEFAULT, BaseModel
+from cloister.server.cli_work import Columned, Hidden, with_table
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.outline import ROUND_SECONDS, Ground
@@ -33,7 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     purpose: Annotated[str, typer.Option(help="What the model is for.")],
-    labels: Annotated[str, typer.Option(help="The classes, with commas between.")],
+    labels: Annotated[str, typer.Option(help="The classes, with commas between; of a table its file.")] = "",
+    columns: Columned = None,
+    hidden: Hidden = None,
     directory: Annotated[Path, typer.Option("--dir", help="The lead's folder.")] = HERE,
     sites: Annotated[
         str,
@@ -74,17 +77,6 @@ def plan(
     Example: cloister lead plan --purpose "notes to departments" --labels a,b,c --sites 128-255,128-255,64-127
     """
     classes = tuple(label.strip() for label in labels.split(",") if label.strip())
-    _check(classes, epsilon, delta, most_seconds, rows_per_second)
-    for name, value in (("--most-epsilon", most_epsilon), ("--most-seconds", most_seconds), ("--rate", rate)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError("option_invalid", f"{name} must be a number above 0.", "See --help.")
-    base = describe(model)
-    if sites:
-        ground, allowed = _imagined(sites, unit, base), most_epsilon
-    else:
-        ground, allowed = _offered(directory, base, most_epsilon)
-    more = () if sites or directory == HERE else ("--dir", str(directory))
-    named = () if model == DEFAULT else ("--model", model)
     terms = Terms(
         purpose,
         classes,
@@ -95,7 +87,21 @@ def plan(
         colluding=colluding,
         surplus=take_back,
     )
-    wish = Wish(terms, privacy, top_layers, rounds, rate, (*more, *named))
+    terms, base = with_table(terms, columns, hidden, model)
+    _check(terms, most_seconds, rows_per_second)
+    for name, value in (("--most-epsilon", most_epsilon), ("--most-seconds", most_seconds), ("--rate", rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError("option_invalid", f"{name} must be a number above 0.", "See --help.")
+    if columns and top_layers:
+        raise UsageError("option_invalid", "A table has no layers for LoRA.", "Leave out --top-layers.")
+    if sites:
+        ground, allowed = _imagined(sites, unit, base), most_epsilon
+    else:
+        ground, allowed = _offered(directory, base, most_epsilon)
+    more = () if sites or directory == HERE else ("--dir", str(directory))
+    named = () if model == DEFAULT else ("--model", model)
+    tabled = ("--columns", str(columns)) if columns else ()
+    wish = Wish(terms, privacy, top_layers, rounds, rate, (*tabled, *more, *named))
     limits = Limits(allowed, most_bytes, most_seconds, rows_per_second)
     found = plan_for(wish, ground, limits)
     if json:
@@ -104,10 +110,9 @@ def plan(
     typer.echo("\n".join(_told(found)))
 
 
-def _check(
-    classes: tuple[str, ...], epsilon: float, delta: float, seconds: float | None, speed: float | None
-) -> None:
-    if len(classes) < 2:
+def _check(terms: Terms, seconds: float | None, speed: float | None) -> None:
+    epsilon, delta = terms.epsilon, terms.delta
+    if len(terms.labels) < 2:
         raise UsageError("option_invalid", "At least two labels are needed.", "--labels a,b,c")
     if not (0 < epsilon < float("inf") and 0 < delta < 1):
         raise UsageError(

@@ -11,11 +11,11 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloister.privacy.clauses import Adapter
+from cloister.privacy.clauses import Adapter, Dense
 from cloister.privacy.consent import Offer
 from cloister.privacy.dp import accounting
 from cloister.privacy.identity import Roster
-from cloister.privacy.layout import Placement, depth, layout
+from cloister.privacy.layout import Placement, dense, depth, layout
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.server.proposal import COURSES, Terms, draft
@@ -42,11 +42,14 @@ class Ground:
         return draft(terms, self.roster, self.offers, self.base, self.code)[0]
 
     def layers(self) -> int:
-        """How many layers the base model has."""
+        """How many layers the base model has; none where rows of a table are learnt."""
         return depth(self.base.tensors)
 
-    def head(self, classes: int) -> int:
-        """The parameters of a head alone."""
+    def head(self, terms: Terms) -> int:
+        """The parameters of a head alone; of a table all that there are."""
+        classes = len(terms.labels)
+        if terms.table:
+            return dense(self.base.hidden, terms.hidden, classes).size
         return layout(self.base.tensors, self.base.hidden, Placement(1, ("query",), 0, classes)).size
 
 
@@ -82,6 +85,8 @@ class Outline:
     def adapter(self) -> str:
         """What is trained, in words."""
         adapter = self.plan.adapter
+        if isinstance(adapter, Dense):
+            return adapter.words
         if not isinstance(adapter, Adapter) or not adapter.top_layers:
             return "the head alone"
         return (
@@ -131,7 +136,7 @@ def _sum_bytes(plan: Plan) -> int:
 def _seconds(plan: Plan, speed: float, layers: int) -> tuple[float, float]:
     """What lies below the trained layers is read once; every step then runs the layers above for its rows."""
     rows, training = max(site.rows.high for site in plan.sites), plan.training
-    share = plan.adapter.top_layers / layers
+    share = plan.adapter.top_layers / layers if layers else 0.0
     return rows / speed, ROUND_SECONDS + rows * training.steps * training.rate * share / speed
 
 
@@ -140,16 +145,19 @@ def options(terms: Terms, more: tuple[str, ...] = ()) -> str:
 
     Args:
         terms: drafted by this planner.
-        more: further options, such as the lead's folder.
+        more: further options, such as the lead's folder, or the file of columns.
     """
     course, usual = terms.course, COURSES[terms.mode]
-    given: list[str] = ["--purpose", terms.purpose, "--labels", ",".join(terms.labels)]
+    given: list[str] = ["--purpose", terms.purpose]
+    given += [] if terms.table else ["--labels", ",".join(terms.labels)]
     given += ["--privacy", terms.mode]
     if terms.mode != "off":
         given += ["--epsilon", str(terms.epsilon), "--delta", str(terms.delta)]
     given += ["--rounds", str(course.rounds)]
     given += ["--steps", str(course.steps)] if course.steps != usual.steps else []
-    given += ["--rate", str(course.rate), "--top-layers", str(terms.top_layers)]
+    given += ["--rate", str(course.rate)]
+    given += [] if terms.table else ["--top-layers", str(terms.top_layers)]
+    given += ["--hidden", str(terms.hidden)] if terms.hidden else []
     given += ["--unit", terms.unit] if terms.unit else []
     given += ["--colluding", str(terms.colluding)] if terms.colluding != 1 else []
     given += ["--minimum", str(terms.minimum_sites)] if terms.minimum_sites else []

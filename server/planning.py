@@ -191,9 +191,8 @@ def _fault(found: Outline, limits: Limits) -> str:
 
 def _candidates(wish: Wish, ground: Ground) -> Iterator[Terms]:
     """Every way that is asked or left open, the best by the rules first."""
-    units = _units(ground)
     layers = ground.layers()
-    adapters = (layers, 1, 0) if units >= MANY_UNITS else (0,)
+    adapters = (layers, 1, 0) if layers and _units(ground) >= MANY_UNITS else (0,)
     modes = ("joint", "local") if _pays(wish, ground) else ("local", "joint")
     for top in adapters if wish.top_layers is None else (min(wish.top_layers, layers),):
         for mode in modes if wish.mode is None else (wish.mode,):
@@ -219,7 +218,7 @@ def _local_load(wish: Wish, ground: Ground) -> float:
     terms, classes = wish.terms, len(wish.terms.labels)
     once = noise_multiplier(terms.epsilon, terms.delta, 1.0, 1)
     sites = math.sqrt(len(ground.roster.sites))
-    return load(sites, ground.head(classes), classes, once, _units(ground))
+    return load(sites, ground.head(terms), classes, once, _units(ground))
 
 
 def _pays(wish: Wish, ground: Ground) -> bool:
@@ -239,7 +238,9 @@ def _why(wish: Wish, ground: Ground, chosen: Outline) -> Iterator[str]:
     if wish.mode is not None and (wish.mode == "joint") != (noise >= SHOWS):
         yield f"The mode {wish.mode} was asked for all the same."
     units = _units(ground)
-    if units < MANY_UNITS:
+    if wish.terms.table:
+        yield "Rows of a table need no base model: all that is trained travels."
+    elif units < MANY_UNITS:
         yield f"With {units:,} units or a few more, LoRA did no better than a head alone."
     else:
         yield f"With {units:,} units or more, LoRA was seen to do better than the head alone."
@@ -247,4 +248,6 @@ def _why(wish: Wish, ground: Ground, chosen: Outline) -> Iterator[str]:
 
 def _called(terms: Terms) -> str:
     trained = "the head alone" if not terms.top_layers else f"LoRA on the top {terms.top_layers} layers"
+    if terms.table:
+        trained = f"one hidden layer of {terms.hidden}" if terms.hidden else "a linear model"
     return f"{trained}, {terms.mode} noise"

@@ -1,4 +1,4 @@
-"""LoRA in a simulation: one frozen base model for all sites, and each site trains on it in turn.
+"""LoRA in a simulation, or a model of tables: one model for all sites, and each site trains on it in turn.
 
 The model is loaded, and the adapter of a plan placed on it, once. What the layers below the first trained
 one say of a text is kept, so that only what is trained runs again (``client.learn.features``). Between rounds
@@ -101,15 +101,15 @@ class SharedModel:
             records: site name -> what it trains on; of every site of the plan.
 
         Raises:
-            PlanError: ``task_unsupported``; ``plan_unknown``; ``plan_conflict``, a site has no records, or
-                records of another unit of privacy.
-            InputError: a label is none of the plan's classes; ``tags_invalid``.
+            PlanError: ``task_unsupported``, the plan is analytic; ``plan_unknown``; ``plan_conflict``, a site
+                has no records, or records of another unit of privacy.
+            InputError: a label is none of the plan's classes; ``tags_invalid``; as ``Records.check``.
         """
-        if self.plan.task.kind == "tabular-classification":
+        if self.plan.training.analytic:
             raise PlanError(
                 "task_unsupported",
-                "The engine of simulations trains no tables by steps of a real plan.",
-                "Run the plan over real processes, or over a grid in this process.",
+                "An analytic round of a plan is simulated on cached features only.",
+                "Take the way of one round (`engine.ways.OneRound`), or run the plan over real processes.",
             )
         if missing := {site.name for site in self.plan.sites} - set(records):
             raise PlanError("plan_conflict", f"There are no records of {min(missing)}.")

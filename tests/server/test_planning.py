@@ -16,13 +16,14 @@ from cloister.privacy.consent import Offer
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import PlanError
 from cloister.privacy.identity import PrivateIdentity, Roster
-from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.layout import dense
+from cloister.privacy.model import BaseModel, Columns, describe
 from cloister.privacy.plan import Plan
 from cloister.server import cli_plan, cli_work
 from cloister.server.outline import Ground, outline
 from cloister.server.planning import Limits, Wish, plan_for
 from cloister.server.proposal import Terms, draft
-from tests import models
+from tests import models, tables
 from tests.policies import policy_json
 
 CODE = "sha256:" + "c" * 64
@@ -167,6 +168,83 @@ class TestLimits:
             plan_for(replace(WISH, terms=replace(WISH.terms, epsilon=1e-9, delta=1e-15)), ground(base))
 
 
+def listening(lead: tuple[str, ...], base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """A lead's folder whose sites have offered, and the plans that are then proposed from it."""
+    known, proposed = ground(base), []
+
+    def drafted(terms: Terms, *_: object) -> tuple[Plan, Any]:
+        plan, start = draft(terms, known.roster, known.offers, base, CODE)
+        proposed.append(plan)
+        return plan, start
+
+    assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
+    monkeypatch.setattr(cli_plan, "_offered", lambda *_: (known, None))
+    monkeypatch.setattr(cli_work, "draft", drafted)
+    return proposed
+
+
+class TestTables:
+    COMMON = ("lead", "plan", "--purpose", "hearts")
+
+    @pytest.fixture
+    def columns(self, tmp_path: Path) -> str:
+        (tmp_path / "columns.toml").write_bytes(tables.COLUMNS)
+        return str(tmp_path / "columns.toml")
+
+    @pytest.mark.parametrize(
+        ("options", "trained"), [("", "a linear model"), ("--hidden 5", "one hidden layer of 5")]
+    )
+    def test_the_line_that_it_ends_with_proposes_just_that(
+        self,
+        columns: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        options: str,
+        trained: str,
+    ) -> None:
+        lead = ("--dir", str(tmp_path / "lead"))
+        proposed = listening(lead, Columns.of(tables.TABLE), monkeypatch)
+        capsys.readouterr()
+        assert main([*self.COMMON, *lead, "--columns", columns, *options.split()]) == 0
+        told = capsys.readouterr().out
+        assert f"For 4 sites: {trained}" in told
+        assert "no LoRA" not in told
+        assert "need no base model" in told
+        assert main(shlex.split(told.splitlines()[-1])[1:]) == 0
+        (plan,) = proposed
+        hidden = 5 if options else None
+        assert plan.adapter.parameters == dense(tables.TABLE.width, hidden, 2).size
+        assert f"{plan.adapter.parameters:,} parameters." in told
+        assert (plan.training.rounds, plan.training.rate) == (30, 1.0)
+        assert f"Noise multiplier {plan.privacy.noise_multiplier:g}," in told
+
+    def test_more_parameters_are_more_noise(self) -> None:
+        table = Terms("hearts", ("no", "yes"), task="tabular-classification", table=tables.TABLE)
+        known = ground(Columns.of(tables.TABLE), 64)
+        wide, plain = (
+            plan_for(Wish(replace(table, hidden=hidden, epsilon=1.0)), known) for hidden in (64, None)
+        )
+        assert (wide.chosen.plan.joint, plain.chosen.plan.joint) == (True, False)
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ("--hidden 5", "Rows of a table need their columns."),
+            ("--labels a,b --columns {}", "Leave out --labels."),
+            ("--top-layers 1 --columns {}", "A table has no layers for LoRA."),
+            ("--columns none.toml", "none.toml"),
+        ],
+    )
+    def test_what_does_not_go_together_is_refused(
+        self, columns: str, capsys: pytest.CaptureFixture[str], options: str, says: str
+    ) -> None:
+        assert main([*self.COMMON, "--sites", "99,99,99", *options.format(columns).split()]) in (1, 2)
+        told = capsys.readouterr()
+        assert says in told.err
+        assert told.out == ""
+
+
 class TestSession:
     COMMON = ("lead", "plan", "--purpose", "it's notes", "--labels", "a,b,c")
 
@@ -191,17 +269,8 @@ class TestSession:
         capsys: pytest.CaptureFixture[str],
         options: str,
     ) -> None:
-        known, proposed = ground(base), []
-
-        def drafted(terms: Terms, *_: object) -> tuple[Plan, Any]:
-            plan, start = draft(terms, known.roster, known.offers, base, CODE)
-            proposed.append(plan)
-            return plan, start
-
         lead = ("--dir", str(tmp_path / "lead"))
-        assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
-        monkeypatch.setattr(cli_plan, "_offered", lambda *_: (known, None))
-        monkeypatch.setattr(cli_work, "draft", drafted)
+        proposed = listening(lead, base, monkeypatch)
         capsys.readouterr()
         assert self.ask(base, *lead, *options.split(), "--json") == 0
         told = json.loads(capsys.readouterr().out)

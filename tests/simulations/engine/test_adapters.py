@@ -11,21 +11,22 @@ import pytest
 
 from cloister.client.learn import tasks
 from cloister.client.learn.learner import SiteLearner
-from cloister.client.site.records import Records
+from cloister.client.site.records import Records, load
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import CloisterError
-from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.model import BaseModel, Columns, describe
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header
+from cloister.server.analytic import Choice
 from cloister.server.proposal import Rates, Terms
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.consortium import Consortium
 from cloister.simulations.engine.head import Moment
 from cloister.simulations.engine.plans import DATASET, Promise
 from cloister.simulations.engine.rounds import Account
-from tests import models
+from tests import models, tables
 
 pytestmark = pytest.mark.job
 
@@ -95,6 +96,41 @@ def test_a_site_takes_the_steps_of_its_own_learner(
             assert delta.mechanisms == wanted.mechanisms
             assert delta.values.tobytes() == wanted.values.tobytes()
             assert np.abs(delta.values).max() > 0
+
+
+@pytest.mark.parametrize("hidden", [None, 4])
+@pytest.mark.parametrize("kind", ["off", "local", "joint"])
+def test_rows_of_a_table_are_trained_on_as_a_site_does(kind: str, hidden: int | None, tmp_path: Path) -> None:
+    held, foundation = {}, Columns.of(tables.TABLE)
+    for seed, name in enumerate(SITES):
+        rows = tables.write(tmp_path / f"{name}.csv", tables.patients(60, seed))
+        held[name] = load(rows, text="", label="", table=tables.TABLE)
+    terms = replace(KINDS[kind], labels=tables.TABLE.classes, table=tables.TABLE, hidden=hidden)
+    played = Consortium(foundation, held)
+    plan, start = played.draft(replace(terms, task="tabular-classification"))
+    shared = played.model(plan)
+    learners = shared.learners(held)
+    digest = messages.model_digest(start)
+    for name in reversed(SITES):
+        (tmp_path / name).mkdir()
+        both = (held[name], held[name].take([]))
+        own = SiteLearner(plan, name, foundation, both, FixedEntropy(b"a"), tmp_path / name)
+        header = Header("task", plan.consortium, plan.digest, 1, 0, 1, "lead", name, digest)
+        at, entropy = Moment(1, 1, digest), FixedEntropy(b"a")
+        found, expected = (
+            (learners[name].share(start, entropy, at), own.share(start, header))
+            if plan.joint
+            else (learners[name].train(start, entropy, at), own.train(start, header))
+        )
+        assert found.mechanisms == expected.mechanisms
+        assert found.values.tobytes() == expected.values.tobytes()
+        assert np.abs(found.values).max() > 0
+    masks = (True, False) if plan.aggregation.secure else (False,)
+    ends = [played.run(shared, start, played.seats(shared), masked=masked).model for masked in masks]
+    assert len({end.tobytes() for end in ends}) == 1
+    if kind == "off" and hidden is None:  # a hidden layer starts from a seed of its own in each draft
+        path = tables.write(tmp_path / "test.csv", tables.patients(200, 9))
+        assert shared.accuracy(ends[0], load(path, text="", label="", table=tables.TABLE)) > 0.75
 
 
 @pytest.mark.parametrize("kind", ["local", "joint"])
@@ -167,6 +203,11 @@ def _strange(played: Consortium, change: Records) -> Consortium:
             "plan_conflict",
             "unit of privacy",
             lambda p: trained(_strange(p, records(2, persons=True)), OFF, masked=False),
+        ),
+        (
+            "task_unsupported",
+            "cached features only",
+            lambda p: trained(p, replace(JOINT, rounds=None, rate=None, analytic=Choice()), masked=False),
         ),
         (
             "site_empty",
