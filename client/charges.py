@@ -52,4 +52,5 @@ class Charges:
     def settle(self, header: Header, survivors: int) -> None:
         """Notes what a joint step came to, before this site opens its part of the sum."""
         if self.plan.joint and (reservation := self.of(header)):
-            self.ledger.settle(reservation, self.plan.grid.settled(self.plan.training.rate, survivors))
+            grid, rate = self.plan.grid_in(header.round), self.plan.training.rate
+            self.ledger.settle(reservation, grid.settled(rate, survivors))

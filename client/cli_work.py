@@ -273,6 +273,8 @@ def _terms(plan: Plan) -> str:
     if privacy.unit == "person":
         cost += f" (rows of one person: at most {plan.most_rows} count)"
     course = "one sum over all records" if training.analytic else f"{training.rounds} rounds of {steps}"
+    if training.start:
+        course += ", the first of them one sum over all records"
     parts = [f"{course}, {cost}, with {len(plan.sites)} sites"]
     if plan.method != training.algorithm:
         parts.append(f"the method is {plan.method}")

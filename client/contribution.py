@@ -45,7 +45,7 @@ class Learner(Protocol):
         ...
 
     def sums(self, header: Header) -> Encoded:
-        """This site's part of the one sum of an analytic plan."""
+        """This site's part of the sum of an analytic round."""
         ...
 
     def surplus(self, header: Header, survivors: int) -> Surplus:
@@ -94,7 +94,7 @@ class Contribution:
         Raises:
             BudgetError: ``reservation_conflict``, the noise is not the one that was reserved.
         """
-        if self.plan.training.analytic:
+        if self.plan.release_in(header.round):
             return self._summed(learner.sums(header), header, reservation)
         if self.plan.joint:
             share = learner.share(model, header)
@@ -154,7 +154,7 @@ class Contribution:
                 sampler="full-batch" if block.rate == 1 else "poisson",
                 entropy="ratchet" if isinstance(self.entropy, Ratchet) else "fixed",
                 noise_multiplier=block.noise_multiplier,
-                clip=privacy.bound,
+                clip=self.plan.bound_in(header.round),
                 rate=block.rate,
                 steps=block.steps,
             )

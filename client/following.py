@@ -72,10 +72,13 @@ class Following:
         if seen.change is None:
             self._seen = _Seen(round, task.model, task.model - seen.model)
             return False
-        change = self.descent.change(seen.change, taken.words, taken.survivors)
+        step = self.descent.at(seen.round)
+        if step is None:
+            raise _differs(round, "the plan has no step there")
+        change = step.change(seen.change, taken.words, taken.survivors)
         if not follows(seen.model + change, task.model):
             raise _differs(round, "the step from the opened sum leads elsewhere")
-        self._seen = _Seen(round, task.model, change)
+        self._seen = _Seen(round, task.model, step.kept(change))
         return True
 
     def _check_survivors(self, taken: Taken, signed: tuple[str, ...]) -> None:

@@ -189,7 +189,8 @@ class Participant:
         sites = [site.name for site in self.plan.sites] if self.plan.joint else []
         d, down = self.plan.adapter.parameters, self.plan.aggregation.down
         if down is None:
-            task = messages.Task.from_bytes(opened.content, d, sites, self.plan.summands)
+            summed = self.plan.summands(max(1, opened.header.round - 1))  # in the round before
+            task = messages.Task.from_bytes(opened.content, d, sites, summed)
         else:
             task = broadcast.opened(opened.content, down, d, self.replies.held.find)
         if messages.model_digest(task.model) != opened.header.model:

@@ -9,6 +9,7 @@ from cloister.client.charges import Charges
 from cloister.client.contribution import Contribution, Learner, place
 from cloister.client.replies import Replies, Sealer
 from cloister.client.sums import SecureSums
+from cloister.privacy.errors import AggregationError
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.encoding import residues
@@ -110,6 +111,8 @@ class Summing:
             if secure.round == header.round and not self._has_given(stored):  # a crash came before the log
                 self._tell_surplus(header, stored, secure.survivors)
             return stored
+        if self.plan.release_in(header.round):
+            raise AggregationError("surplus_refused", "An analytic round has no noise that is taken back.")
         over = secure.surplus(place(header), opened.content)
         self.charges.settle(header, len(over))  # before it gives any, also after a crash in the opening
         # The start of this round once more; a later one refuses.

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.analytic.constants import Analytic, Start
 from cloister.privacy.frozen import Part, Positive
 from cloister.privacy.methods import FACTORS, PRECISIONS, Codec, Factors, Precision, Robust, ServerOptimizer
 from cloister.privacy.secagg.quantisation import MOST_BITS
@@ -155,6 +155,7 @@ class Training(Part):
         precision: what sites take the products of a training pass in; float32 where this is absent.
         analytic: constants of the one sum that takes the place of training; there exactly where the algorithm
             is ``analytic``. The fields of steps then say one step on the full batch.
+        start: that the first of the rounds is an analytic one, whose solution the others start from.
     """
 
     algorithm: Literal["fedavg", "analytic"] = "fedavg"
@@ -171,16 +172,24 @@ class Training(Part):
     centred: Positive | None = None
     precision: Precision | None = None
     analytic: Analytic | None = None
+    start: Start | None = None
+
+    @property
+    def opening(self) -> Analytic | None:
+        """The constants of an analytic first round; None where the first round trains."""
+        return self.start.analytic if self.start else self.analytic
 
     @property
     def words(self) -> list[str]:
         """What sites do besides averaging, as a report names it."""
         if self.analytic:
             return [self.analytic.words]
+        start = [self.start.words] if self.start else []
         proximal = [f"FedProx of {self.proximal:g}"] if self.proximal else []
         centred = [_cut(self.centred)] if self.centred else []
         factors = [FACTORS[self.factors]] if self.factors else []
-        return [*proximal, *factors, *centred, *([PRECISIONS[self.precision]] if self.precision else [])]
+        precision = [PRECISIONS[self.precision]] if self.precision else []
+        return [*start, *proximal, *factors, *centred, *precision]
 
     @model_validator(mode="after")
     def _proximal_is_stable(self) -> Self:
@@ -208,8 +217,23 @@ class Training(Part):
             return self
         if (self.rounds, self.steps, self.rate, self.optimizer, self.momentum) != (1, 1, 1.0, "sgd", 0.0):
             raise ValueError("an analytic plan is one round of one step on the full batch, without momentum")
-        if self.server or self.proximal or self.factors or self.centred or self.precision:
+        methods = (self.server, self.proximal, self.factors, self.centred, self.precision)
+        if self.start or any(methods):
             raise ValueError("an analytic plan takes no steps that a method could change")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_after_a_start(self) -> Self:
+        if self.start is None:
+            return self
+        if self.rounds < 2:
+            raise ValueError("a start is the first round of several, and there is no other")
+        if self.start.analytic.cosines:
+            raise ValueError("steps are on the frozen features, and a start on cosines is on others")
+        if self.factors or self.centred:
+            raise ValueError(
+                "a start is a head, which has no factors, and no change to cut the next one around"
+            )
         return self
 
 

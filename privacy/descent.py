@@ -65,6 +65,14 @@ class Descent:
         training = plan.training
         return cls(plan, learning_rates(layout, training.head_rate, training.adapter_rate))
 
+    def at(self, round: int) -> Descent:  # noqa: ARG002
+        """The step of a round: of each the same."""
+        return self
+
+    def kept(self, change: Vector) -> Vector:
+        """What of a change is carried into the next one: all of it."""
+        return change
+
     def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:
         """What the step after an opened sum changes, float32, shape (d,).
 
@@ -83,24 +91,59 @@ class Descent:
         return change(before, gradient, self.rates, plan.training.momentum)
 
 
+class Step(Protocol):
+    """What makes a model of an opened sum."""
+
+    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:
+        """What the step after an opened sum changes; see ``Descent.change``."""
+        ...
+
+    def kept(self, change: Vector) -> Vector:
+        """What of a change the next step takes as that before it."""
+        ...
+
+
 class Steps(Protocol):
-    """What makes models of opened sums: the steps of a joint job, or the one of an analytic plan."""
+    """What makes models of opened sums: the steps of a joint job, an analytic round, or both."""
 
     @property
     def plan(self) -> Plan:
         """The plan."""
         ...
 
-    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:
-        """What the step after an opened sum changes; see ``Descent.change``."""
+    def at(self, round: int) -> Step | None:
+        """The step of a round; None where the mean of updates is one."""
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Started:
+    """An analytic first round, and what goes on from its solution.
+
+    Attributes:
+        first: the step of round 1.
+        others: the steps after it in joint mode; None where the rounds after it are means of updates.
+    """
+
+    first: Solution
+    others: Descent | None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.first.plan
+
+    def at(self, round: int) -> Step | None:
+        """See ``Steps``."""
+        return self.first if round == 1 else self.others
+
+
 def steps_of(plan: Plan, layout: Layout) -> Steps | None:
-    """What makes models of a plan's opened sums; None where they are means of updates."""
+    """What makes models of a plan's opened sums; None where all are means of updates."""
     if plan.training.analytic:
         return Solution.of(plan)
-    return Descent.of(plan, layout) if plan.joint else None
+    descent = Descent.of(plan, layout) if plan.joint else None
+    return Started(Solution.of(plan), descent) if plan.training.start else descent
 
 
 def follows(expected: Vector, model: Vector) -> bool:

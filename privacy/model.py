@@ -217,7 +217,7 @@ def agreed_layout(plan: Plan, base: BaseModel) -> layout.Layout:
     """
     base.require(plan.base.digest)
     base.require_task(plan.task)
-    adapter, analytic = plan.adapter, plan.training.analytic
+    adapter, analytic = plan.adapter, plan.training.opening
     if analytic is not None and analytic.inputs != base.hidden:
         raise ModelError(
             "adapter_invalid",

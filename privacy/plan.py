@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, ValidationError, model_validator
 
 from cloister.privacy import canonical
-from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.analytic.constants import Analytic, Start
 from cloister.privacy.analytic.release import Release
 from cloister.privacy.clauses import (
     Adapter,
@@ -115,7 +115,7 @@ class Plan(Part):
             return
         if self.base.digest != table.digest:
             raise ValueError("the columns are not those of the digest in the place of a base model")
-        if self.training.analytic and isinstance(self.adapter, Dense) and self.adapter.hidden:
+        if self.training.opening and isinstance(self.adapter, Dense) and self.adapter.hidden:
             raise ValueError("an analytic round gives a linear model, and no hidden layer")
 
     def _check_sums(self) -> None:
@@ -129,6 +129,8 @@ class Plan(Part):
             self._check_joint()
         if self.training.analytic:
             self._check_analytic(self.training.analytic)
+        if self.training.start:
+            self._check_start(self.training.start)
         if self.training.centred and self.aggregation.codec:
             raise ValueError("a codec adds what it left out before to an update that centred clipping cut")
 
@@ -157,12 +159,28 @@ class Plan(Part):
         if self.aggregation.bits:
             raise ValueError("joint privacy has a grid of its own, in words of 32 bits")
         try:
-            _ = self.grid
+            _ = self.grid, self.grid_in(1)
         except PlanError as error:
             raise ValueError(error.what) from error
 
     def _check_analytic(self, analytic: Analytic) -> None:
         """An analytic plan opens one sum of all sites, and nothing of one site."""
+        if self.aggregation.surplus:
+            raise ValueError("an analytic round takes no noise back")
+        needed = self._check_sum(analytic, self.privacy.bound)
+        if self.aggregation.range < needed * (1 - 1e-9):  # else rows would decide who can take part
+            raise ValueError(f"the range is below the {needed:g} that the sums of a site may reach")
+
+    def _check_start(self, start: Start) -> None:
+        """The first round opens one sum, at the noise and the cost of every round after it."""
+        self._check_sum(start.analytic, start.bound)
+        if self.privacy.mode != "off" and (self.training.steps, self.training.rate) != (1, 1.0):
+            raise ValueError(
+                "after a private start a round is one step on the full batch, whose cost is the start's, too"
+            )
+
+    def _check_sum(self, analytic: Analytic, bound: float) -> float:
+        """What a plan with an analytic round must be; the largest value that a site's sums may reach."""
         how = self.aggregation
         if not self.task.classifies:
             raise ValueError("an analytic round gives one class a row, and the task is another")
@@ -170,18 +188,16 @@ class Plan(Part):
             raise ValueError(
                 "an analytic round needs secure aggregation: the sums of a small site nearly are its rows"
             )
-        if how.bits or how.down or how.surplus:
-            raise ValueError("an analytic round is one sum in words of 32 bits: no few bits, code or surplus")
+        if how.bits or how.down:
+            raise ValueError("an analytic round is one sum in words of 32 bits: no few bits and no code")
         if self.canaries:
             raise ValueError("canaries are not offered in an analytic round")
         if self.adapter.top_layers or self.adapter.parameters != len(self.task.labels) * (analytic.head + 1):
             raise ValueError("an analytic round gives a head on its features, and nothing else")
         try:
-            needed = self._release(analytic).ring.range
+            return self._release(analytic, bound).ring.range
         except PlanError as error:
             raise ValueError(error.what) from error
-        if how.range < needed * (1 - 1e-9):  # else rows would decide who can take part
-            raise ValueError(f"the range is below the {needed:g} that the sums of a site may reach")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
@@ -275,24 +291,34 @@ class Plan(Part):
     @property
     def ring(self) -> Ring:
         """The ring that updates are summed in."""
-        return Ring(self.summands, len(self.sites), self.aggregation.range)
+        return Ring(self.adapter.parameters, len(self.sites), self.aggregation.range)
 
     @cached_property
     def release(self) -> Release | None:
-        """The one sum of an analytic plan; None in any other."""
-        return self._release(self.training.analytic) if self.training.analytic else None
+        """The sum of an analytic round, the only one or that of a start; None where there is none."""
+        analytic, start = self.training.opening, self.training.start
+        return self._release(analytic, start.bound if start else self.privacy.bound) if analytic else None
 
-    def _release(self, analytic: Analytic) -> Release:
+    def release_in(self, round: int) -> Release | None:
+        """The sum of a round that is analytic; None of one that trains."""
+        return self.release if round == 1 else None
+
+    def _release(self, analytic: Analytic, bound: float) -> Release:
         privacy, how = self.privacy, self.aggregation
         most = [site.rows.high if privacy.mode == "off" else site.units.high for site in self.sites]
-        terms = analytic.terms(len(self.task.labels), privacy.bound)
+        terms = analytic.terms(len(self.task.labels), bound)
         fewest, t = how.minimum_sites, how.colluding or 0
         return analytic.release(terms, most, privacy.mode, privacy.noise_multiplier, fewest, t)
 
-    @property
-    def summands(self) -> int:
-        """The length of the vector that a site sends: that of an update, or of its analytic sums."""
-        return self.release.terms.parameters if self.release else self.adapter.parameters
+    def summands(self, round: int) -> int:
+        """The length of the vector that a site sends in a round: that of an update, or of analytic sums."""
+        release = self.release_in(round)
+        return release.terms.parameters if release else self.adapter.parameters
+
+    def bound_in(self, round: int) -> float:
+        """C of one unit in a round."""
+        release = self.release_in(round)
+        return release.terms.bound if release else self.privacy.bound
 
     @property
     def sum_terms(self) -> SumTerms | None:
@@ -314,10 +340,11 @@ class Plan(Part):
             job=job,
             roster=self.roster,
             sites=tuple(site.name for site in self.sites),
-            parameters=self.summands,
+            parameters=self.adapter.parameters,
             threshold=how.threshold or 0,
             minimum=how.minimum_sites,
             colluding=how.colluding or 0,
+            first=self.release.terms.parameters if self.release else 0,
         )
 
     @property
@@ -327,17 +354,17 @@ class Plan(Part):
 
     @property
     def stepped(self) -> bool:
-        """Whether models are made of opened sums by steps of the plan, not by means of updates."""
-        return self.joint or self.training.analytic is not None
+        """Whether a model is made of an opened sum by a step of the plan, not by the mean of updates."""
+        return self.joint or self.training.opening is not None
 
     @cached_property
     def grid(self) -> Grid:
-        """The integer grid of a joint job.
+        """The integer grid of a joint job, but for the round of a start.
 
         Raises:
             PlanError: ``plan_conflict``, no sound grid fits these terms.
         """
-        if self.release:
+        if self.release and self.training.analytic:
             return self.release.grid
         units = sum(site.units.high + (self.canaries or 0) for site in self.sites)
         most = most_sampled(units, self.training.rate)
@@ -351,6 +378,11 @@ class Plan(Part):
             sampled=most,
             surplus=bool(self.aggregation.surplus),
         )
+
+    def grid_in(self, round: int) -> Grid:
+        """The integer grid of a round of a joint job; raises as ``grid``."""
+        release = self.release_in(round)
+        return release.grid if release else self.grid
 
     @property
     def round_mechanism(self) -> GaussianSteps | None:

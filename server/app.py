@@ -92,7 +92,7 @@ class Federation:
         stopping: whether the operator asked to stop.
         report: called with the progress whenever a site's standing changes.
         exchange: the consortium service's way to the sites; None where everything goes by Flower.
-        descent: the steps of a joint or of an analytic job; there exactly in these.
+        descent: the steps of a joint job, and of an analytic round; there exactly where the plan has such.
         give_up: ends the round whose sum was begun and not opened, instead of waiting for its survivors.
         left: sites that have left the job, or that are asked no more, each with the id of the reason.
         pace: waiting times.
@@ -260,18 +260,20 @@ class Federation:
                 raise
         words = pending.words
         self._sum_closed(current, survivors, pending.signed, pending.opened)
-        if self.descent is None:
+        step = self.descent.at(current.number) if self.descent else None
+        if step is None:
             return self._closed(current, after, words)
-        if self.plan.aggregation.surplus and self.plan.grid.unneeded(len(survivors)):
+        if self.plan.aggregation.surplus and self.plan.grid_in(current.number).unneeded(len(survivors)):
             self.save(replace(state, survivors=survivors, pending=pending))
             words = self._without_surplus(adding, current, survivors, words)
         try:
-            change = self.descent.change(state.change_before(), words, survivors)
+            change = step.change(state.change_before(), words, survivors)
         except UpdateError as error:  # no noisy sum of joint steps is one, but an analytic sum may be
             self._give_up(after, error.id, **_outcome(current))
             raise
         # Sites take a joint step again; without shared noise the sums of all sites stay with the lead.
-        return after.stepped(change, messages.Taken(words, survivors) if self.plan.joint else None)
+        taken = messages.Taken(words, survivors) if self.plan.joint else None
+        return after.stepped(change, step.kept(change), taken)
 
     def _without_surplus(
         self, adding: Adding, current: Round, survivors: tuple[str, ...], words: NDArray[np.uint32]
@@ -398,7 +400,7 @@ class Federation:
             if summing is None:
                 current.accept(site, opened.pieces)
             else:
-                d, bits = self.plan.summands, self.plan.aggregation.width
+                d, bits = self.plan.summands(number), self.plan.aggregation.width
                 summing.add(site, sums.masked_from_bytes(opened.content, d, bits))
                 current.note(site)
         except CloisterError as error:

@@ -51,7 +51,7 @@ class Checkpoint:
         excluded: site name -> id of the reason why it is not asked again.
         survivors: whose masked updates of the next round are to be added up, once that was fixed.
         agreed: whether all sites have agreed on keys for secure aggregation.
-        change: in joint mode, what the last step changed; None before the first.
+        change: in joint mode, what the next step takes as the change before; None before the first.
         taken: the step that the last round took; None if it took none, or there are no joint steps.
         moments: what the server's optimizer remembers (``server.optimizers``); none before its first step.
         sent: what the last round changed, coded, where the plan codes it and the round moved the model.
@@ -80,9 +80,9 @@ class Checkpoint:
         """The change of the step before, zeros at the start."""
         return np.zeros_like(self.model) if self.change is None else self.change
 
-    def stepped(self, change: Vector, taken: Taken | None) -> Checkpoint:
-        """The state after a joint step, or an analytic one."""
-        return replace(self, model=self.model + change, change=change, taken=taken)
+    def stepped(self, change: Vector, kept: Vector, taken: Taken | None) -> Checkpoint:
+        """The state after a joint step, or an analytic one; ``kept`` is what the next takes of its change."""
+        return replace(self, model=self.model + change, change=kept, taken=taken)
 
     def save(self, path: Path, vault: Vault = CLEAR) -> None:
         """Writes the checkpoint: a line of canonical JSON, the bytes of its vectors, and the coded change."""

@@ -204,12 +204,19 @@ def propose(
             "means. Needs secure aggregation."
         ),
     ] = None,
+    start: Annotated[
+        Literal["ridge", "means"] | None,
+        typer.Option(
+            help="A head alone whose first round is an analytic one: the others start from its solution. "
+            "Every round has the same noise. Needs secure aggregation."
+        ),
+    ] = None,
     cosines: Annotated[
         int | None,
         typer.Option(min=0, max=1 << 14, help="With --method ridge: random cosine features beside."),
     ] = None,
     ridge: Annotated[
-        float | None, typer.Option(min=1e-6, help="With --method ridge: what is added to X'X.")
+        float | None, typer.Option(min=1e-6, help="With --method or --start ridge: what is added to X'X.")
     ] = None,
     liars: Annotated[int, typer.Option(min=1, help="With --robust, how many sites may lie.")] = 1,
     most_bytes: MostBytes = None,
@@ -249,7 +256,8 @@ def propose(
         precision=precision,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
-        analytic=analytic_choice(method, cosines, ridge, top_layers),
+        analytic=analytic_choice(method, cosines, None if start else ridge, top_layers),
+        start=start_choice(start, ridge, top_layers),
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
     chosen["max_tokens"] = max_tokens
@@ -260,8 +268,8 @@ def propose(
     if shared or most_bytes:
         datasets = [offer.dataset for offer in ground.offers.values()]
         require(terms, ground, Allowed.of(shared, most_bytes, datasets))
-    plan, start = draft(terms, ground.roster, ground.offers, base, ground.code)
-    job = desk.propose(plan, start, folder.identity, agreed_layout(plan, base))
+    plan, zero = draft(terms, ground.roster, ground.offers, base, ground.code)
+    job = desk.propose(plan, zero, folder.identity, agreed_layout(plan, base))
     if json:
         _print(_proposed(job))
     else:
@@ -338,8 +346,8 @@ def _told(plan: Plan) -> Iterator[str]:
     if isinstance(plan.adapter, Dense):
         yield f"It is {plan.adapter.words}: a {plan.task.described}. No base model."
     yield f"The method is {plan.method}."
-    if plan.training.analytic:
-        yield f"{plan.summands} values are added up once, over all records."
+    if plan.training.opening:
+        yield f"{plan.summands(1)} values are added up once, over all records."
     yield f"The unit of privacy is the {plan.privacy.unit}."
     yield from (f"{said}." for said in (how.visibility, how.rounding, how.taking_back) if said)
     if plan.policy:
@@ -366,6 +374,23 @@ def analytic_choice(
     if method == "means" and ridge is not None:
         raise UsageError("option_invalid", "Class means have no ridge.", "Leave out --ridge.")
     return Choice(method, cosines, ridge)
+
+
+def start_choice(
+    method: Literal["ridge", "means"] | None, ridge: float | None, top_layers: int | None
+) -> Choice | None:
+    """The analytic round that a head is to start from."""
+    if method is None:
+        return None
+    if top_layers:
+        raise UsageError(
+            "option_invalid",
+            "What starts from an analytic round is a head on frozen features: no layer carries LoRA.",
+            "Leave out --top-layers, or --start.",
+        )
+    if method == "means" and ridge is not None:
+        raise UsageError("option_invalid", "Class means have no ridge.", "Leave out --ridge.")
+    return Choice(method, None, ridge)
 
 
 def _server(kind: str | None, rate: float | None) -> ServerOptimizer | None:

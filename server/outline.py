@@ -103,9 +103,9 @@ def outline(terms: Terms, ground: Ground, speed: float | None = None) -> Outline
     """
     plan = ground.plan(terms)
     training, per_sum = plan.training, 2 if plan.aggregation.surplus else 1
-    sums = training.rounds * per_sum
+    sums = training.rounds * per_sum - (per_sum - 1 if training.start else 0)
     seconds = (0.0, 0.0) if speed is None else _seconds(plan, speed, ground.layers())
-    return Outline(terms, plan, _epsilon(plan), _factor(plan), sums * _sum_bytes(plan), sums, seconds)
+    return Outline(terms, plan, _epsilon(plan), _factor(plan), _sent(plan, sums), sums, seconds)
 
 
 def _epsilon(plan: Plan) -> float:
@@ -128,9 +128,11 @@ def _factor(plan: Plan) -> float:
     return math.sqrt(sites / (sized - (how.colluding or 0)))
 
 
-def _sum_bytes(plan: Plan) -> int:
+def _sent(plan: Plan, sums: int) -> int:
+    """What a site sends in so many sums, of which the first may be that of an analytic round."""
     few = plan.quantisation
-    return few.code.content_bytes if few else plan.ring.content_bytes
+    each = few.code.content_bytes if few else plan.ring.content_bytes
+    return (sums - 1) * each + (4 * plan.summands(1) if plan.release else each)
 
 
 def _seconds(plan: Plan, speed: float, layers: int) -> tuple[float, float]:

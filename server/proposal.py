@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from cloister.privacy import canonical
+from cloister.privacy.analytic.constants import Start
 from cloister.privacy.clauses import (
     Adapter,
     Aggregation,
@@ -69,6 +70,9 @@ class Course:
 COURSES = {"local": Course(4, 3, 0.2), "joint": Course(12, 1, 0.7), "off": Course(4, 3, 0.2)}
 """In joint mode every step is a round, and few large ones do best: one noise covers all that a step draws."""
 
+STARTED = Course(11, 1, 1.0)
+"""After a private start, ten steps on the full batch: with many more, a start was seen to gain nothing."""
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -104,6 +108,7 @@ class Terms:
         down: how the lead writes what a round changed; None to send the model. Not in joint mode.
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
         analytic: one analytic round in the place of training; None to train by steps.
+        start: an analytic round as the first, whose solution the head starts from; None to start from zeros.
         table: the columns, where rows are those of a table; the base model is then ``model.Columns``.
         hidden: the width of a hidden layer on these columns; None for a linear model.
         surplus: in joint mode, whether noise for losses that did not happen is taken back.
@@ -146,6 +151,7 @@ class Terms:
     down: Codec | None = None
     policy: str | None = None
     analytic: one_round.Choice | None = None
+    start: one_round.Choice | None = None
     task: TaskKind = "sequence-classification"
     pair: bool = False
     table: Table | None = None
@@ -156,7 +162,7 @@ class Terms:
         """Rounds, steps and rate."""
         if self.analytic:
             return Course(1, 1, 1.0)
-        usual = COURSES[self.mode]
+        usual = STARTED if self.start and self.mode != "off" else COURSES[self.mode]
         return Course(self.rounds or usual.rounds, self.steps or usual.steps, self.rate or usual.rate)
 
 
@@ -355,10 +361,11 @@ def _draft(
     check_bits(terms, len(sites))
     privacy = _privacy(terms, unit)
     constants = terms.analytic and terms.analytic.constants(base.hidden, sites, private=privacy.mode != "off")
-    terms = replace(terms, top_layers=0) if constants else terms
+    terms = replace(terms, top_layers=0) if constants or terms.start else terms
     adapter = _adapter(terms, base, constants.head if constants else base.hidden)
     order = adapter.order
-    training = one_round.training(constants) if constants else _training(terms)
+    start = one_round.start(terms.start, base.hidden, sites, private=privacy.mode != "off")
+    training = one_round.training(constants) if constants else _training(terms, start)
     rates = learning_rates(order, training.head_rate, training.adapter_rate)
     check_canaries(terms, sites)
     norm = reach(training, privacy, sites, rates, terms.canaries or 0) if terms.bits else None
@@ -385,7 +392,7 @@ def _draft(
     return plan, initial(order, plan.adapter.seed)
 
 
-def _training(terms: Terms) -> Training:
+def _training(terms: Terms, start: Start | None) -> Training:
     rates, course = terms.rates or RATES[terms.mode], terms.course
     return Training(
         rounds=course.rounds,
@@ -400,6 +407,7 @@ def _training(terms: Terms) -> Training:
         factors=terms.factors,
         centred=terms.centred,
         precision=terms.precision,
+        start=start,
     )
 
 

@@ -49,3 +49,18 @@ def analytic_json(mode: str = "off", epsilon: float = 4.0, **constants: Any) -> 
             "colluding": 1,
         },
     }
+
+
+def started_json(
+    mode: str = "joint", epsilon: float = 4.0, rounds: int = 4, **constants: Any
+) -> dict[str, Any]:
+    """The same of a plan whose first of some rounds is analytic, the others steps on the full batch."""
+    found = analytic_json(mode, epsilon, cosines=0, **constants)
+    start = {"analytic": found["training"].pop("analytic"), "bound": 1.0, "gain": 2.0}
+    steps = {"algorithm": "fedavg", "rounds": rounds, "head_rate": 0.5, "momentum": 0.9, "start": start}
+    sigma = noise_multiplier(epsilon, 1e-5, 1.0, rounds) if mode != "off" else 0.0
+    return found | {
+        "training": found["training"] | steps,
+        "privacy": found["privacy"] | {"noise_multiplier": sigma, "bound": 2.4},
+        "aggregation": found["aggregation"] | {"range": 64.0},
+    }

@@ -18,7 +18,7 @@ from cloister.client.sums import SecureSums
 from cloister.privacy import canonical
 from cloister.privacy.analytic.moments import Floats, Indices
 from cloister.privacy.analytic.solution import Solution
-from cloister.privacy.descent import Descent, Steps
+from cloister.privacy.descent import Descent, Started, Steps
 from cloister.privacy.dp import joint
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.dp.noise import gaussian
@@ -79,7 +79,7 @@ class MeanLearner:
 
     def rows(self) -> tuple[Floats, Indices]:
         """The site's own features of unit length and their classes."""
-        analytic, draw = self.plan.training.analytic, np.random.default_rng(int(self.point))
+        analytic, draw = self.plan.training.opening, np.random.default_rng(int(self.point))
         assert analytic is not None
         labels = draw.integers(0, len(self.plan.task.labels), 150)
         features = np.eye(analytic.inputs)[labels] + 0.3 * draw.normal(size=(150, analytic.inputs))
@@ -87,7 +87,7 @@ class MeanLearner:
 
     def sums(self, header: Header) -> Encoded:
         self.trained += 1
-        analytic, release = self.plan.training.analytic, self.plan.release
+        analytic, release = self.plan.training.opening, self.plan.release
         assert analytic is not None
         assert release is not None
         features, labels = self.rows()
@@ -167,7 +167,8 @@ class Consortium:
         if self.plan.training.analytic:
             return Solution.of(self.plan)
         rates = np.full(self.plan.adapter.parameters, 0.5, dtype=np.float32)
-        return Descent(self.plan, rates) if self.plan.joint else None
+        descent = Descent(self.plan, rates) if self.plan.joint else None
+        return Started(Solution.of(self.plan), descent) if self.plan.training.start else descent
 
     def secure(self, name: str) -> SecureSums | None:
         terms = self.plan.sum_terms

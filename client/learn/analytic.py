@@ -71,23 +71,23 @@ def sums(
     units: NDArray[np.int64] | None,
     stream: KeyStream,
 ) -> Encoded:
-    """What a site adds to the sum of an analytic plan, ready to be masked.
+    """What a site adds to the sum of an analytic round, ready to be masked.
 
     Formal guarantees:
         Those of ``privacy.analytic.release.Release`` in the plan's mode.
 
     Args:
-        plan: an analytic one.
+        plan: its first round is analytic.
         features: of all training rows, pooled.
         labels: class numbers, shape (rows,).
         units: whose row each is, numbered from 0 without gaps; None where each is its own.
         stream: for the noise, used for nothing else.
 
     Raises:
-        PlanError: ``plan_conflict``, the plan is not analytic, or its head is not on frozen features.
+        PlanError: ``plan_conflict``, no round is analytic, or the head is not on frozen features.
         UpdateError: ``update_shape``, ``update_not_finite``, ``update_range``.
     """
-    analytic, release = plan.training.analytic, plan.release
+    analytic, release = plan.training.opening, plan.release
     if analytic is None or release is None:
         raise PlanError("plan_conflict", "The plan has no analytic round.")
     rows = analytic.lift(cut=release.mode != "off").rows(frozen(features))

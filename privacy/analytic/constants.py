@@ -99,3 +99,25 @@ class Analytic(Part):
             PlanError: ``plan_conflict``, no sound grid fits.
         """
         return Release(terms, tuple(most), mode, noise_multiplier, n_min, t)
+
+
+class Start(Part):
+    """An analytic round before the steps of a head, whose solution they start from.
+
+    It is the first of the plan's rounds and has the noise multiplier of every other, so of the Rényi budget
+    of R rounds it takes one R-th.
+
+    Attributes:
+        analytic: its constants; without cosines, for the steps are on the frozen features.
+        bound: C of one unit's sums, which its noise is in units of; used where there is a promise.
+        gain: what the solution is multiplied with: scores of classes are no logits.
+    """
+
+    analytic: Analytic
+    bound: Positive
+    gain: Positive
+
+    @property
+    def words(self) -> str:
+        """The start as a report names it."""
+        return f"started from {self.analytic.words}"

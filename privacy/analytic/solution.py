@@ -1,4 +1,4 @@
-"""The step of a plan whose one round is analytic: from the opened sum to the head that everybody gets.
+"""The step of an analytic round: from the opened sum to the head that everybody gets, or starts from.
 
 The server takes it, and in joint mode every site takes it again, like the steps of a descent
 (``privacy.descent``). The solution of lifted rows is written as a linear head on frozen features and random
@@ -25,42 +25,52 @@ from cloister.privacy.update import Vector
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The step from the start, where all is 0, to the model.
+    """The step from where all is 0 to the model.
 
     Attributes:
-        plan: an analytic one.
-        analytic: its constants.
+        plan: its first round is analytic.
+        analytic: the constants of that round.
         release: its one sum.
+        gain: what the head is multiplied with.
     """
 
     plan: Plan
     analytic: Analytic
     release: Release
+    gain: float = 1.0
 
     @classmethod
     def of(cls, plan: Plan) -> Solution:
         """The step of a plan.
 
         Raises:
-            PlanError: ``plan_conflict``, the plan is not analytic.
+            PlanError: ``plan_conflict``, the plan has no analytic round.
         """
-        analytic, release = plan.training.analytic, plan.release
+        analytic, release, start = plan.training.opening, plan.release, plan.training.start
         if analytic is None or release is None:
             raise PlanError("plan_conflict", "The plan has no analytic round.")
-        return cls(plan, analytic, release)
+        return cls(plan, analytic, release, start.gain if start else 1.0)
+
+    def at(self, round: int) -> Solution | None:
+        """The step of a round; None of any after the first."""
+        return self if round == 1 else None
 
     def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:  # noqa: ARG002
         """The head that an opened sum leads to, float32, in the order of the plan's layout.
 
         Args:
             before: zeros, as there was no step before.
-            words: the sum modulo 2^32, shape (plan.summands,).
+            words: the sum modulo 2^32, shape (plan.summands(1),).
             survivors: over whom it is; the solution is the same function of any sum.
 
         Raises:
             UpdateError: ``update_shape``, ``update_not_finite``.
         """
-        return head(self.analytic.lift(cut=False), self.solved(words))
+        return np.float32(self.gain) * head(self.analytic.lift(cut=False), self.solved(words))
+
+    def kept(self, change: Vector) -> Vector:
+        """Nothing of it is momentum of a step that follows: zeros, shape (d,)."""
+        return np.zeros_like(change)
 
     def solved(self, words: NDArray[np.uint32]) -> Linear:
         """The linear model of lifted rows; see ``ridge.solve`` for what is raised."""

@@ -16,20 +16,18 @@ _DECADES = range(-1, 7)
 _DIGITS = range(10_000, 100_001)
 
 
-def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int, first: float = 0.0) -> float:
+def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The smallest sigma of five significant digits that keeps a whole plan within its target.
 
     Formal guarantees:
         ``accounting.epsilon([GaussianSteps(sigma, rate, steps)], delta) <= epsilon`` for the sigma
-        returned, with ``GaussianSteps(first * sigma, 1.0, 1)`` beside where ``first`` is above 0: every
-        candidate is accounted for itself, nothing is interpolated.
+        returned: every candidate is accounted for itself, nothing is interpolated.
 
     Args:
         epsilon: the target over all steps, above 0.
         delta: the probability in (0, 1) that the bound may fail.
         rate: the sampling probability of a unit, in (0, 1].
         steps: all steps of the plan: rounds times steps of a round.
-        first: the noise multiplier of one full batch before them, over that of a step; 0 for none.
 
     Returns:
         sigma in units of the clipping bound, at least 0.1.
@@ -40,8 +38,7 @@ def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int, firs
     """
 
     def holds(sigma: float) -> bool:
-        before = [GaussianSteps(first * sigma, 1.0, 1)] if first else []
-        return not accounting.would_exceed([*before, GaussianSteps(sigma, rate, steps)], delta, epsilon)
+        return not accounting.would_exceed([GaussianSteps(sigma, rate, steps)], delta, epsilon)
 
     decade = bisect_left(_DECADES, True, key=lambda power: holds(float(f"1e{power}")))
     if not epsilon > 0 or decade == len(_DECADES):

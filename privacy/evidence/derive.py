@@ -278,7 +278,7 @@ def outside(plan: Plan, events: Sequence[Event]) -> float:
     settled = {e.round for e in mine if e.type == "budget.spent"}
     for number in settled & survivors.keys() & charged.keys():
         if number is not None:
-            charged[number] = plan.grid.outside(plan.training.rate, survivors[number])
+            charged[number] = plan.grid_in(number).outside(plan.training.rate, survivors[number])
     return accounting.epsilon(charged.values(), plan.privacy.delta)
 
 

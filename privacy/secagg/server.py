@@ -50,7 +50,7 @@ class ServerSum:
     _held: dict[str, dict[int, bytes]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._total = np.zeros(self.terms.parameters, dtype=np.uint32)
+        self._total = np.zeros(self.terms.length(self.at.round), dtype=np.uint32)
 
     def add(self, site: str, masked: Masked) -> None:
         """Adds a site's masked vector and forgets it.
@@ -66,7 +66,7 @@ class ServerSum:
             raise AggregationError("sum_over", f"{site} came after the survivor set was fixed.")
         if not set(masked.shares) == set(masked.digests) == set(self.terms.sites) - {site}:
             raise AggregationError("share_malformed", f"{site} did not give every other site a share.")
-        if not is_vector(masked.words, self.terms.parameters):
+        if not is_vector(masked.words, self.terms.length(self.at.round)):
             raise UpdateError("update_shape", f"{site} sent a vector of another shape than the plan's.")
         np.add(self._total, masked.words, out=self._total)
         self._commitments[site] = masked.commitment

@@ -89,7 +89,7 @@ class SiteSums:
             EntropyError: ``key_already_used``, the seed served before.
             ValueError: another shape, type or size.
         """
-        if not is_vector(words, self.terms.parameters) or len(seed) != SEED:
+        if not is_vector(words, self.terms.length(at.round)) or len(seed) != SEED:
             raise ValueError("a secure sum needs d words of 32 bits in a row and a seed of 32 bytes")
         again = self.admit(at)
         if again != (seed == self.seed):

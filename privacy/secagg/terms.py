@@ -27,10 +27,11 @@ class SumTerms:
         job: the plan's digest, which holds all that is not here: ring, range, model, weights.
         roster: digest of the roster.
         sites: all sites of the plan, in its order; a site's position is the number of its share.
-        parameters: d, the length of every vector.
+        parameters: d, the length of a vector.
         threshold: T, how many sites must sign a survivor set, and hold shares of a seed.
         minimum: n_min, the fewest sites that a sum is opened for.
         colluding: t >= 1, how many sites may put together what they know, and the server with them.
+        first: the length of the vectors of round 1, where they are others; 0 where they are not.
 
     Raises:
         AggregationError: ``terms_too_weak``.
@@ -43,10 +44,15 @@ class SumTerms:
     threshold: int
     minimum: int
     colluding: int = 1
+    first: int = 0
+
+    def length(self, round: int) -> int:
+        """The length of the vectors of a round's sums."""
+        return self.first if self.first and round == 1 else self.parameters
 
     def __post_init__(self) -> None:
         n, t = len(self.sites), self.colluding
-        numbers = (self.threshold, self.minimum, t, self.parameters)
+        numbers = (self.threshold, self.minimum, t, self.parameters, self.first)
         sound = (
             all(type(number) is int for number in numbers)
             and t >= 1
@@ -55,6 +61,7 @@ class SumTerms:
             and 2 * self.threshold > n + t
             and self.threshold <= self.minimum <= n == len(set(self.sites))
             and self.parameters >= 1
+            and self.first >= 0
         )
         if not sound:
             raise AggregationError(

@@ -50,7 +50,7 @@ def largest(words: int, sites: int = 0) -> int:
 def largest_of(plan: Plan) -> int:
     """The same for a plan."""
     sites = len(plan.sites) if plan.aggregation.secure else 0
-    model, vector = plan.adapter.parameters, plan.summands
+    model, vector = plan.adapter.parameters, max(plan.summands(1), plan.summands(plan.training.rounds))
     return largest(model + vector if plan.joint else max(model, vector), sites)
 
 

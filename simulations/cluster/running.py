@@ -184,12 +184,15 @@ class Cluster:
 
 def _told(plan: Plan, models: list[Vector], sums: int, watch: Watch) -> Trained:
     """What ``engine.rounds`` would say of the same rounds."""
-    each, rounds = 4 * plan.summands, len(models)
+    rounds, each = len(models), 4 * plan.summands(len(models))
     sums = sums or rounds  # without secure aggregation each round adds up what the lead sees
+    more, opened = 4 * plan.summands(1) - each, 0  # an analytic first round is one sum of another length
     for number, model in enumerate(models, start=1):
-        opened = number * sums // rounds
-        watch(opened, opened * each, model)
-    return Trained(models[-1], sums * each, sums)
+        opened = (
+            1 + (number - 1) * (sums - 1) // (rounds - 1) if plan.training.start else number * sums // rounds
+        )
+        watch(opened, opened * each + more, model)
+    return Trained(models[-1], sums * each + more, sums)
 
 
 def _error(told: Mapping[str, str], log: Path) -> CloisterError:

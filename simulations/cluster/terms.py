@@ -42,8 +42,8 @@ class Terms:
     base: str = ""
 
     def lift(self, plan: Plan) -> Lift | None:
-        """The feature map of an analytic plan; None of any other."""
-        analytic = plan.training.analytic
+        """The feature map of an analytic round; None where the plan has none."""
+        analytic = plan.training.opening
         return analytic.lift(cut=self.cut or plan.privacy.mode != "off") if analytic else None
 
     def layout(self, plan: Plan) -> Layout:

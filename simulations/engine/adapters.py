@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from cloister.client.learn import tasks
+from cloister.client.learn import analytic, tasks
 from cloister.client.learn.adapters import Adapted, Classifier, set_flat
 from cloister.client.learn.documents import Documents, Labelled, Worth
 from cloister.client.learn.features import prepare
@@ -33,7 +33,7 @@ from cloister.privacy.errors import PlanError
 from cloister.privacy.layout import Layout
 from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 from cloister.simulations.engine.head import Moment
 
 
@@ -45,11 +45,14 @@ class AdapterLearner:
         plan: the plan.
         trainer: the site's own code over the shared model.
         settings: of a round.
+        rows, units: what the trainer trains on, and whose row each is.
     """
 
     plan: Plan
     trainer: LocalTrainer
     settings: Settings
+    rows: Documents
+    units: NDArray[np.int64]
 
     def train(self, model: Vector, entropy: Entropy, at: Moment) -> Delta:
         """See ``rounds.Learner`` and ``LocalTrainer.train``."""
@@ -62,6 +65,17 @@ class AdapterLearner:
     def surplus(self, survivors: int, entropy: Entropy, at: Moment) -> Surplus:
         """See ``rounds.Learner``."""
         return self.trainer.surplus(self.plan.grid, survivors, entropy, _moment(at))
+
+    def sums(self, entropy: Entropy, at: Moment) -> Encoded:
+        """See ``rounds.Learner``.
+
+        Raises:
+            PlanError: ``plan_conflict``, the rows have not one class each, or no frozen features.
+        """
+        if not isinstance(self.rows, Labelled):
+            raise PlanError("plan_conflict", "An analytic round is on rows with one class each.")
+        stream = entropy.stream("noise", round=at.round, step=1, attempt=at.attempt, model=at.model)
+        return analytic.sums(self.plan, self.rows.features, self.rows.labels, self.units, stream)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +162,7 @@ class SharedModel:
             audit: of its private steps; None for none.
         """
         trainer = LocalTrainer(self.adapted, rows, units, audit, self.plan.training.precision)
-        return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site))
+        return AdapterLearner(self.plan, trainer, Settings.of(self.plan, site), rows, units)
 
     def documents(self, records: Records) -> Documents:
         """Records as the model is trained on them, or tried.

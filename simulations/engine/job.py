@@ -24,9 +24,7 @@ from cloister.client.participation import Participant
 from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
-from cloister.privacy.analytic.solution import Solution
-from cloister.privacy.descent import Descent, Steps
-from cloister.privacy.dp import joint
+from cloister.privacy.descent import Steps, steps_of
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
@@ -34,9 +32,8 @@ from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.witnessing import Witness, countersigned
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Encoded, Vector
+from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages
-from cloister.privacy.wire.envelope import Header
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.simulations.engine.head import head_layout, scores
@@ -61,15 +58,6 @@ class SiteLearner(Pupil):
     accuracies: dict[int, float] = field(default_factory=dict)
     released: Vector | None = None
     audit: Audit | None = None
-
-    def sums(self, header: Header) -> Encoded:
-        """See ``Learner``."""
-        constants, release = self.plan.training.analytic, self.plan.release
-        if constants is None or release is None:
-            raise PlanError("plan_conflict", "The plan has no analytic round.")
-        rows = constants.lift(cut=release.mode != "off").rows(self.holding.features)
-        stream = _streams(self.entropy, header)("noise")
-        return release.encoded(rows, self.holding.labels, self.holding.whose, stream)
 
     def keep(self, model: Vector, round: int) -> Score | None:
         """Notes how the model does on the site's own rows; a simulation has no guard that judges it."""
@@ -242,12 +230,7 @@ class _Job:
         )
 
     def _steps(self) -> Steps | None:
-        if self.plan.training.analytic:
-            return Solution.of(self.plan)
-        if not self.plan.joint:
-            return None
-        order = head_layout(self.seats.parties.inputs, len(self.plan.task.labels))
-        return Descent.of(self.plan, order)
+        return steps_of(self.plan, head_layout(self.seats.parties.inputs, len(self.plan.task.labels)))
 
     def _show_heads(self, *, end: bool = False) -> None:
         """Lead and sites show each other the newest heads of their logs; at the end sites also to sites."""
@@ -283,8 +266,3 @@ class _Telling:
         self, type: str, *, job: str | None = None, round: int | None = None, **fields: object
     ) -> object:
         return self.log.note(type, job=job, round=round, **fields)
-
-
-def _streams(entropy: Entropy, header: Header) -> joint.Streams:
-    at: dict[str, Any] = {"round": header.round, "step": 1, "attempt": header.attempt, "model": header.model}
-    return lambda purpose: entropy.stream(purpose, **at)

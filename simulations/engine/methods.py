@@ -18,9 +18,10 @@ from cloister.privacy.analytic.release import Release
 from cloister.privacy.analytic.ridge import Linear, noise_ridge, solve
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
+from cloister.privacy.errors import PlanError
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 from cloister.privacy.wire import messages
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.head import Head, Moment, Steps, head_layout
@@ -79,21 +80,31 @@ class HeadLearner:
         """See ``rounds.Learner``."""
         return self.head.surplus(self.plan.grid, survivors, entropy, at)
 
+    def sums(self, entropy: Entropy, at: Moment) -> Encoded:
+        """See ``rounds.Learner``; as ``client.learn.analytic.sums``.
 
-def joint(
-    plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched, start: Vector | None = None
-) -> Trained:
-    """A joint job on heads, from zeros or a given start; see ``rounds.joint``."""
+        Raises:
+            PlanError: ``plan_conflict``, no round of the plan is analytic.
+            UpdateError: as ``Release.encoded``.
+        """
+        constants, release, held = self.plan.training.opening, self.plan.release, self.head.holding
+        if constants is None or release is None:
+            raise PlanError("plan_conflict", "The plan has no analytic round.")
+        rows = constants.lift(cut=release.mode != "off").rows(held.features)
+        stream = entropy.stream("noise", round=at.round, step=1, attempt=at.attempt, model=at.model)
+        return release.encoded(rows, held.labels, held.whose, stream)
+
+
+def joint(plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched) -> Trained:
+    """A joint job on heads, from zeros; see ``rounds.joint``."""
     inputs = next(iter(members.values())).holding.features.shape[1]
     order = head_layout(inputs, len(plan.task.labels))
-    return rounds.joint(plan, order, _seats(plan, members), sums, _begun(plan, start), watch)
+    return rounds.joint(plan, order, _seats(plan, members), sums, _zero(plan), watch)
 
 
-def local(
-    plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched, start: Vector | None = None
-) -> Trained:
-    """Federated averaging of heads, from zeros or a given start; see ``rounds.local``."""
-    return rounds.local(plan, _seats(plan, members), sums, _begun(plan, start), watch)
+def local(plan: Plan, members: Members, sums: Sums, watch: Watch = unwatched) -> Trained:
+    """Federated averaging of heads, from zeros; see ``rounds.local``."""
+    return rounds.local(plan, _seats(plan, members), sums, _zero(plan), watch)
 
 
 def alone(
@@ -187,9 +198,9 @@ class Analytic:
         return model.accuracy(self.lift.rows(test.features), test.labels)
 
 
-def _begun(plan: Plan, start: Vector | None) -> Vector:
+def _zero(plan: Plan) -> Vector:
     """Where a head starts."""
-    return np.zeros(plan.adapter.parameters, dtype=np.float32) if start is None else start
+    return np.zeros(plan.adapter.parameters, dtype=np.float32)
 
 
 def _seats(plan: Plan, members: Members) -> dict[str, Seat]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from cloister.privacy import canonical, code
-from cloister.privacy.analytic.constants import Analytic
+from cloister.privacy.analytic.constants import Analytic, Start
 from cloister.privacy.analytic.release import Mode
 from cloister.privacy.clauses import Adapter, Aggregation, Base, Party, Privacy, Site, Training
 from cloister.privacy.dp.calibration import noise_multiplier
@@ -129,7 +129,7 @@ class Parties:
         course: Course = Course(1, 1, 1.0),
         *,
         analytic: Analytic | None = None,
-        first: float = 0.0,
+        start: Start | None = None,
         rehearsal: Rehearsal | None = None,
     ) -> Plan:
         """The plan of one method.
@@ -139,7 +139,7 @@ class Parties:
             promise: what it promises.
             course: how a head is trained; as it is for an analytic round.
             analytic: the constants of an analytic round in the place of training.
-            first: the noise of one full batch before training, over that of a step; 0 for none.
+            start: the analytic round that the first of the course's rounds is; None for none.
             rehearsal: ``simulation`` where evidence is to be made, which then carries its mark.
 
         Raises:
@@ -147,7 +147,7 @@ class Parties:
                 target, or no sound grid fits.
         """
         try:
-            return self._plan(purpose, promise, course, analytic, first, rehearsal)
+            return self._plan(purpose, promise, course, analytic, start, rehearsal)
         except ValidationError as error:
             raise malformed(error) from error
 
@@ -157,12 +157,12 @@ class Parties:
         promise: Promise,
         course: Course,
         analytic: Analytic | None,
-        first: float,
+        start: Start | None,
         rehearsal: Rehearsal | None,
     ) -> Plan:
         order = head_layout(analytic.head if analytic else self.inputs, len(self.labels))
         roster, digest, sites = self.roster, code.installed(), self._sites
-        privacy = _privacy(promise, course, self.unit, first)
+        privacy = _privacy(promise, course, self.unit)
         how = self.aggregation(steps=promise.mode == "joint" and not analytic)
         if analytic:
             how = one_round.ranged(how, analytic, privacy, sites, len(self.labels))
@@ -184,7 +184,7 @@ class Parties:
                 parameters=order.size,
                 layout=order.digest(),
             ),
-            training=one_round.training(analytic) if analytic else _training(course),
+            training=one_round.training(analytic) if analytic else _training(course, start),
             privacy=privacy,
             aggregation=how,
             rehearsal=rehearsal,
@@ -213,7 +213,7 @@ class Parties:
         )
 
 
-def _training(course: Course) -> Training:
+def _training(course: Course, start: Start | None) -> Training:
     return Training(
         rounds=course.rounds,
         steps=course.steps,
@@ -222,14 +222,15 @@ def _training(course: Course) -> Training:
         head_rate=course.learning_rate,
         adapter_rate=course.learning_rate,
         momentum=course.momentum,
+        start=start,
     )
 
 
-def _privacy(promise: Promise, course: Course, unit: str, first: float) -> Privacy:
+def _privacy(promise: Promise, course: Course, unit: str) -> Privacy:
     sigma = 0.0
     if promise.mode != "off":
         steps = course.rounds * course.steps
-        sigma = noise_multiplier(promise.epsilon, promise.delta, course.rate, steps, first)
+        sigma = noise_multiplier(promise.epsilon, promise.delta, course.rate, steps)
     return Privacy.model_validate(
         {
             "mode": promise.mode,

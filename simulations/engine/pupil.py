@@ -7,7 +7,7 @@ from functools import cached_property
 
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.plan import Plan
-from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 from cloister.privacy.wire.envelope import Header
 from cloister.simulations.engine.head import Moment
 from cloister.simulations.engine.holding import Holding
@@ -41,6 +41,10 @@ class Pupil:
     def surplus(self, header: Header, survivors: int) -> Surplus:
         """See ``HeadLearner``."""
         return self._head.surplus(survivors, self.entropy, _moment(header))
+
+    def sums(self, header: Header) -> Encoded:
+        """See ``HeadLearner``."""
+        return self._head.sums(self.entropy, _moment(header))
 
     @cached_property
     def _head(self) -> HeadLearner:

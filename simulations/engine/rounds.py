@@ -15,7 +15,8 @@ from typing import Protocol
 import numpy as np
 
 from cloister.client.centring import centred
-from cloister.privacy.descent import Descent
+from cloister.privacy.analytic.solution import Solution
+from cloister.privacy.descent import steps_of
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
@@ -24,7 +25,7 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.secagg import surplus as noise_sum
 from cloister.privacy.secagg.encoding import encode, residues
 from cloister.privacy.secagg.terms import At
-from cloister.privacy.update import Delta, Share, Surplus, Vector
+from cloister.privacy.update import Delta, Encoded, Share, Surplus, Vector
 from cloister.privacy.wire import messages
 from cloister.server.optimizers import stepping
 from cloister.server.rounds import Round
@@ -64,6 +65,10 @@ class Learner(Protocol):
 
     def surplus(self, survivors: int, entropy: Entropy, at: Moment) -> Surplus:
         """What of this site's noise at a moment a sum over so many survivors does not need."""
+        ...
+
+    def sums(self, entropy: Entropy, at: Moment) -> Encoded:
+        """This site's part of an analytic round."""
         ...
 
 
@@ -122,20 +127,26 @@ def joint(
     Raises:
         UpdateError, AggregationError, BudgetError: as each part does.
     """
-    descent, model, before, sent, opens = Descent.of(plan, layout), start, np.zeros_like(start), 0, 0
-    rate, grid = plan.training.rate, plan.grid
-    reserved = grid.event(rate, 1, grid.n_min - grid.t)
+    model, before, sent, opens, rate = start, np.zeros_like(start), 0, 0, plan.training.rate
+    steps = steps_of(plan, layout)
     for number in range(1, plan.training.rounds + 1):
-        at = At(number, 0, ATTEMPT, messages.model_digest(model))
-        opened = sums.open(at, _shares(seats, model, at, reserved))
+        at, grid = At(number, 0, ATTEMPT, messages.model_digest(model)), plan.grid_in(number)
+        step = steps.at(number) if steps else None
+        if step is None:
+            raise ValueError(f"no step is taken from the sum of round {number}")
+        reserved = grid.event(rate, 1, grid.n_min - grid.t)
+        sent_by = (
+            _sums(seats, at, reserved) if plan.release_in(number) else _shares(seats, model, at, reserved)
+        )
+        opened = sums.open(at, sent_by)
         known, vectors = grid.settled(rate, len(opened.survivors)), 1
         for name in opened.survivors:
             seats[name].account.settle(number, known)
         if grid.unneeded(len(opened.survivors)):
             opened, vectors = _without_surplus(seats, sums, at, opened), 2
-        before = descent.change(before, opened.words, opened.survivors)
-        model, sent = model + before, sent + vectors * opened.words.nbytes
-        opens += vectors
+        change = step.change(before, opened.words, opened.survivors)
+        before, model = step.kept(change), model + change
+        sent, opens = sent + vectors * opened.words.nbytes, opens + vectors
         watch(opens, sent, model)
     return Trained(model, sent, opens)
 
@@ -189,7 +200,11 @@ def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector, watch: Wat
         raise ValueError("updates are masked exactly where the plan says so")
     model, before, sent = start, start, 0
     moments: stepping.Moments = ()
-    for number in range(1, plan.training.rounds + 1):
+    if plan.release and sums:
+        model, sent = _begun(plan, seats, sums, start)
+        before = model
+        watch(1, sent, model)
+    for number in range(2 if plan.release else 1, plan.training.rounds + 1):
         current = Round(plan, number, ATTEMPT, messages.model_digest(model), tuple(seats))
         at = At(number, 0, ATTEMPT, current.model)
         updates = _updates(plan, seats, model, model - before, at)
@@ -206,6 +221,24 @@ def local(plan: Plan, seats: Seats, sums: Sums | None, start: Vector, watch: Wat
         before, model, sent = model, model + change, sent + plan.ring.content_bytes
         watch(number, sent, model)
     return Trained(model, sent, plan.training.rounds)
+
+
+def _begun(plan: Plan, seats: Seats, sums: Sums, zero: Vector) -> tuple[Vector, int]:
+    """The model after an analytic first round, and what a site sent for it."""
+    at, mechanism = At(1, 0, ATTEMPT, messages.model_digest(zero)), plan.round_mechanism
+    opened = sums.open(at, _sums(seats, at, mechanism))
+    if mechanism:
+        for name in opened.survivors:
+            seats[name].account.settle(1, mechanism)
+    return zero + Solution.of(plan).change(zero, opened.words, opened.survivors), opened.words.nbytes
+
+
+def _sums(seats: Seats, at: At, reserved: GaussianSteps | None) -> Iterator[tuple[str, bytes]]:
+    for name, seat in seats.items():
+        if reserved:
+            seat.account.reserve(at.round, reserved)
+        seat.entropy.advance(at.round)
+        yield name, seat.learner.sums(seat.entropy, Moment(at.round, at.attempt, at.model)).content
 
 
 def _updates(plan: Plan, seats: Seats, model: Vector, last: Vector, at: At) -> Iterator[tuple[str, bytes]]:

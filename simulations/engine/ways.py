@@ -197,30 +197,34 @@ class HeadSteps:
     def federated(self, setting: Setting) -> Model:
         """See ``Way``."""
         promise = replace(setting.promise, bound=self.bound)
-        plan = setting.parties.plan(self.words, promise, self.course)
-        terms, classes = plan.sum_terms, len(plan.task.labels)
-        if terms is None:
-            raise ValueError("the plan of a simulation has secure sums")
-        run, halts = methods.joint if plan.joint else methods.local, []
+        return stepped(setting.parties.plan(self.words, promise, self.course), setting)
 
-        def watch(opened: int, sent: int, model: Vector) -> None:
-            if setting.watched:
-                halts.append(Halt(opened, sent, lambda features: scores(model, features, classes)))
 
-        if setting.elsewhere is not None:
-            done = setting.elsewhere.run(plan, setting.parties, watch)
-        else:
-            done = run(plan, setting.members(plan.digest), setting.sums(terms), watch)
-        mechanism = plan.round_mechanism
-        total = (replace(mechanism, steps=mechanism.steps * plan.training.rounds),) if mechanism else ()
-        return Model(
-            lambda features: scores(done.model, features, classes),
-            total,
-            done.bytes_up,
-            done.sums,
-            setting.noise_factor(steps=True),
-            tuple(halts),
-        )
+def stepped(plan: Plan, setting: Setting) -> Model:
+    """A model of all sites, by the rounds of a plan that trains a head."""
+    terms, classes = plan.sum_terms, len(plan.task.labels)
+    if terms is None:
+        raise ValueError("the plan of a simulation has secure sums")
+    run, halts = methods.joint if plan.joint else methods.local, []
+
+    def watch(opened: int, sent: int, model: Vector) -> None:
+        if setting.watched:
+            halts.append(Halt(opened, sent, lambda features: scores(model, features, classes)))
+
+    if setting.elsewhere is not None:
+        done = setting.elsewhere.run(plan, setting.parties, watch)
+    else:
+        done = run(plan, setting.members(plan.digest), setting.sums(terms), watch)
+    mechanism = plan.round_mechanism
+    total = (replace(mechanism, steps=mechanism.steps * plan.training.rounds),) if mechanism else ()
+    return Model(
+        lambda features: scores(done.model, features, classes),
+        total,
+        done.bytes_up,
+        done.sums,
+        setting.noise_factor(steps=True),
+        tuple(halts),
+    )
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,12 @@ class OneRound:
     def solved_alone(
         self, holding: Holding, classes: int, promise: Promise, entropy: Entropy, sigma: float | None = None
     ) -> tuple[Analytic, Linear]:
-        """The round over some rows by themselves, and its solution; ``sigma`` as of ``solved``."""
+        """The round over some rows by themselves, and its solution.
+
+        Args:
+            holding, classes, promise, entropy: as of ``alone``.
+            sigma: its noise multiplier; None for that which keeps the promise by itself.
+        """
         own = Promise("off") if promise.mode == "off" else replace(promise, mode="local")
         one = self.analytic(holding.features.shape[1], classes, (holding.most_words,), own, sigma=sigma)
         return one, one.run({"": Member(holding, entropy)}, OpenSums(("",)))
@@ -272,16 +281,8 @@ class OneRound:
         found = self._model(one, model, setting.noise_factor(steps=False))
         return replace(found, bytes_up=one.release.content_bytes, sums=1)
 
-    def solved(
-        self, setting: Setting, sigma: float | None = None, job: str | None = None
-    ) -> tuple[Analytic, Linear]:
-        """The round over all sites, and its solution.
-
-        Args:
-            setting: who takes part.
-            sigma: its noise multiplier; None for that which keeps the promise by itself.
-            job: what it is charged to; None for a job of its own.
-        """
+    def solved(self, setting: Setting) -> tuple[Analytic, Linear]:
+        """The round over all sites, and its solution."""
         parties, how = setting.parties, setting.parties.aggregation()
         private = setting.promise.mode != "off"
         rows = tuple(_units(held).high if private else held.most_words for held in parties.holdings.values())
@@ -292,7 +293,6 @@ class OneRound:
             setting.promise,
             how.minimum_sites,
             parties.colluding,
-            sigma=sigma,
         )
         terms = SumTerms(
             one.digest,
@@ -305,7 +305,7 @@ class OneRound:
         )
         if setting.elsewhere is not None:
             return one, self._elsewhere(setting.elsewhere, setting, one)
-        return one, one.run(setting.members(job or one.digest), setting.sums(terms))
+        return one, one.run(setting.members(one.digest), setting.sums(terms))
 
     def _elsewhere(self, elsewhere: Elsewhere, setting: Setting, one: Analytic) -> Linear:
         """The round as a plan, run where plans are run, and the linear model that its head is of."""

@@ -26,6 +26,7 @@ from cloister.simulations.engine import job
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.job import Ran
 from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.started import StartedSteps
 from cloister.simulations.engine.ways import HeadSteps, OneRound, Way
 from cloister.simulations.scenarios.advice import best
 from cloister.simulations.scenarios.comparison import Contest
@@ -85,6 +86,8 @@ def planned(way: Way, parties: Parties, promise: Promise, purpose: str) -> Plan:
     """
     if isinstance(way, HeadSteps):
         return parties.plan(purpose, replace(promise, bound=way.bound), way.course, rehearsal="simulation")
+    if isinstance(way, StartedSteps):
+        return way.plan(parties, promise, purpose, "simulation")
     if not isinstance(way, OneRound):
         raise PlanError("plan_conflict", f"A way of {way.words} makes no plan of a federation.")
     constants = way.constants(parties.inputs, SEED)

@@ -170,7 +170,7 @@ def test_a_checkpoint_keeps_a_sum_that_is_longer_than_the_model(tmp_path: Path) 
     found = consortium(tmp_path, "joint")
     end = found.federation().run(found.grid())
     assert end.taken is not None
-    assert end.taken.words.size == found.plan.summands != end.model.size
+    assert end.taken.words.size == found.plan.summands(1) != end.model.size
     end.save(tmp_path / "checkpoint")
     again = Checkpoint.load(tmp_path / "checkpoint", found.plan.digest)
     assert again.taken is not None

@@ -20,6 +20,7 @@ from cloister.privacy.layout import dense
 from cloister.privacy.model import BaseModel, Columns, describe
 from cloister.privacy.plan import Plan
 from cloister.server import cli_plan, cli_work
+from cloister.server.analytic import Choice
 from cloister.server.outline import Ground, outline
 from cloister.server.planning import Limits, Wish, plan_for
 from cloister.server.proposal import Terms, draft
@@ -103,6 +104,14 @@ class TestOutline:
         plain, back = (outline(replace(terms, surplus=way), ground(base)) for way in (False, True))
         assert (back.sums, back.bytes_up) == (2 * plain.sums, 2 * plain.bytes_up)
         assert (plain.noise_factor, back.noise_factor) == pytest.approx((2**0.5, (4 / 3) ** 0.5))
+
+    def test_a_start_is_one_sum_of_another_length(self, base: BaseModel) -> None:
+        terms = replace(WISH.terms, mode="joint", secure=True, start=Choice(), rounds=5)
+        plain, back = (outline(replace(terms, surplus=way), ground(base)) for way in (False, True))
+        width, classes = base.hidden + 1, 3
+        first = width * (width + 1) // 2 + width * classes
+        assert plain.bytes_up == 4 * (first + 4 * width * classes)
+        assert (back.sums, back.bytes_up) == (9, 4 * (first + 8 * width * classes))
 
     def test_few_bits_are_counted_as_they_are_packed(self, base: BaseModel) -> None:
         terms = replace(WISH.terms, mode="local", secure=True)

@@ -315,6 +315,20 @@ def test_a_proposal_says_what_its_bits_are(
         ("--method means --cosines 40", 1, "Class means gain nothing from random cosines"),
         ("--method means --ridge 2", 2, "Class means have no ridge."),
         ("--cosines 40", 2, "Add --method ridge."),
+        ("--start ridge", 0, "660 values are added up once, over all records."),
+        ("--start means --privacy joint --take-back", 0, "started from class means of frozen features"),
+        ("--start ridge --privacy off --steps 2 --rate 0.5", 0, "started from ridge regression on frozen"),
+        ("--start ridge --no-secure", 1, "--no-secure asks for something else"),
+        ("--start ridge --method means", 1, "Leave out --method, or --start."),
+        ("--start ridge --rounds 1", 1, "Leave out --rounds, or --start."),
+        ("--start ridge --rate 0.5", 1, "Leave out --rate, or --start."),
+        ("--start ridge --steps 2", 1, "Leave out --steps, or --start."),
+        ("--start ridge --bits 8", 1, "Leave out --bits, or --start."),
+        ("--start ridge --canaries 20", 1, "Leave out --canaries, or --start."),
+        ("--start ridge --centred 1", 1, "Leave out --centred, or --start."),
+        ("--start ridge --top-layers 1", 2, "is a head on frozen features"),
+        ("--start ridge --cosines 9", 2, "Add --method ridge."),
+        ("--start means --ridge 2", 2, "Class means have no ridge."),
     ],
 )
 def test_methods_are_options_and_what_does_not_go_together_is_one_line(
@@ -352,6 +366,20 @@ def test_an_analytic_plan_is_calibrated_as_one_full_batch_and_has_room_for_its_s
         assert not start.any()
         assert start.size == plan.adapter.parameters
         assert Plan.from_bytes(plan.to_bytes()) == plan
+
+
+@pytest.mark.parametrize("mode", ["local", "joint"])
+def test_a_plan_with_a_start_is_calibrated_over_all_its_rounds(base: BaseModel, mode: Any) -> None:
+    terms = replace(TERMS, mode=mode, secure=True, epsilon=2.0, start=Choice())
+    plan, zero = draft(terms, *consortium(4), base, CODE)
+    assert (plan.training.rounds, plan.training.steps, plan.training.rate) == (11, 1, 1.0)
+    mechanism = plan.round_mechanism
+    assert mechanism is not None
+    assert 1.94 < accounting.epsilon([mechanism] * 11, terms.delta) <= 2.0
+    assert plan.release is not None
+    assert plan.release.mechanism == mechanism
+    assert (plan.adapter.top_layers, zero.any()) == (0, False)
+    assert Plan.from_bytes(plan.to_bytes()) == plan
 
 
 def test_a_joint_plan_has_steps_for_rounds_and_noise_for_the_fewest_shares(base: BaseModel) -> None:

@@ -162,17 +162,17 @@ def _sampled(case: Case, name: str) -> Findings:
         "mechanism": "discrete-gaussian" if plan.joint else "gaussian",
         "sampler": "full-batch" if mechanism.rate == 1 else "poisson",
         "noise_multiplier": mechanism.noise_multiplier,
-        "clip": plan.privacy.bound,
         "rate": mechanism.rate,
         "steps": mechanism.steps,
     }
     for one in case.of_job(name):
         if one.event.type == "dp.step_summary":
-            odd = [k for k, value in wanted.items() if one.event.body[k] != value]
+            claimed = {**wanted, "clip": plan.bound_in(one.event.round or 0)}
+            odd = [k for k, value in claimed.items() if one.event.body[k] != value]
             for field in odd:
                 check = "sampler" if field in ("sampler", "rate") else "epsilon"
                 said = one.event.body[field]
-                yield unfounded(check, one.id, f"{field} was {said}; epsilon is claimed for {wanted[field]}")
+                yield unfounded(check, one.id, f"{field} was {said}; epsilon is claimed for {claimed[field]}")
             if one.event.body["entropy"] == "fixed" and plan.rehearsal != "simulation":
                 yield unfounded(
                     "sampler", one.id, "its noise came from a known seed, as only a simulation's may"

@@ -172,9 +172,14 @@ def _taken_back(state: _State, one: Shown) -> list[str]:
         faults.append(f"surplus noise of round {one.event.round} is dealt with, which is not under way")
     if survivors != over:
         faults.append("surplus noise is dealt with over other survivors than those of the sum")
-    elif not (state.plan.aggregation.surplus and state.plan.grid.unneeded(len(survivors))):
+    elif not _unneeded(state.plan, one.event.round, len(survivors)):
         faults.append(f"no noise is surplus by the plan in a sum over {len(survivors)} sites")
     return faults
+
+
+def _unneeded(plan: Plan, round: int | None, survivors: int) -> bool:
+    """Whether a sum over so many has noise that the plan takes back."""
+    return bool(plan.aggregation.surplus and plan.grid_in(round or 0).unneeded(survivors))
 
 
 def _opened_by(state: _State, one: Shown) -> list[str]:
@@ -208,7 +213,7 @@ def _closed(state: _State, one: Shown) -> list[str]:
         )
     if state.plan.aggregation.secure and state.summed != accepted:
         faults.append("no secure sum over those accepted was opened")
-    elif state.plan.aggregation.surplus and state.plan.grid.unneeded(len(accepted)) and not state.surplus:
+    elif _unneeded(state.plan, one.event.round, len(accepted)) and not state.surplus:
         faults.append("no event says what became of the surplus noise")
     state.model = one.event.body["model"]
     return faults

@@ -37,10 +37,11 @@ def given(case: Case) -> Findings:
 
 def _left(plan: Plan, one: Shown) -> Findings:
     survivors = len(names(one.event, "survivors"))
-    if not plan.aggregation.surplus or not plan.grid.unneeded(survivors):
+    grid = plan.grid_in(one.event.round or 0) if plan.aggregation.surplus else None
+    if grid is None or not grid.unneeded(survivors):
         yield unfounded(_CHECK, one.id, f"no noise is surplus by the plan in a sum over {survivors} sites")
         return
-    left, said = plan.grid.left(survivors), _number(one.event.body["noise_left"])
+    left, said = grid.left(survivors), _number(one.event.body["noise_left"])
     if not math.isclose(said, left, rel_tol=_CLOSE):
         yield unfounded(_CHECK, one.id, f"the noise left is {left:.6g}, not {said:.6g}")
     promised = plan.privacy.noise_multiplier

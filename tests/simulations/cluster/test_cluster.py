@@ -35,6 +35,7 @@ from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.methods import Analytic
 from cloister.simulations.engine.plans import DATASET, Course, Parties, Promise
 from cloister.simulations.engine.rounds import Account, Trained, Watch, unwatched
+from cloister.simulations.engine.started import StartedSteps
 from cloister.simulations.engine.ways import HeadSteps, OneRound, Setting, Way
 from cloister.simulations.transport import LocalGrid
 from tests import hearts, models
@@ -98,6 +99,8 @@ class TestConformance:
             (OneRound(scale=0.3, constant=0.3, cut=True), OFF, False, 2),
             (OneRound(kind="means", noise_share=0.0), LOCAL, False, 3),
             (NOISY, JOINT, True, 2),
+            (StartedSteps(NOISY, Course(2, 1, 0.5)), JOINT, True, 3),
+            (StartedSteps(NOISY, Course(2, 1, 0.5)), LOCAL, False, 2),
         ],
     )
     def test_the_model_and_every_epsilon_are_those_of_the_engine(

@@ -16,6 +16,7 @@ from cloister.privacy.evidence.derive import Said
 from cloister.simulations.engine import job, methods
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.plans import Course, Parties, Promise
+from cloister.simulations.engine.started import StartedSteps
 from cloister.simulations.engine.sums import OpenSums
 from cloister.simulations.engine.ways import HeadSteps, OneRound, Way
 from cloister.simulations.scenarios.evidence import planned
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.job
 
 SITES = ("north", "south", "west", "east")
 TRAINED = HeadSteps(Course(3, 1, 1.0))
+STARTED = StartedSteps(OneRound(constant=0.3, ridge=1.0, weight=0.5, noise_share=0.5), Course(2, 1, 1.0))
 ROUNDS = OneRound(constant=0.3, ridge=1.0, weight=0.5, noise_share=0.5)
 
 
@@ -52,7 +54,7 @@ def seats(parties: Parties, folder: Path) -> job.Seats:
     return job.Seats(parties, own, entropies(), (8.0, 1e-5), folder)
 
 
-@pytest.mark.parametrize("way", [TRAINED, ROUNDS], ids=["steps", "one round"])
+@pytest.mark.parametrize("way", [TRAINED, ROUNDS, STARTED], ids=["steps", "one round", "started"])
 @pytest.mark.parametrize("mode", ["local", "joint"])
 def test_its_evidence_verifies(parties: Parties, tmp_path: Path, mode: str, way: Way) -> None:
     plan = planned(way, parties, Promise(mode, 8.0, 1e-5), "a try")  # type: ignore[arg-type]
@@ -66,9 +68,10 @@ def test_its_evidence_verifies(parties: Parties, tmp_path: Path, mode: str, way:
     assert {site for site, _ in ran.accuracies} == set(SITES)
 
 
+@pytest.mark.parametrize("way", [TRAINED, STARTED], ids=["steps", "started"])
 @pytest.mark.parametrize("mode", ["local", "joint"])
-def test_its_model_is_that_of_the_engine(parties: Parties, tmp_path: Path, mode: str) -> None:
-    plan = planned(TRAINED, parties, Promise(mode, 8.0, 1e-5), "a try")  # type: ignore[arg-type]
+def test_its_model_is_that_of_the_engine(parties: Parties, tmp_path: Path, mode: str, way: Way) -> None:
+    plan = planned(way, parties, Promise(mode, 8.0, 1e-5), "a try")  # type: ignore[arg-type]
     members = {
         name: methods.Member(held, entropy)
         for (name, held), entropy in zip(parties.holdings.items(), entropies().values(), strict=True)

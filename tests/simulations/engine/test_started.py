@@ -1,4 +1,4 @@
-"""A head that starts from an analytic round: one budget, split as said, charged once in one ledger."""
+"""A head that starts from an analytic round: one budget, charged round by round in one ledger."""
 
 from __future__ import annotations
 
@@ -50,28 +50,25 @@ def setting(
 
 
 @pytest.mark.parametrize("mode", ["local", "joint"])
-@pytest.mark.parametrize("share", [0.05, 0.5])
 def test_first_round_and_steps_are_charged_to_one_ledger_and_keep_one_target(
-    tmp_path: Path, mode: str, share: float
+    tmp_path: Path, mode: str
 ) -> None:
     promise, books = Promise(mode, 4.0, 1e-5), dict[str, Book]()
-    way = StartedSteps(RIDGE, Course(5, 1, 0.5), share)
+    way = StartedSteps(RIDGE, Course(5, 1, 0.5))
     model = way.federated(setting(promise, books=books, at=tmp_path))
-    first, steps = model.mechanisms
-    assert first.noise_multiplier**-2 / (first.noise_multiplier**-2 + 5 * steps.noise_multiplier**-2) == (
-        pytest.approx(share)
-    )
+    assert [each.steps for each in model.mechanisms] == [6]
     assert 3.95 < accounting.epsilon(model.mechanisms, 1e-5) <= 4.0
     for book in books.values():
         rows = [row.reservation for row in book.ledger.rows("records") if row.kind == "reserved"]
         assert [row.round for row in rows] == [1, 2, 3, 4, 5, 6]
-        assert rows[0].mechanism.noise_multiplier == pytest.approx(first.noise_multiplier)
+        assert rows[0].mechanism.noise_multiplier == pytest.approx(model.mechanisms[0].noise_multiplier)
         assert 3.9 < book.epsilon <= 4.0
     assert model.sums == 6
+    assert model.bytes_up == 4 * ((7 * 8 // 2 + 7 * 3) + 5 * 3 * 7)
 
 
 def test_masks_change_nothing() -> None:
-    way, promise = StartedSteps(RIDGE, Course(3, 1, 0.5), 0.3), Promise("joint", 4.0, 1e-5)
+    way, promise = StartedSteps(RIDGE, Course(3, 1, 0.5)), Promise("joint", 4.0, 1e-5)
     one, other = (way.federated(setting(promise, masked=masked)) for masked in (False, True))
     assert np.array_equal(one.scores(TEST.features), other.scores(TEST.features))
 
@@ -80,34 +77,32 @@ def test_masks_change_nothing() -> None:
 def test_steps_begin_where_the_round_ends(kind: str) -> None:
     """Steps of a rate near 0 change nothing: what is left is the round's own model, by its classes."""
     first = OneRound(kind=kind, ridge=0.3)  # type: ignore[arg-type]
-    still = StartedSteps(first, Course(1, 1, 1e-12), 0.5).federated(setting(Promise()))
+    still = StartedSteps(first, Course(1, 1, 1e-12)).federated(setting(Promise()))
     alone = first.federated(setting(Promise()))
     assert np.array_equal(*(each.scores(TEST.features).argmax(axis=1) for each in (still, alone)))
-    moved = StartedSteps(first, Course(5, 1, 0.5), 0.5).federated(setting(Promise()))
+    moved = StartedSteps(first, Course(5, 1, 0.5)).federated(setting(Promise()))
     assert not np.allclose(still.scores(TEST.features), moved.scores(TEST.features), atol=1e-3)
     assert moved.accuracy(TEST) > 0.95
 
 
 def test_all_rows_in_one_place_keep_the_same_target() -> None:
-    way = StartedSteps(RIDGE, Course(5, 1, 0.5), 0.2)
+    way = StartedSteps(RIDGE, Course(5, 1, 0.5))
     model = way.alone(pooled(HELD), 3, Promise("joint", 4.0, 1e-5), FixedEntropy(b"alone"))
     assert 3.95 < accounting.epsilon(model.mechanisms, 1e-5) <= 4.0
     assert model.accuracy(TEST) > 0.8
 
 
 @pytest.mark.parametrize(
-    ("first", "course", "share"),
+    ("first", "course"),
     [
-        (OneRound(cosines=8), Course(3, 1, 0.5), 0.5),
-        (RIDGE, Course(3, 1, 0.5, rate=0.5), 0.5),
-        (RIDGE, Course(3, 1, 0.5), 0.0),
-        (RIDGE, Course(3, 1, 0.5), 1.0),
-        (RIDGE, Course(3, 1, 0.5), float("nan")),
+        (OneRound(cosines=8), Course(3, 1, 0.5)),
+        (RIDGE, Course(3, 1, 0.5, rate=0.5)),
+        (RIDGE, Course(3, 2, 0.5)),
     ],
 )
-def test_what_cannot_be_a_start_is_refused(first: OneRound, course: Course, share: float) -> None:
+def test_what_cannot_be_a_start_is_refused(first: OneRound, course: Course) -> None:
     with pytest.raises(PlanError) as caught:
-        StartedSteps(first, course, share)
+        StartedSteps(first, course)
     assert caught.value.id == "plan_conflict"
 
 
