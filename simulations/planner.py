@@ -6,7 +6,18 @@ rounds among it.
 Exact, by the code that a job runs: the noise multiplier, the epsilon, the noise in an opened sum over that of
 pooling at the same epsilon, and the bytes of the encoded vectors.
 
-A rule of thumb: whether a difference in noise will show (``server.planning.load``).
+Two rules of thumb, set beside the cases of ``simulations.bench.planner_cases.TUNING``:
+
+- whether a difference in noise will show (``server.planning.load``);
+- which method loses least. A single release has the noise of the whole run, and so have the steps of a head
+  together: with rows cut to norm 1 and gradients cut to C, each way spends its whole sensitivity on the
+  direction of a row. What differs is how that noise meets them. Ridge adds p (p + 1) / 2 noised values of
+  X'X, whose largest eigenvalue, 2 s sqrt(p), must stay small beside the signal's, about units / p; on
+  hundreds of features it does not, and ridge falls back to class means. Class means spend half of a row's
+  squared length on their constant and go no further than one step; a head's first step is the same sum
+  without that loss, and later ones correct it. On the dozens of features of a table X'X is small, its rows
+  are scaled by public ranges, and ridge brings the intercept that class means lack, while a head's steps of
+  fixed size overshoot.
 """
 
 from __future__ import annotations
@@ -156,33 +167,42 @@ def forecast(question: Question, method: Method, mode: Mode) -> Forecast:
 
 
 def propose(question: Question) -> Proposal:
-    """The way that is proposed: ``joint`` only where it pays, steps of a head only where rows are many.
+    """The way that is proposed: ``joint`` only where it pays, ridge on few features and a head on many.
 
     Raises:
         PlanError: ``plan_conflict``: nothing can be had, with what would have to change.
     """
-    methods: tuple[Method, ...] = ("head", "means", "ridge")
+    few = question.inputs <= FEW_INPUTS
+    order: tuple[Method, ...] = ("ridge", "means", "head") if few else ("head", "ridge", "means")
     modes: tuple[Mode, ...] = ("local", "joint")
-    every = tuple(forecast(question, method, mode) for method in methods for mode in modes)
+    every = tuple(forecast(question, method, mode) for method in order for mode in modes)
     feasible = {(each.method, each.mode): each for each in every if not each.refused}
     if not feasible:
         raise PlanError("plan_conflict", f"Nothing fits: {every[0].refused}", "Allow more bytes or epsilon.")
-    joint, why = _pays(every[0], question)
-    few = sum(low for low, _ in question.units) < _FEW
-    order: tuple[Method, ...] = ("means", "ridge", "head") if few else methods
+    joint, why = _pays(forecast(question, "head", "local"), question)
     best: tuple[Mode, ...] = ("joint", "local") if joint else modes
     chosen = next(feasible[method, mode] for method in order for mode in best if (method, mode) in feasible)
-    reason = (
-        f"{_FEW:,} units or more bear many small steps"
-        if not few
-        else "few units: one release loses least to noise"
-    )
-    told = (why, f"Method {chosen.method}: {reason}.", _cost(chosen), _surplus(question, chosen))
+    told = (why, _method(question, chosen, order), _cost(chosen), _surplus(question, chosen))
     return Proposal(every, chosen, tuple(sentence for sentence in told if sentence))
 
 
-_FEW = 2000
-"""Below so many units one release lost less to noise than many steps (recipe of the measured runs)."""
+FEW_INPUTS = 128
+"""Up to so many features ridge is proposed: between those of tables (16 and 61) and of language models (384),
+where nothing was measured."""
+
+
+def _method(question: Question, chosen: Forecast, order: tuple[Method, ...]) -> str:
+    """Why this method."""
+    if chosen.method != order[0]:
+        return f"Method {chosen.method}: {order[0]} would lose less to noise, but it does not fit."
+    if chosen.method == "ridge":
+        return (
+            f"Method ridge: on {question.inputs} features one sum loses least to noise; class means do about "
+            "the same where classes are alike in number."
+        )
+    return (
+        f"Method head: on {question.inputs} features steps lose less to noise than one sum of all products."
+    )
 
 
 def _surplus(question: Question, chosen: Forecast) -> str:
@@ -199,15 +219,24 @@ def _surplus(question: Question, chosen: Forecast) -> str:
 
 def _pays(local: Forecast, question: Question) -> tuple[bool, str]:
     ratio = local.noise_factor / question.joint_factor(local.method, surplus=question.surplus)
+    near = " That is near where it begins: both may do about the same." if _is_near(local.load) else ""
     if local.load < SHOWS:
         return False, (
             f"Joint noise buys nothing that would show: with {ratio:.2f} times its noise, each site's own is "
-            f"{local.load:.2g} of the signal, and below {SHOWS} no gain was seen. Local trusts nobody."
+            f"{local.load:.2g} of the signal, and below {SHOWS} no gain was seen.{near} Local trusts nobody."
         )
     return True, (
         f"Joint noise pays: each site's own would be {local.load:.2g} of the signal (above {SHOWS}); shares "
-        f"make it {ratio:.2f} times smaller at the same epsilon."
+        f"make it {ratio:.2f} times smaller at the same epsilon.{near}"
     )
+
+
+NEAR = (0.2, 0.4)
+"""Loads of which it is not sure on which side of a point a gain will be."""
+
+
+def _is_near(found: float) -> bool:
+    return NEAR[0] <= found < NEAR[1]
 
 
 def _cost(chosen: Forecast) -> str:

@@ -76,9 +76,24 @@ def test_where_no_site_may_be_lost_nothing_can_be_taken_back():
     assert "--take-back" not in " ".join(propose(replace(three, surplus=False)).why)
 
 
-def test_many_rows_take_steps_and_few_one_release():
-    assert propose(BANKING).chosen.method == "head"
-    assert propose(HEART).chosen.method == "means"
+def test_features_of_a_language_model_take_steps_and_those_of_a_table_one_release():
+    for question in (BANKING, SST2, replace(SST2, units=((128, 255),) * 4)):
+        assert propose(question).chosen.method == "head"
+        assert "Method head: on 384 features" in propose(question).why[1]
+    assert propose(HEART).chosen.method == "ridge"
+    assert "class means do about the same where classes are alike" in propose(HEART).why[1]
+
+
+def test_near_the_threshold_it_says_that_both_may_do_about_the_same():
+    near = " That is near where it begins: both may do about the same."
+    for epsilon, said, unsure in (
+        (0.1, "Joint noise pays", False),
+        (0.5, "buys nothing", True),
+        (3, "buys", False),
+    ):
+        first = propose(replace(HEART, epsilon=epsilon)).why[0]
+        assert said in first
+        assert (near in first) == unsure
 
 
 def test_a_limit_of_bytes_is_kept():
@@ -86,6 +101,7 @@ def test_a_limit_of_bytes_is_kept():
     assert free.chosen.bytes_up == 4 * 77 * 385 * 60
     tight = propose(replace(BANKING, most_bytes=200_000))
     assert tight.chosen.method == "means"
+    assert "Method means: head would lose less to noise, but it does not fit." in tight.why
     assert tight.chosen.bytes_up == 4 * 77 * 385 <= 200_000
     assert "bytes" in next(each for each in tight.forecasts if each.method == "head").refused
     with pytest.raises(PlanError) as caught:

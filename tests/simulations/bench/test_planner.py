@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cloister.privacy.errors import InputError
 from cloister.simulations.bench import planner
-from cloister.simulations.bench.planner import CASES, Case, Verdict, run
+from cloister.simulations.bench.planner import Verdict, run
+from cloister.simulations.bench.planner_cases import CASES, CORPORA, TUNING, UNSEEN, Dealt, Sample, Story
 from tests import hearts
 
 MEASURED = {
@@ -46,18 +50,45 @@ def test_a_mode_that_cannot_be_had_gains_nothing():
     assert Verdict.of(proposal("head", "local"), local).right_mode
 
 
-def test_there_are_ten_cases_each_with_a_name_of_its_own():
-    assert len({case.name for case in CASES}) == 10
+def test_there_are_ten_cases_and_ten_unseen_and_no_rule_was_set_beside_any_of_them():
+    assert len({case.name for case in CASES}) == len({case.name for case in UNSEEN}) == 10
+    tuned = {case.name for case in TUNING}
+    assert len(tuned) == len(TUNING)
+    assert not tuned & {case.name for case in (*CASES, *UNSEEN)}
+    corpora = [{case.corpus for case in cases if isinstance(case, Sample)} for cases in (UNSEEN, TUNING)]
+    assert not corpora[0] & corpora[1]
+
+
+def test_rows_of_other_shapes_become_texts_with_a_class(tmp_path):
+    span = {"start": 4, "end": 9, "type": "PERSON"}
+    rows = {
+        "train": [{"text": "For Ann", "spans": [span | {"start": 6, "type": "CITY"}, span]}],
+        "test": [{"text": "Nothing", "spans": []}],
+    }
+    for side, some in rows.items():
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    train, test = CORPORA["identifiers"][1](tmp_path)
+    assert (train.texts, train.labels, test.labels) == (("For Ann",), ("PERSON",), ("none",))
+    for side, tags in (("train", ["O", "B-Disease"]), ("test", ["O", "O"])):
+        with gzip.open(tmp_path / f"{side}.jsonl.gz", "wt") as file:
+            file.write(json.dumps({"tokens": ["no", "ataxia"], "tags": tags}) + "\n")
+    train, test = CORPORA["mentions"][1](tmp_path)
+    assert (train.texts, train.labels, test.labels) == (("no ataxia",), ("disease",), ("none",))
+    with pytest.raises(InputError, match="There is no"):
+        CORPORA["sections"][1](tmp_path / "elsewhere")
 
 
 @pytest.mark.job
 def test_cases_run_whole_and_missing_data_is_said(tmp_path):
-    result = run(hearts.folder(tmp_path / "data"), [Case("heart", 2.0), Case("credit-risk", 1.0)], seeds=1)
+    cases, unseen = [Story("heart", 2.0), Story("credit-risk", 1.0)], [Dealt("hearts", 1.0, 3, 1)]
+    result = run(hearts.folder(tmp_path / "data"), cases, unseen, seeds=1)
     assert result.figures["cases"] == 1
     assert result.figures["right"] <= min(result.figures["right_mode"], result.figures["right_method"])
     assert set(result.figures) == {
         *("right", "right_mode", "right_method", "cases"),
+        *("unseen_right", "unseen_right_mode", "unseen_right_method", "unseen_cases"),
         *("heart_eps2_gain", "heart_eps2_behind"),
+        *("unseen_hearts_3_sites_seed1_eps1_gain", "unseen_hearts_3_sites_seed1_eps1_behind"),
     }
     assert result.notes[0].startswith("heart_eps2: joint ")
     assert result.notes[1].startswith("Not measured: credit_risk_eps1. There is no ")
