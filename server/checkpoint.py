@@ -88,7 +88,6 @@ class Checkpoint:
         """Writes the checkpoint: a line of canonical JSON, the bytes of its vectors, and the coded change."""
         vectors = [self.model, *([] if self.change is None else [self.change]), *self.moments]
         vectors += [] if self.rest is None else [self.rest]
-        summed = self.taken or self.pending
         words = [one.words for one in (self.taken, self.pending) if one is not None]
         parts = [np.ascontiguousarray(vector, _WIRE).data for vector in vectors]
         parts += [np.ascontiguousarray(one, _WORD).data for one in words]
@@ -111,8 +110,8 @@ class Checkpoint:
         }
         if self.pending is not None:
             head["pending"] = {"signed": list(self.pending.signed), "opened": list(self.pending.opened)}
-        if summed is not None and summed.words.size != self.model.size:
-            head["summands"] = summed.words.size
+        if any(one.size != self.model.size for one in words):
+            head["summands"] = [one.size for one in words]
         vault.write(path, b"\n".join((canonical.encode(head), body)))
 
     @classmethod
@@ -145,10 +144,12 @@ class Checkpoint:
         held, floats = head.get("pending"), 1 + bool(head["change"]) + moments + rest
         sums = (head["taken"] is not None) + (held is not None)
         d = head.get("parameters", len(body) // ((floats + sums) * _WIRE.itemsize))
-        summed = head.get("summands", d)
+        said = head.get("summands", d)  # one number for all of them, or of each its own
+        lengths = said if isinstance(said, list) else [said] * sums
         vectors = iter(np.frombuffer(body, _WIRE, floats * d).reshape(floats, d).astype(np.float32))
-        whole = np.frombuffer(body, _WORD, floats * d + sums * summed)[floats * d :].astype(np.uint32)
-        words = iter(whole.reshape(sums, summed))
+        end = floats * d + sum(lengths)
+        whole = np.frombuffer(body, _WORD, end)[floats * d :].astype(np.uint32)
+        words = iter(np.split(whole, np.cumsum(lengths, dtype=np.int64)[:-1]))
         sent = head.get("sent")
         return cls(
             plan=head["plan"],
@@ -161,9 +162,7 @@ class Checkpoint:
             pending=None
             if held is None
             else Pending(next(words), tuple(held["signed"]), tuple(held["opened"])),
-            sent=None
-            if sent is None
-            else Change(sent, body[(floats * d + sums * summed) * _WIRE.itemsize :]),
+            sent=None if sent is None else Change(sent, body[end * _WIRE.itemsize :]),
             holders=tuple(head.get("holders", ())),
             acknowledged=dict(head["acknowledged"]),
             excluded=dict(head["excluded"]),

@@ -150,6 +150,24 @@ def test_after_a_crash_of_everybody_the_start_is_summed_from_the_same_vectors(tm
         assert [e for e in found.sites[name].log.entries() if e.type == "incident.raised"] == []
 
 
+def test_a_checkpoint_keeps_the_sum_of_the_start_beside_one_that_is_still_taken_back(tmp_path: Path) -> None:
+    found = Consortium(tmp_path, FOUR, **surplus(started_json("joint", rounds=ROUNDS)))
+    found.federation().run(found.grid())
+    both = next(state for state in found.saved if state.round == 1 and state.pending)
+    assert both.taken is not None
+    assert both.pending is not None
+    assert (both.taken.words.size, both.pending.words.size) == (
+        found.plan.summands(1),
+        found.plan.summands(2),
+    )
+    both.save(tmp_path / "checkpoint")
+    again = Checkpoint.load(tmp_path / "checkpoint", found.plan.digest)
+    for one, other in ((again.taken, both.taken), (again.pending, both.pending)):
+        assert one is not None
+        assert np.array_equal(one.words, other.words)
+    assert np.array_equal(again.model, both.model)
+
+
 def test_a_round_that_was_given_up_leaves_steps_from_zero(tmp_path: Path) -> None:
     found = consortium(tmp_path, "joint")
 
