@@ -245,16 +245,6 @@ def _intents(folder: Path) -> Sides:
     return _csv(folder / "train.csv"), _csv(folder / "test.csv")
 
 
-def _sections(folder: Path) -> Sides:
-    """Which section of a note a dialogue belongs to (MTS-Dialog)."""
-    train = _lines(folder / "train.jsonl.gz")
-    test = [*_lines(folder / "test.jsonl"), *_lines(folder / "test2.jsonl")]
-    return (
-        _records((row["dialogue"], row["label"]) for row in train),
-        _records((row["dialogue"], row["label"]) for row in test),
-    )
-
-
 def _answers(folder: Path) -> Sides:
     """What kind of question an answer is to (MedQuAD)."""
     return _both(folder, "jsonl.gz", lambda row: (row["answer"], row["qtype"]))
@@ -283,7 +273,6 @@ def _identifiers(folder: Path) -> Sides:
 CORPORA: Mapping[str, tuple[str, Callable[[Path], Sides]]] = {
     "sentiment": ("sst2", _sentiment),
     "intents": ("banking77", _intents),
-    "sections": ("mts_dialog", _sections),
     "answers": ("medquad", _answers),
     "mentions": ("ncbi_disease", _mentions),
     "identifiers": ("presidio_pii", _identifiers),
@@ -356,7 +345,4 @@ TUNING: tuple[Case, ...] = (
     Sample("sentiment", 2.0, 4, 2000),
     Sample("intents", 2.0, 4, 1300, classes=10),
     Sample("intents", 8.0, 4, 1300, classes=10),
-    Sample("intents", 4.0, 5, 3000),
-    Sample("sections", 2.0, 3, 500),
-    Sample("sections", 8.0, 3, 500),
 )

@@ -21,11 +21,16 @@ from cloister.privacy.analytic.moments import plain
 from cloister.privacy.analytic.ridge import solve
 from cloister.privacy.analytic.solution import head
 from cloister.privacy.dp import accounting
+from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.layout import Placement, layout
 from cloister.server.analytic import Choice
 from cloister.server.proposal import Terms
 from cloister.simulations.demo import DATASET, Run
+from cloister.simulations.engine import rounds
+from cloister.simulations.engine.adapters import SharedModel
 from cloister.simulations.engine.plans import Promise
+from cloister.simulations.engine.rounds import Seat
+from cloister.simulations.engine.sums import OpenSums
 from cloister.simulations.engine.ways import OneRound
 from tests.ensemble import Stand, stand
 from tests.hands import LABELS, hands
@@ -120,6 +125,36 @@ def test_with_privacy_one_full_batch_is_charged_at_every_site(four: Stand, mode:
         assert (folder / "done").exists()
         assert not (folder / "audit.json").exists()
     assert np.isfinite(run.model()).all()
+    assert run.model().any()
+
+
+def test_a_head_that_starts_from_it_ends_as_in_the_engine(four: Stand, tmp_path: Path) -> None:
+    """Without noise the same plan in the engine, over the same records, gives the same model."""
+    terms = replace(OFF, analytic=None, start=Choice("ridge"), rounds=3, steps=2, rate=1.0)
+    run = four.run(terms)
+    plan, held = run.plan, {name: own for name, (own, _) in run.records().items()}
+    shared, zero = SharedModel(plan, run.base), np.zeros(run.plan.adapter.parameters, dtype=np.float32)
+    seats = {n: Seat(one, FixedEntropy(n.encode())) for n, one in shared.learners(held).items()}
+    expected = rounds.local(plan, seats, OpenSums(SITES), zero).model
+    np.testing.assert_allclose(run.model(), expected, rtol=1e-4, atol=1e-5)
+    assert run.model().any()
+
+
+@pytest.mark.parametrize("mode", ["local", "joint"])
+def test_a_private_start_is_charged_like_every_step_after_it(four: Stand, mode: Any) -> None:
+    before = {name: rows(four, name) for name in SITES}
+    run = four.run(replace(PRIVATE, mode=mode, analytic=None, start=Choice("ridge"), rounds=3))
+    mechanism = run.plan.round_mechanism
+    assert mechanism is not None
+    assert 0.97 * 4.0 < accounting.epsilon([mechanism] * 3, run.plan.privacy.delta) <= 4.0
+    for name in SITES:
+        new = rows(four, name)[len(before[name]) :]
+        reserved = [row.reservation for row in new if row.kind == "reserved"]
+        assert [(each.round, each.mechanism) for each in reserved] == [(n, mechanism) for n in (1, 2, 3)]
+        told = [e for e in run.sites[name].log.entries() if e.job == run.plan.digest]
+        assert [e.type for e in told if e.type == "incident.raised"] == []
+        audited = next(e for e in told if e.type == "audit.result")
+        assert not audited.body["failed"]
     assert run.model().any()
 
 

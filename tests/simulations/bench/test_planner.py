@@ -75,7 +75,7 @@ def test_rows_of_other_shapes_become_texts_with_a_class(tmp_path):
     train, test = CORPORA["mentions"][1](tmp_path)
     assert (train.texts, train.labels, test.labels) == (("no ataxia",), ("disease",), ("none",))
     with pytest.raises(InputError, match="There is no"):
-        CORPORA["sections"][1](tmp_path / "elsewhere")
+        CORPORA["answers"][1](tmp_path / "elsewhere")
 
 
 @pytest.mark.job
