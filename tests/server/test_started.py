@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloister.client.summing import Summing
 from cloister.privacy.analytic.solution import Solution
 from cloister.privacy.descent import Started
 from cloister.privacy.dp import accounting
@@ -186,21 +187,23 @@ def test_a_round_that_was_given_up_leaves_steps_from_zero(tmp_path: Path) -> Non
     assert end.model.any()
 
 
-def test_no_surplus_of_an_analytic_round_is_ever_given(tmp_path: Path) -> None:
+def test_no_surplus_of_an_analytic_round_is_ever_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = Consortium(tmp_path, FOUR, **surplus(started_json("joint", rounds=ROUNDS)))
-    site, asked = found.sites["north"], []
-    real = site._give_surplus
+    real, asked = Summing._give_surplus, []
 
-    def asked_early(opened: Any, secure: Any) -> Any:
+    def asked_early(summing: Summing, opened: Any, learner: Any) -> Any:
         early = replace(opened, header=replace(opened.header, round=1))
         with pytest.raises(CloisterError) as caught:
-            real(early, secure)
+            real(summing, early, learner)
         asked.append(caught.value.id)
-        return real(opened, secure)
+        return real(summing, opened, learner)
 
-    site._give_surplus = asked_early  # type: ignore[method-assign]
+    monkeypatch.setattr(Summing, "_give_surplus", asked_early)
     found.federation().run(found.grid())
-    assert asked == ["surplus_refused", *["replay"] * (ROUNDS - 2)]  # once it gave some, it is asked too late
+    assert asked[:4] == ["surplus_refused"] * 4
+    assert asked[4:] == ["replay"] * 4 * (ROUNDS - 2)  # once a site gave some, it is asked too late
 
 
 def test_the_report_says_what_the_first_round_was(tmp_path: Path) -> None:
