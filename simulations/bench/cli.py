@@ -20,6 +20,7 @@ BENCHES = {
     "step": "what privacy costs in a training step: time, operations and memory, beside plain PEFT",
     "ledger": "how long a ledger of 60 entries takes to say its epsilon",
     "utility": "how near federated training comes to pooling, with privacy and without; a quarter of an hour",
+    "utility-long": "LoRA on all layers in joint mode on SST-2, beside word counts and itself pooled; hours",
     "start": "whether a head that starts from an analytic round is worth its share of the budget",
     "codec": "what few bits a parameter keep of a mean, and of whole jobs; long",
     "faults": "what a crash costs: a process is killed at every point of the protocol of one job",
@@ -30,7 +31,8 @@ BENCHES = {
     "masking": "what hiding an update costs a site: seconds beside Flower's SecAgg+, memory",
 }
 _TAKES_TEXTS, _TAKES_SPANS = "step", "identifiers"
-_TAKES_FOLDERS = ("utility", "start", "codec", "planner")
+_TAKES_FOLDERS = ("utility", "utility-long", "start", "codec", "planner")
+_KEEPS = "utility-long"
 _CPU, _TAKES_DEVICE = "cpu", "step"
 
 
@@ -48,6 +50,10 @@ def bench(
     text: Annotated[str, typer.Option("--text", help="Column of its texts.")] = "text",
     label: Annotated[str, typer.Option("--label", help="Column of its classes.")] = "label",
     device: Annotated[str, typer.Option(help=f"{_TAKES_DEVICE}: where the model is: cpu, cuda.")] = _CPU,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"{_KEEPS}: a folder that keeps finished runs, so that the next call goes on."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure one thing and print its figures beside their targets.
@@ -58,7 +64,7 @@ def bench(
         raise UsageError(
             "option_invalid", f"There is no benchmark {name}.", f"There is: {', '.join(BENCHES)}."
         )
-    value = _measured(name, data, text, label, device).to_json()
+    value = _measured(name, data, text, label, device, out).to_json()
     if as_json:
         typer.echo(json.dumps(value))
         return
@@ -71,16 +77,23 @@ def bench(
         typer.echo(line)
 
 
-def _measured(name: str, data: Path | None, text: str, label: str, device: str) -> Result:
+def _measured(name: str, data: Path | None, text: str, label: str, device: str, out: Path | None) -> Result:
+    if out is not None and name != _KEEPS:
+        raise UsageError("option_invalid", f"The benchmark {name} keeps no runs.", "Leave --out out.")
     if name in _TAKES_FOLDERS and device == _CPU:
-        from cloister.simulations.scenarios.catalogue import DATA
-
-        measured: Result = _module(name).run(DATA if data is None else data)
-        return measured
+        return _on_folder(name, data, out)
     if data is not None and name not in (_TAKES_TEXTS, _TAKES_SPANS):
         raise UsageError("option_invalid", f"The benchmark {name} takes no data.", "Leave --data out.")
     texts = None if data is None else TextFile(data, text, label)
     return _run(name, texts) if device == _CPU else _run_on(device, name, texts)
+
+
+def _on_folder(name: str, data: Path | None, out: Path | None) -> Result:
+    from cloister.simulations.scenarios.catalogue import DATA
+
+    folder, module = DATA if data is None else data, _module(name)
+    found: Result = module.run(folder, out) if name == _KEEPS else module.run(folder)
+    return found
 
 
 def _module(name: str) -> Any:

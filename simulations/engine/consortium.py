@@ -30,7 +30,7 @@ from cloister.server.proposal import Terms, draft
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.adapters import SharedModel
 from cloister.simulations.engine.plans import DATASET, LEAD
-from cloister.simulations.engine.rounds import FREE, Account, Seat, Trained
+from cloister.simulations.engine.rounds import FREE, Account, Seat, Trained, Watch, unwatched
 from cloister.simulations.engine.sums import MaskedSums, OpenSums, Sums
 
 Entropies = Callable[[str], Entropy]
@@ -99,7 +99,15 @@ class Consortium:
             for name, learner in shared.learners(self.records).items()
         }
 
-    def run(self, shared: SharedModel, start: Vector, seats: Mapping[str, Seat], *, masked: bool) -> Trained:
+    def run(
+        self,
+        shared: SharedModel,
+        start: Vector,
+        seats: Mapping[str, Seat],
+        *,
+        masked: bool,
+        watch: Watch = unwatched,
+    ) -> Trained:
         """Runs a plan to its end.
 
         Args:
@@ -107,6 +115,7 @@ class Consortium:
             start: the model before round 1.
             seats: as ``seats`` gives them.
             masked: whether sums go through real keys and masks; without, they are the same bit for bit.
+            watch: told after each round.
 
         Raises:
             PlanError: ``plan_conflict``, masks are asked for where the plan has none, or the plan has few
@@ -115,8 +124,8 @@ class Consortium:
         """
         plan, sums = shared.plan, self._sums(shared.plan, seats, masked=masked)
         if plan.joint and sums is not None:
-            return rounds.joint(plan, shared.layout, seats, sums, start)
-        return rounds.local(plan, seats, sums, start)
+            return rounds.joint(plan, shared.layout, seats, sums, start, watch)
+        return rounds.local(plan, seats, sums, start, watch)
 
     def _sums(self, plan: Plan, seats: Mapping[str, Seat], *, masked: bool) -> Sums | None:
         terms = plan.sum_terms

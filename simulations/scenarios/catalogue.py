@@ -185,17 +185,18 @@ def _kept_back(sites: dict[str, Table], seed: int) -> tuple[dict[str, Table], di
 
 
 def data_file(data: Path, folder: str, side: str) -> Path:
-    """A file of a data set.
+    """A file of a data set, compressed or not.
 
     Raises:
         InputError: ``file_missing``.
     """
     path = data / folder / f"{side}.csv"
-    if not path.is_file():
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and not packed.is_file():
         raise InputError(
             "file_missing", f"There is no {path}.", f"Name the folder that holds {folder} with --data."
         )
-    return path
+    return path if path.is_file() else packed
 
 
 SCENARIOS = {
