@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Kept:
 
         Raises:
             UsageError: ``folder_in_use``, something else is in it.
-            StateError: ``state_locked``, ``disk_full``, ``state_unwritable``.
+            StateError: ``state_locked``, ``state_damaged``, ``disk_full``, ``state_unwritable``.
         """
         if self.path is None:
             yield
@@ -55,7 +55,7 @@ class Kept:
         with folder.hold(self.path / ".lock"):
             if not mark.exists():
                 durable.write(mark, content)
-            elif mark.read_bytes() != content:
+            elif _content(mark) != content:
                 raise UsageError(
                     "folder_in_use",
                     f"{self.path} holds figures of other data, settings or another version of Cloister.",
@@ -65,11 +65,12 @@ class Kept:
                 partial.unlink()
             yield
 
-    def run(self, name: str, what: Callable[[], Numbers]) -> dict[str, float]:
+    def run(self, name: str, figures: Collection[str], what: Callable[[], Numbers]) -> dict[str, float]:
         """What a run came to: read where it was run before, else run and kept.
 
         Args:
             name: of the run, part of a file's name.
+            figures: what they are called.
             what: runs it.
 
         Raises:
@@ -81,11 +82,12 @@ class Kept:
         if not path.exists():
             durable.write(path, _NUMBERS.dump_json(dict(what())), mode=0o644)
         try:
-            return _NUMBERS.validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise StateError(
-                "state_damaged", f"{path} is damaged.", "Delete it: it is then run again."
-            ) from error
+            found = _NUMBERS.validate_json(_content(path))
+        except ValidationError as error:
+            raise _damaged(path) from error
+        if set(found) != set(figures):
+            raise _damaged(path)
+        return found
 
     def _unclaimed(self, path: Path) -> None:
         """Without a mark a folder may hold the lock of a process that was killed at once, and no more."""
@@ -93,3 +95,14 @@ class Kept:
             raise UsageError(
                 "folder_in_use", f"{path} holds something else.", "Name a new folder with --out."
             )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> StateError:
+    return StateError("state_damaged", f"{path} is damaged.", "Delete it, or name another folder with --out.")

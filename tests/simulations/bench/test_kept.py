@@ -24,13 +24,16 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
     for _ in range(2):
         with Kept(tmp_path / "out").held({"a": 1}):
-            assert Kept(tmp_path / "out").run("joint-0", run) == {"accuracy": 0.1 + 0.2, "bytes": 7.0}
+            assert Kept(tmp_path / "out").run("joint-0", ("accuracy", "bytes"), run) == {
+                "accuracy": 0.1 + 0.2,
+                "bytes": 7.0,
+            }
     assert len(ran) == 1
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     with Kept(None).held({}):
-        assert [Kept(None).run("x", lambda n=n: {"n": n})["n"] for n in (1, 2)] == [1, 2]
+        assert [Kept(None).run("x", ("n",), lambda n=n: {"n": n})["n"] for n in (1, 2)] == [1, 2]
 
 
 def test_what_was_finished_outlives_a_kill(tmp_path: Path) -> None:
@@ -40,15 +43,15 @@ def test_what_was_finished_outlives_a_kill(tmp_path: Path) -> None:
         from cloister.simulations.bench.kept import Kept
         kept = Kept(Path({str(tmp_path / "out")!r}))
         with kept.held({{"a": 1}}):
-            kept.run("first", lambda: {{"n": 1.0}})
-            kept.run("second", lambda: os.kill(os.getpid(), signal.SIGKILL))
+            kept.run("first", ("n",), lambda: {{"n": 1.0}})
+            kept.run("second", ("n",), lambda: os.kill(os.getpid(), signal.SIGKILL))
     """)
     ended = subprocess.run([sys.executable, "-c", code], timeout=120, env=dict(os.environ), check=False)
     assert ended.returncode == -signal.SIGKILL
     kept = Kept(tmp_path / "out")
     with kept.held({"a": 1}):
-        assert kept.run("first", lambda: {"n": 2.0}) == {"n": 1.0}
-        assert kept.run("second", lambda: {"n": 2.0}) == {"n": 2.0}
+        assert kept.run("first", ("n",), lambda: {"n": 2.0}) == {"n": 1.0}
+        assert kept.run("second", ("n",), lambda: {"n": 2.0}) == {"n": 2.0}
 
 
 @pytest.mark.parametrize("what", ["other settings", "something else", "a file"])
@@ -73,11 +76,24 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     assert refused.value.id == "state_locked"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": "x"}', b'{"a": null}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"n": "x"}', b'{"n": null}', b'{"m": 1}', b"{}"])
 def test_a_damaged_figure_is_refused(tmp_path: Path, content: bytes) -> None:
     kept = Kept(tmp_path / "out")
     with kept.held({}):
         (tmp_path / "out" / "joint-0.json").write_bytes(content)
         with pytest.raises(StateError) as refused:
-            kept.run("joint-0", lambda: {"n": 1.0})
+            kept.run("joint-0", ("n",), lambda: {"n": 1.0})
+    assert refused.value.id == "state_damaged"
+
+
+@pytest.mark.parametrize("name", ["about.json", "joint-0.json"])
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir(mode=0o700)
+    with Kept(tmp_path / "out").held({}):
+        pass
+    (tmp_path / "out" / name).unlink(missing_ok=True)
+    (tmp_path / "out" / name).mkdir()
+    kept = Kept(tmp_path / "out")
+    with pytest.raises(StateError) as refused, kept.held({}):
+        kept.run("joint-0", ("n",), lambda: {"n": 1.0})
     assert refused.value.id == "state_damaged"
