@@ -40,6 +40,7 @@ from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.descent import steps_of
 from cloister.privacy.entropy import Ratchet
 from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
+from cloister.privacy.evidence.keeping import Keeping
 from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.layout import Layout, initial
@@ -81,6 +82,7 @@ class Agent:
         self._notices: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._announced: set[str] = set()
         self._failure: CloisterError | None = None
+        self._busy = False
 
     def run(self, stop: threading.Event) -> bool:
         """Works until ``stop`` is set.
@@ -97,6 +99,7 @@ class Agent:
         """
         with self._site.running(), self._datasets.ledger.held(), Consortium(self._site) as member:
             refuse_restored(self._site)
+            self._keeping = Keeping(self._site.log, lambda: self._busy)
             self._heads = Heads(self._site, member)
             self._telling = Telling(self._heads, self._once)
             self._deposing = Deposing(self._site, member, self._once, self._willing, self._shows)
@@ -107,6 +110,8 @@ class Agent:
             warm.start()
             if not self._may_begin(stop):
                 return not warm.is_alive()
+            self._keeping.come()
+            self._keeping.start()
             for job in self._jobs:  # before the lead hears of this site: its next message may be for one
                 self._advance(member, job)
             watch.start()
@@ -120,7 +125,7 @@ class Agent:
                     self._turn(member, watch)
                     if letters.trouble is not None and not watch.trouble:
                         self._once(f"The lead cannot ask this site: {letters.trouble.line()}")
-                    threads = (watch, letters, self._telling, self._deposing)
+                    threads = (watch, letters, self._telling, self._deposing, self._keeping)
                     if failure := next((one.failure for one in threads if one.failure), None):
                         self._failure = failure
                         stop.set()
@@ -130,10 +135,12 @@ class Agent:
                 letters.stop(_LAST_ROUND_S)
                 self._telling.stop(_LAST_ROUND_S)
                 self._deposing.stop(_LAST_ROUND_S)
+                self._keeping.stop(_LAST_ROUND_S)
                 for thread in (fleet, warm):
                     thread.join(timeout=_LAST_ROUND_S)
             if self._failure:
                 raise self._failure
+            self._keeping.leave()
             self._site.log.head()
         return not (fleet.is_alive() or warm.is_alive() or letters.is_alive())
 
@@ -209,10 +216,13 @@ class Agent:
             self._deposing.mark()
         if watch.trouble is not None:
             self._once(f"The lead cannot be reached: {watch.trouble.line()}")
+        busy = False
         for job in self._jobs:
             self._advance(member, job)
+            busy |= job.state == APPROVED
             if job.state in (APPROVED, DONE):
                 self._tell_spending(job)
+        self._busy = busy
 
     def _tell_spending(self, job: Job) -> None:
         """Says what is spent; a ledger that cannot be read is said where it is charged."""
@@ -255,7 +265,9 @@ class Agent:
             if job.state == WAITING and (word := self._jobs.settle(job)):
                 self._say(f"The policy {'approves' if word.approve else 'refuses'} {digest[7:19]} by itself.")
             if job.state == APPROVED and digest not in self._participants:
-                self._participants[digest] = self._participant(job)
+                participant = self._participant(job)
+                self._keeping.begin(digest)
+                self._participants[digest] = participant
                 heap.freeze()
                 self._say(f"Ready for {digest[7:19]}.")
             if job.state in (APPROVED, REFUSED) and job.decision and not (job.folder / "told").exists():

@@ -102,8 +102,8 @@ class Plan(Part):
         if (self.base.max_tokens is None) != (self.task.table is not None):
             raise ValueError("a length of texts belongs to texts, and to them alone")
         self._check_table()
-        if self.canaries and not self.task.of_texts:
-            raise ValueError("canaries are single texts with a class, and the task has other rows")
+        if self.canaries and not (self.task.of_texts or self.task.generates):
+            raise ValueError("canaries are texts with a class or an answer, and the task has other rows")
         if self.canaries and self.canaries > min(site.units.low for site in self.sites):
             raise ValueError("there are more canaries than units at some site")
 

@@ -72,6 +72,11 @@ class Task(Part):
         return self.kind in ("sequence-classification", "tabular-classification")
 
     @property
+    def generates(self) -> bool:
+        """Whether what is learnt goes on with a text."""
+        return self.kind == "causal-lm"
+
+    @property
     def of_texts(self) -> bool:
         """Whether a row is one text with one class."""
         return self.kind == "sequence-classification" and not self.pair

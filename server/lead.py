@@ -20,15 +20,18 @@ from typing import Any
 
 from cloister.privacy import canonical, durable, heap
 from cloister.privacy.channel import certificates
+from cloister.privacy.channel.facts import ListenerSide
 from cloister.privacy.errors import (
     UNWRITABLE,
     CloisterError,
+    LogError,
     ModelError,
     RoundError,
     StateError,
     TransportError,
     areas,
 )
+from cloister.privacy.evidence.keeping import Keeping
 from cloister.privacy.wire import bundle, messages
 from cloister.server.app import Federation, Progress, server_app
 from cloister.server.checkpoint import Checkpoint
@@ -44,6 +47,7 @@ from cloister.server.versions import FACTOR, Versions
 
 _LOOK_S = 0.3
 _START_S = 60.0
+_LAST_LOOK_S = 10.0
 
 
 class Flower:
@@ -62,6 +66,7 @@ class Flower:
         durable.write(self._place / "secret", secrets.token_hex(32).encode())
         durable.write(self._place / "config.json", canonical.encode(self._config()))
         self._password = secrets.token_hex(32)
+        self._certificate = certificates.fingerprint(folder.tls(SERVER).certificate)
         for name in (SERVER, LOOPBACK, OPERATOR):
             key = certificates.under_password(folder.tls(name).key, self._password)
             durable.write(self._place / f"{name}.key", key)
@@ -98,6 +103,7 @@ class Flower:
             "control": door(0, OPERATOR, LOOPBACK),
             "secret": str(self._place / "secret"),
             "password": True,
+            "channels": True,
             "members": str(self._folder.path / "roster.json"),
             "parent": os.getpid(),
         }
@@ -122,11 +128,28 @@ class Flower:
                 start_new_session=True,  # Ctrl-C in a terminal is for the lead, which then ends it
             )
         _tell(process, self._password)
-        line = process.stdout.readline() if process.stdout else ""
-        if not line:
-            process.wait(_START_S)
-            raise _told(log.read_text())
-        return process, str(json.loads(line)["control"])
+        for line in process.stdout or ():
+            said = json.loads(line)
+            if "control" in said:
+                threading.Thread(target=self._listen, args=(process,), name="flower", daemon=True).start()
+                return process, str(said["control"])
+            self._note(said)
+        process.wait(_START_S)
+        raise _told(log.read_text())
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Takes what the process says until it ends."""
+        for line in process.stdout or ():
+            self._note(json.loads(line))
+
+    def _note(self, said: Mapping[str, Any]) -> None:
+        """Writes down this end of Flower's connection with a member."""
+        seen = ListenerSide(**said["channel"])
+        if seen.name in {site.name for site in self._folder.enrolment.roster.sites}:
+            with suppress(
+                LogError
+            ):  # the log itself tells of it (``log.gap``), and the lead's next event stops it
+                self._folder.log.append("channel.opened", party=seen.name, **seen.fields(self._certificate))
 
     @property
     def alive(self) -> bool:
@@ -172,6 +195,7 @@ class Lead:
         self._desk = FolderDesk(folder.path, folder.log, folder.vault)
         self._proposed: set[str] = set()
         self.present: Callable[[], Iterable[str]] = frozenset
+        self._busy = False
 
     def run(self, stop: threading.Event, *, once: bool = False) -> Job | None:
         """Works until ``stop`` is set, or until the first job has ended if ``once``.
@@ -184,12 +208,15 @@ class Lead:
             InputError: ``port_in_use``.
         """
         with self._folder.running():
+            keeping = self._keeping = Keeping(self._folder.log, lambda: self._busy)
             settings = self._folder.settings
             service = ConsortiumServer(
                 self._folder, self._desk, f"{settings.bind}:{settings.port_consortium}"
             )
             flower = self._flower = Flower(self._folder)
             self.present = service.present
+            keeping.come()
+            keeping.start()
             service.start()
             addresses = settings.addresses
             self._say(f"{settings.consortium} is up at {addresses.service} and {addresses.fleet}")
@@ -198,6 +225,8 @@ class Lead:
             ended: Job | None = None
             try:
                 while not (stop.is_set() or (once and ended)):
+                    if keeping.failure:
+                        raise keeping.failure
                     if not flower.alive:
                         self._say("Flower's server ended; starting it again.")
                         flower.close()
@@ -208,6 +237,8 @@ class Lead:
                 keeper.join()
                 flower.close()
                 service.stop()
+                keeping.stop(_LAST_LOOK_S)
+            keeping.leave()
             self._folder.log.head()
         return ended if once else None
 
@@ -235,8 +266,10 @@ class Lead:
             stop.wait(_LOOK_S)
             return None
         try:
+            self._busy = True
             self._perform(job, service, flower, stop)
         except TransportError as error:
+            self._folder.log.append("incident.raised", job=job.plan.digest, reason=error.id, severity="low")
             self._say(f"{error.line()} The job goes on from its checkpoint.")
             stop.wait(_LOOK_S)
             return None
@@ -247,6 +280,8 @@ class Lead:
                 self._say("The job goes on from its checkpoint at the next `cloister lead up`.")
                 return None
             self._end(job, error)
+        finally:
+            self._busy = False
         service.presence.announce("heads")  # those of the job's last events
         return job
 
@@ -256,6 +291,7 @@ class Lead:
         state = Checkpoint.load(place, plan.digest, vault)
         resumed = job.state == RUNNING or state.round > 0
         job.move(RUNNING)
+        self._keeping.begin(plan.digest)
         self._folder.log.append(
             "job.resumed" if resumed else "job.started",
             job=plan.digest,

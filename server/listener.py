@@ -12,15 +12,15 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import uvicorn
 from pydantic import Field
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cloister.privacy import canonical
+from cloister.privacy.channel.facts import ListenerSide
 from cloister.privacy.errors import ChannelError, InputError, UsageError
 from cloister.privacy.frozen import Part
 from cloister.server.longpoll import App
@@ -47,26 +47,39 @@ class Door(Part):
     key: File
 
 
+Seen: TypeAlias = Callable[[ListenerSide], None]
+"""Told what this end sees of a connection."""
+
+
 class _Peer(HttpToolsProtocol):
     """Puts common name and fingerprint of the caller's certificate into the state of every call."""
+
+    seen: ClassVar[Seen]
 
     def connection_made(self, transport: Any) -> None:
         """A connection whose handshake is done; its certificate was verified."""
         super().connection_made(transport)
         subject = transport.get_extra_info("peercert").get("subject", ())
         names = [value for part in subject for kind, value in part if kind == "commonName"]
-        der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        seen = {"certificate": names[0] if names else "", "fingerprint": canonical.digest(der)}
-        self.app_state = {**self.app_state, **seen}
+        facts = ListenerSide.seen(transport.get_extra_info("ssl_object"), names[0] if names else "")
+        self.app_state = {**self.app_state, "certificate": facts.name, "fingerprint": facts.client}
+        type(self).seen(facts)
 
 
 class Listener(uvicorn.Server):
     """A uvicorn server that says when it is ready and leaves signals to us."""
 
-    def __init__(self, gate: App, door: Door, lifespan: Literal["on", "off"], password: str = "") -> None:
+    def __init__(
+        self,
+        gate: App,
+        door: Door,
+        lifespan: Literal["on", "off"],
+        password: str = "",
+        seen: Seen = lambda _: None,
+    ) -> None:
         config = uvicorn.Config(
             gate,
-            http=_Peer,
+            http=type("_Reporting", (_Peer,), {"seen": staticmethod(seen)}),
             ws="none",
             lifespan=lifespan,
             log_config=None,

@@ -253,6 +253,10 @@ def check_methods(terms: Terms) -> None:
         )
 
 
+_PLANTABLE = ("sequence-classification", "causal-lm")
+"""Tasks of which false records can be made of random words."""
+
+
 def _check_task(terms: Terms) -> None:
     if terms.analytic and terms.task not in ("sequence-classification", "tabular-classification"):
         raise PlanError(
@@ -260,10 +264,10 @@ def _check_task(terms: Terms) -> None:
             "An analytic round gives one class a row, and this task is another.",
             "Leave out --method ridge or means, or --task.",
         )
-    if terms.canaries is not None and (terms.task != "sequence-classification" or terms.pair):
+    if terms.canaries is not None and (terms.task not in _PLANTABLE or terms.pair):
         raise PlanError(
             "plan_conflict",
-            "Canaries are single texts with a class, and the rows of this task are others.",
+            "Canaries are single texts with a class or an answer, and the rows of this task are others.",
             "Leave out --canaries.",
         )
     _check_table(terms)

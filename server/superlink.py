@@ -11,7 +11,9 @@ listener       what it serves                                             who ma
 
 Stock SuperLink serves all its APIs on one port, and its control and runtime APIs without asking who
 calls. When both listeners are ready, one line of JSON says where: ``{"fleet": "host:port", "control":
-"host:port"}``. Flower's own log goes to the standard error stream. The process ends with its parent.
+"host:port"}``. If asked to, it prints a line for each connection of a site that is another one than that
+site's last: ``{"channel": …}`` (``privacy.channel.facts.ListenerSide``). Flower's own log goes to the
+standard error stream. The process ends with its parent.
 
 Formal guarantees:
     Both listeners speak TLS 1.3 only and ask for a certificate of their own authority. At the fleet
@@ -37,6 +39,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from cloister.privacy import canonical, folder, heap
+from cloister.privacy.channel.facts import ListenerSide
 from cloister.privacy.errors import CloisterError, InputError, StateError, UsageError
 from cloister.privacy.frozen import Part
 from cloister.server.listener import Door, File, Listener, address, bind
@@ -93,6 +96,7 @@ class Settings(Part):
         limit: bytes of the largest call that is taken.
         parent: process id of the parent; 0 does not ask who it is.
         password: the keys of both listeners are under one, the first line of the standard input.
+        channels: whether connections of sites are told on the standard output, which must then be read.
         members: the lead's ``roster.json``: only certificates that are in it now are let in; "" asks nobody.
     """
 
@@ -105,6 +109,7 @@ class Settings(Part):
     limit: Annotated[int, Field(ge=1 << 10)] = _LIMIT
     parent: Annotated[int, Field(ge=0)] = 0
     password: bool = False
+    channels: bool = False
     members: str = ""
 
     @classmethod
@@ -157,6 +162,18 @@ class _Members:
             self._known.clear()
         self._known.add(pair)
         return 0
+
+
+class _Channels:
+    """Prints what the fleet listener sees of a site's connection, where it is another one than the last."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, ListenerSide] = {}
+
+    def __call__(self, seen: ListenerSide) -> None:
+        if self._last.get(seen.name) != seen:
+            self._last[seen.name] = seen
+            print(canonical.encode({"channel": seen.told()}).decode(), flush=True)
 
 
 class _Lifespan:
@@ -266,8 +283,9 @@ def run(path: Path) -> None:
         Gate(app, bells, settings.limit, members.refusal),
         Gate(app, bells, settings.limit),
     )
+    seen = _Channels() if settings.channels else lambda _: None
     listeners = {
-        Listener(for_sites, settings.fleet, "off", password): fleet,
+        Listener(for_sites, settings.fleet, "off", password, seen): fleet,
         Listener(for_all, settings.control, "on", password): control,
     }
     loop = next(iter(listeners)).config.get_loop_factory()

@@ -123,7 +123,7 @@ def write(folder: Path, layers: int = 3, width: int = 32) -> Path:
     return folder
 
 
-def write_writer(folder: Path, kind: str = "gpt2", template: str | None = None) -> Path:
+def write_writer(folder: Path, kind: str = "gpt2", template: str | None = None, width: int = 32) -> Path:
     """A folder of a tiny random model that generates text; its tokens are bytes, so any text will do."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers import models as tokenizing
@@ -132,7 +132,7 @@ def write_writer(folder: Path, kind: str = "gpt2", template: str | None = None) 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", *letters])}
     sizes: dict[str, dict[str, Any]] = {
-        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+        "gpt2": {"n_embd": width, "n_layer": 2, "n_head": 4, "n_positions": 128},
         "llama": {
             "hidden_size": 32,
             "num_hidden_layers": 2,

@@ -2,15 +2,18 @@
 
 - Canaries: the lower the model's loss on one, the likelier it was trained on. The start of training, the
   natural reference, knows none of them and has the same loss on every text: its head is zero.
+- Of a model that writes, canaries are scored by how much less its loss on their answers is than that of its
+  base model, and drawn out: asked the instruction alone, it gives the answer word for word or it does not.
 - Membership: the loss of the model less that of a reference that was trained on none of the tested units: a
   linear head on the frozen base model, or on a table's features, fitted to the site's other training rows.
-  Hard units are so for both.
+  Hard units are so for both. Of a model that writes, its base model is the reference.
 
 An adversary with more models of the same data, or who sees every round, can do better (docs/privacy.md).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -20,9 +23,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cloister.client.learn import tabular
-from cloister.client.learn.adapters import Classifier, set_flat
+from cloister.client.learn.adapters import Classifier, Writer, set_flat
+from cloister.client.learn.documents import Answered
 from cloister.client.learn.evaluation import losses
 from cloister.client.learn.features import Pooled, Tokens, chunks
+from cloister.client.learn.instruction import Form
 from cloister.client.learn.model import SCALE, tokenize
 from cloister.client.site.records import Records
 from cloister.client.site.trial import Trial
@@ -32,6 +37,7 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 
 Floats: TypeAlias = NDArray[np.float64]
+Found: TypeAlias = NDArray[np.bool_]
 
 _DECAY, _STEPS = 1e-3, 50
 
@@ -58,6 +64,38 @@ def on_units(plan: Plan, base: BaseModel, classifier: Classifier, model: Vector,
     logits = _pooled(classifier, rows) @ head
     reference = cross_entropy(logits, torch.from_numpy(labels), reduction="none").numpy()
     means: Floats = np.bincount(trial.units, weights=reference - attacked) / np.bincount(trial.units)
+    return means
+
+
+@dataclass(frozen=True, eq=False)
+class Recited:
+    """What a model that writes makes of false records, all of shape (canaries,).
+
+    Attributes:
+        scores: of each, higher where it was likely trained on.
+        after: whether the finished model gives its answer word for word.
+        before: whether its base model does.
+    """
+
+    scores: Floats
+    after: Found
+    before: Found
+
+
+def drawn_out(plan: Plan, base: BaseModel, writer: Writer, model: Vector, own: Records) -> Recited:
+    """Asks the finished model, and its base model, for the answers of canaries; arguments as ``on_units``."""
+    rows = Answered(writer, Form.of(base).turns(own.texts, own.labels, plan.max_tokens))
+    set_flat(writer, initial(writer.layout, plan.adapter.seed))
+    reference, before = rows.recited()
+    set_flat(writer, model)
+    losses, after = rows.recited()
+    return Recited(reference - losses, after, before)
+
+
+def on_written(plan: Plan, base: BaseModel, writer: Writer, model: Vector, trial: Trial) -> Floats:
+    """As ``on_units``, of a model that writes."""
+    found = drawn_out(plan, base, writer, model, trial.records)
+    means: Floats = np.bincount(trial.units, weights=found.scores) / np.bincount(trial.units)
     return means
 
 

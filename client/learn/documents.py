@@ -190,6 +190,22 @@ class Answered:
             shares[rows] = self._means(right, owner, rows).cpu().numpy()
         return Worth(float(shares.mean()), len(shares), loss=float(losses.mean()))
 
+    @torch.no_grad()
+    def recited(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The loss of each row, and whether the model gives its answer word for word, to its end.
+
+        Greedy decoding gives an answer exactly if each of its tokens is the most probable one after the
+        instruction and the true tokens before it: no text is generated. Shapes (rows,).
+        """
+        losses, same = np.empty(len(self._starts)), np.empty(len(self._starts), dtype=np.bool_)
+        for rows in _all(self.lengths):
+            logits, targets, owner = self._next(rows)
+            each = cross_entropy(logits, targets, reduction="none")
+            losses[rows] = self._means(each, owner, rows).cpu().numpy()
+            wrong = (logits.argmax(dim=1) != targets).to(each.dtype)
+            same[rows] = (self._means(wrong, owner, rows) == 0).cpu().numpy()
+        return losses, same
+
     def _next(self, rows: Indices) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (answer tokens, vocabulary) before each token of answers, that token, and whose it is."""
         ids, mask = self._tokens.padded(self._writer, rows)

@@ -101,6 +101,22 @@ def save(folder: Path, layout: Layout, plan: Plan, vector: Vector, stem: str = "
         _write_json(folder / "adapter_config.json", _adapter_config(layout, plan, stem))
 
 
+def vector_of(folder: Path, layout: Layout, stem: str = "") -> Vector:
+    """What was trained, as it stands in a folder that ``save`` wrote, float32, shape (d,).
+
+    Raises:
+        ModelError: ``adapter_invalid``, the folder is damaged, or of another layout.
+    """
+    try:
+        found = load_file(folder / _ADAPTER)
+        parts = [found[_PEFT + stem + name].astype(np.float32) for name, _ in layout.tensors]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError("adapter_invalid", f"{folder} holds no adapter of this plan.") from error
+    if [part.shape for part in parts] != [shape for _, shape in layout.tensors]:
+        raise ModelError("adapter_invalid", f"{folder} holds an adapter of another plan.")
+    return np.concatenate([part.ravel() for part in parts])
+
+
 def load(folder: Path, base: BaseModel, device: str = "cpu") -> TextClassifier:
     """The classifier that ``save`` wrote.
 

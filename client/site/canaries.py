@@ -1,9 +1,10 @@
 """Canaries: false records of the site's own, put among its records by coins, to measure what a model keeps.
 
-A plan may ask for them. Each is a few random words under a random class, made from the operating system's
-randomness and from no record. A fair coin, tossed before the first round and bound in the event log, decides
-whether a canary is trained on; those that are, are units like any other: sampled, clipped, noised, charged.
-After the job the site guesses the coins from the finished model (``client.attacks``).
+A plan may ask for them. Each is a few random words under a random class, or with an answer of random words
+where answers are learnt, made from the operating system's randomness and from no record. A fair coin, tossed
+before the first round and bound in the event log, decides whether a canary is trained on; those that are, are
+units like any other: sampled, clipped, noised, charged. After the job the site guesses the coins from the
+finished model, and asks one that writes for the answers (``client.attacks``).
 
 Formal guarantees:
     Words, classes and coins are independent of all records. So what a site tells of its canaries after the
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from mnemonic import Mnemonic
+from numpy.typing import NDArray
 
 from cloister.client.site.records import Records
 from cloister.privacy import canonical
@@ -38,6 +40,8 @@ from cloister.privacy.vault import CLEAR, Vault
 
 WORDS = 4
 """Words of a canary: few, so that one differs from the next in more than noise."""
+ANSWER_WORDS = 3
+"""Words of an answer: 2^33 of them, so that nobody comes upon one by chance."""
 FILE, OPENING = "canaries.json", "opening.json"
 _KEY = 32
 
@@ -48,7 +52,7 @@ class Canaries:
 
     Attributes:
         job: the plan's digest.
-        labels: the plan's classes.
+        labels: the plan's classes; none where answers are learnt.
         key: what words and classes are made from.
         coins: which of them are trained on.
     """
@@ -77,11 +81,12 @@ class Canaries:
         """Digest of job, texts and coins: binds the site to them and tells nobody what they are."""
         return bound(self.job, self.guesses, self.key.hex(), self.coins.to_json())
 
-    def opening(self, scores: Floats) -> Opening:
+    def opening(self, scores: Floats, recited: NDArray[np.bool_] | None = None) -> Opening:
         """What they were and what an attack guessed of them: for after the job, when it tells nothing.
 
         Args:
             scores: of the attack, shape (m,).
+            recited: those whose answer the model gives word for word, where it writes; shape (m,).
         """
         told_in, told_out = membership.told(scores, self.guesses)
         coins = self.coins.to_json()
@@ -92,18 +97,28 @@ class Canaries:
             nonce=str(coins["nonce"]),
             told_in=tuple(sorted(map(int, told_in))),
             told_out=tuple(sorted(map(int, told_out))),
+            recited=None if recited is None else tuple(map(int, np.flatnonzero(recited))),
         )
 
     def records(self, *, persons: bool) -> Records:
         """All of them, in order, each of a person of its own where persons are known."""
         stream, words, number = KeyStream(self.key), _words(), len(self)
         chosen = stream.words(number * WORDS).reshape(number, WORDS) % np.uint64(len(words))
-        classes = stream.words(number) % np.uint64(len(self.labels))
         return Records(
-            texts=tuple(" ".join(words[int(place)] for place in row) for row in chosen),
-            labels=tuple(self.labels[int(place)] for place in classes),
+            texts=_spelled(chosen),
+            labels=self._answers(stream),
             persons=tuple(self._person(place) for place in range(number)) if persons else None,
+            kind="sequence-classification" if self.labels else "causal-lm",
         )
+
+    def _answers(self, stream: KeyStream) -> tuple[str, ...]:
+        """A class for each, or random words."""
+        number = len(self)
+        if self.labels:
+            classes = stream.words(number) % np.uint64(len(self.labels))
+            return tuple(self.labels[int(place)] for place in classes)
+        chosen = stream.words(number * ANSWER_WORDS).reshape(number, ANSWER_WORDS)
+        return _spelled(chosen % np.uint64(len(_words())))
 
     def _person(self, place: int) -> str:
         """The id of somebody who does not exist, of the form that ids of persons have here."""
@@ -113,7 +128,7 @@ class Canaries:
         """The records of a site, and after them the canaries whose coin says so."""
         own = self.records(persons=train.persons is not None).take(np.flatnonzero(self.coins.included))
         persons = None if train.persons is None else train.persons + (own.persons or ())
-        return Records(train.texts + own.texts, train.labels + own.labels, persons)
+        return Records(train.texts + own.texts, train.labels + own.labels, persons, kind=own.kind)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON, for the site's own disk: whoever reads it knows the coins."""
@@ -163,6 +178,11 @@ def opened(folder: Path) -> dict[str, bytes]:
 
 def _coins(value: Mapping[str, Any]) -> Coins:
     return Coins.from_json(value)
+
+
+def _spelled(chosen: NDArray[np.uint64]) -> tuple[str, ...]:
+    """Rows of places in the list as texts."""
+    return tuple(" ".join(_words()[int(place)] for place in row) for row in chosen)
 
 
 @cache

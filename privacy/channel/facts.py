@@ -149,6 +149,39 @@ class CallerSide:
         return {"route": "flower", **seen, "local": local, "remote": self.server}
 
 
+@dataclass(frozen=True)
+class ListenerSide:
+    """What a listener's own end sees of a connection of Python's ``ssl``, which does not tell the group.
+
+    Attributes:
+        name: the common name of the caller's certificate.
+        tls, cipher: as in ``CallerSide``.
+        client: fingerprint of the certificate that the caller showed.
+    """
+
+    name: str
+    tls: str
+    cipher: str
+    client: str
+
+    @classmethod
+    def seen(cls, connection: Any, name: str) -> ListenerSide:
+        """The facts of a connection (``ssl.SSLObject``) whose caller was verified."""
+        version, chosen = connection.version(), connection.cipher()
+        cipher = chosen[0] if chosen and chosen[0] in _CIPHERS else OTHER
+        shown = canonical.digest(connection.getpeercert(True))
+        return cls(name, _VERSIONS.get(version or "", NOT_SEEN), cipher, shown)
+
+    def fields(self, local: str) -> dict[str, Any]:
+        """The fields of an event on this connection to Flower; ``local`` is this end's certificate."""
+        seen = {"tls": self.tls, "cipher": self.cipher, "group": NOT_SEEN}
+        return {"route": "flower", **seen, "local": local, "remote": self.client}
+
+    def told(self) -> dict[str, str]:
+        """As JSON, for the process that keeps the log; ``ListenerSide(**told)`` reads it."""
+        return dict(vars(self))
+
+
 def _is_statement(value: object) -> bool:
     if not isinstance(value, dict) or tuple(sorted(value)) != _MEMBERS:
         return False

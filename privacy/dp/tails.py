@@ -131,6 +131,31 @@ def epsilon_lower_bound(
     return low
 
 
+def share_at_least(successes: int, trials: int, *, confidence: float = 0.95) -> float:
+    """The lower end of Clopper and Pearson's interval (1934), one-sided: 0 where nothing succeeded.
+
+    Args:
+        successes: from 0 to ``trials``, each by itself with the same probability.
+        trials: at least 1.
+        confidence: how surely the probability is not below what is returned.
+    """
+    if not successes:
+        return 0.0
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if float(_binomial(trials, middle)[successes:].sum()) > 1 - confidence:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def share_at_most(successes: int, trials: int, *, confidence: float = 0.95) -> float:
+    """The upper end of that interval: 1 where everything succeeded."""
+    return 1 - share_at_least(trials - successes, trials, confidence=confidence)
+
+
 def _binomial(n: int, p: float) -> NDArray[np.float64]:
     """Probabilities of 0 to n successes; p in (0, 1)."""
     k = np.arange(n + 1)

@@ -16,8 +16,10 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.evidence import happenings
+from cloister.privacy.evidence.clocks import clocks
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import lower_bound
+from cloister.privacy.evidence.extraction import possible, shares
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.identity import PublicIdentity
@@ -53,6 +55,7 @@ def derived(
         "consents": happenings.consents(shown),
         "decisions": happenings.decisions(shown),
         "incidents": happenings.incidents(shown),
+        "clocks": clocks(plan, shown),
         "sources": happenings.sources(plan, shown),
     }
     return {
@@ -65,6 +68,12 @@ def derived(
         "rounds": list(_rounds(lead)),
         "privacy": privacy,
         "attacks": [one for stated in privacy for one in attacked(plan, stated, logs[stated["site"]])],
+        "extractions": [
+            one
+            for site in plan.sites
+            if site.name in logs
+            for one in extracted(plan, site.name, logs[site.name])
+        ],
         "traffic": list(_traffic(plan, lead)),
         "channels": list(_channels(plan, logs)),
         "progress": list(_progress(plan, logs)),
@@ -212,11 +221,13 @@ def _channels(plan: Plan, logs: Logs) -> Iterator[dict[str, Any]]:
             if (end := _end(event.body, "local", "remote")) and event.body["route"] == "consortium"
         ]
         flower = happenings.connection(own, plan.lead.name, "flower")
+        served = happenings.connection(at_lead, site.name, "flower")
         yield {
             "site": site.name,
             **met,
             "seen_at_site": met if met in ends else ends[-1] if ends else None,
             "flower": None if flower is None else _end(flower.body, "local", "remote"),
+            "flower_at_lead": None if served is None else _end(served.body, "remote", "local"),
         }
 
 
@@ -333,6 +344,33 @@ def attacked(plan: Plan, stated: Mapping[str, Any], events: Iterable[Event]) -> 
             **{name: None if value is None else f"{value:.2f}" for name, value in figures.items()},
             "covered": body["covered"],
             "opened": opened and body["attack"] == "canaries",
+        }
+
+
+def extracted(plan: Plan, site: str, events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    """What came out of a model that writes when a site asked it for the answers of its canaries.
+
+    Args:
+        plan: of the job.
+        site: its name.
+        events: of its log.
+    """
+    mine = [e for e in events if e.job == plan.digest]
+    opened = any(e.type == "audit.opened" for e in mine)
+    for body in [e.body for e in mine if e.type == "audit.extracted"][:1]:
+        counts = {
+            name: _whole(body[name]) for name in ("trained", "extracted", "others", "guessed", "before")
+        }
+        if not possible(**counts):
+            continue  # the check of audits says so
+        yield {
+            "site": site,
+            "model": body["model"],
+            "commitment": body["commitment"],
+            **{name: str(value) for name, value in counts.items()},
+            **shares(counts["trained"], counts["extracted"], counts["others"], counts["guessed"]),
+            "covered": body["covered"],
+            "opened": opened,
         }
 
 

@@ -27,6 +27,8 @@ from cloister.privacy.clauses import Digest, Name, Unit
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import InputError
+from cloister.privacy.evidence.clocks import Clocked
+from cloister.privacy.evidence.extraction import Extraction
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
 from cloister.privacy.evidence.kinds import Audience, Group, Moment, Number, Reason, Share, Whole
 from cloister.privacy.frozen import Part
@@ -234,12 +236,13 @@ class Channel(ChannelEnd):
 
     Attributes:
         seen_at_site: the same connection, as the site's end wrote it down; None where it did not.
-        flower: the site's end of its connection to Flower, of which the lead's end keeps no record; likewise.
+        flower, flower_at_lead: both ends of its connection to Flower; likewise. Neither sees the group.
     """
 
     site: Name
     seen_at_site: ChannelEnd | None = None
     flower: ChannelEnd | None = None
+    flower_at_lead: ChannelEnd | None = None
 
     @property
     def met(self) -> bool:
@@ -353,6 +356,8 @@ class Evidence(Part):
     seconds: Number
     peak_memory: Whole | None
     attacks: tuple[Attack, ...] = ()
+    extractions: tuple[Extraction, ...] = ()
+    clocks: tuple[Clocked, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -423,6 +428,9 @@ class Evidence(Part):
         for one in self.attacks:
             if one.site not in claims or one.claimed != claims[one.site]:
                 raise ValueError("an attack is held to another claim than its site's")
+        drawn = [one.site for one in self.extractions]
+        if len({*drawn}) != len(drawn) or not claims.keys() >= {*drawn}:
+            raise ValueError("an extraction of a site stands twice, or is of none")
         if len({(one.site, one.attack) for one in self.attacks}) != len(self.attacks):
             raise ValueError("an attack of a site stands twice")
         return self
@@ -432,14 +440,15 @@ class Evidence(Part):
         listed = [one.event for one in self.cited]
         repeated: tuple[Decided | Incident, ...] = (*self.decisions, *self.incidents)
         named = [event for one in self.sources for event in one.events]
-        named += [event for one in repeated for event in one.events] + [one.event for one in self.consents]
+        named += [event for one in (*repeated, *self.clocks) for event in one.events]
+        named += [one.event for one in self.consents]
         if len(set(listed)) != len(listed) or set(listed) != set(named):
             raise ValueError("the events that are cited are not those that the entries name")
         if len({one.about for one in self.sources}) != len(self.sources):
             raise ValueError("the sources name something twice")
         parties = {self.plan.lead.name, *(site.name for site in self.plan.sites)}
         writers = {event.partition("/")[0].partition("@")[0] for event in listed}
-        told = {one.party for one in repeated} | {one.party for one in self.consents}
+        told = {one.party for one in (*repeated, *self.consents, *self.clocks)}
         if not writers | told <= parties:
             raise ValueError("an event is of nobody in the plan")
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cloister.privacy import durable
@@ -17,6 +17,7 @@ from cloister.privacy.evidence.events import LINE_LIMIT, malformed
 from cloister.privacy.evidence.heads import NOTE_LIMIT, SignedHead
 
 EVENTS, HEADS = "events.jsonl", "heads"
+_LOST = "lost"
 
 
 @contextmanager
@@ -90,6 +91,23 @@ def write(file: int, data: bytes) -> None:
     """Write all of ``data``, or raise ``OSError``."""
     while data:
         data = data[os.write(file, data) :]
+
+
+def lose(folder: Path) -> None:
+    """Leaves a mark that an event could not be written, if that much can be: an empty file takes no room."""
+    with suppress(OSError):
+        os.close(os.open(folder / _LOST, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def lost(folder: Path) -> bool:
+    """Whether that mark is there."""
+    return (folder / _LOST).exists()
+
+
+def found(folder: Path) -> None:
+    """Takes the mark away, once the log says so itself."""
+    with refusing_unwritable():
+        (folder / _LOST).unlink(missing_ok=True)
 
 
 def head_path(folder: Path, size: int) -> Path:

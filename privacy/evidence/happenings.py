@@ -29,8 +29,6 @@ Consent = Literal[
     "approval.timeout",
     "job.accepted",
     "consent.recorded",
-    "consent.expired",
-    "consent.withdrawn",
     "release.approved",
 ]
 Decision = Literal[
@@ -60,13 +58,13 @@ Trouble = Literal[
     "log.rotated",
     "log.recovered",
     "log.gap",
+    "clock.stepped",
+    "clock.status",
     "round.aborted",
     "job.resumed",
     "job.aborted",
     "step.unchecked",
     "model.rolled_back",
-    "consent.withdrawn",
-    "consent.expired",
 ]
 """Types of events that each list is made of."""
 
@@ -133,10 +131,30 @@ class Decided(_Repeated):
     policy: Digest | None
 
 
+How = Literal[
+    "restart",
+    "unclean",
+    "paused",
+    "unwritable",
+    "back",
+    "forward",
+    "synchronised",
+    "not-synchronised",
+    "unknown",
+]
+
+
 class Incident(_Repeated):
-    """Something that went wrong, or changed who is there under which key."""
+    """Something that went wrong, or changed who is there under which key.
+
+    Attributes:
+        how: of a gap, why; of a clock that was set, which way; of one whose state changed, to which.
+        lasted: of a gap and of a clock that was set, by how much.
+    """
 
     type: Trouble
+    how: How | None = None
+    lasted: Literal["seconds", "minutes", "hours", "days"] | None = None
 
 
 class Names:
@@ -210,7 +228,21 @@ def _decision(event: Event) -> dict[str, Any]:
 
 def incidents(logs: Logs) -> list[dict[str, Any]]:
     """What went wrong or changed: entries of one party that are alike stand together."""
-    return _together(logs, ((event, _what(event)) for event in _of(logs, get_args(Trouble))))
+    found = (event for event in _of(logs, get_args(Trouble)) if event.body.get("occasion") not in _USUAL)
+    return _together(logs, ((event, {**_what(event), **_how(event)}) for event in found))
+
+
+_USUAL = ("start", "job")
+"""When a clock's state is told of that did not change: no incident, but a line about the party's clock."""
+
+
+def _how(event: Event) -> dict[str, Any]:
+    body = event.body
+    if event.type == "log.gap":
+        return {"how": body["reason"], "reason": None, "lasted": body["lasted"]}
+    if event.type == "clock.stepped":
+        return {"how": body["way"], "lasted": body["by"]}
+    return {"how": body["state"] if event.type == "clock.status" else None, "lasted": None}
 
 
 def _what(event: Event) -> dict[str, Any]:
@@ -270,7 +302,10 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
     opened = [e for e in _typed(everything, "budget.opened") if e.body["dataset"] == dataset]
     enrolled = _typed(logs.get(plan.lead.name, ()), "key.enrolled")
     met = connection(logs.get(plan.lead.name, ()), name), connection(everything, plan.lead.name)
-    flower = connection(everything, plan.lead.name, "flower")
+    flower = (
+        connection(logs.get(plan.lead.name, ()), name, "flower"),
+        connection(everything, plan.lead.name, "flower"),
+    )
     counted = [e for e in _typed(lead, "traffic.counted") if e.body["site"] == name]
     audit = _typed(own, "audit.committed", "audit.result")
     charged = _ends(_typed(own, "budget.reserved"))
@@ -288,9 +323,10 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
             *_typed(own, "audit.opened"),
         ],
         f"membership.{name}": _attack(own, "membership"),
+        f"extraction.{name}": _typed(own, "audit.extracted")[:1],
         f"traffic.{name}": _ends(counted),
         f"channel.{name}": [*filter(None, met)],
-        f"flower.{name}": [*filter(None, [flower])],
+        f"flower.{name}": [*filter(None, flower)],
     }
 
 

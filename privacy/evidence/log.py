@@ -7,7 +7,9 @@ what the others wrote, writes its line and syncs it to the disk before it return
 act appends first: where the line cannot be written, ``LogError`` (``log_unwritable``) says so and
 nothing else may happen. What nobody acts on before more is appended may be noted instead, and shares the
 sync of what follows. A process that dies in the middle of a line leaves a torn tail; the next one
-to lock the file cuts off exactly that tail, which nobody had been told was written, and records it.
+to lock the file cuts off exactly that tail, which nobody had been told was written, and records it. Whoever
+writes next also records that an event was lost because it could not be written (``log.gap``), and that the
+clock was set back since the last event (``clock.stepped``).
 
 Reading. ``EventLog`` checks only that it goes on where it should. ``chain.verify_log`` is the full
 check, for whoever holds a copy and the party's public keys.
@@ -42,10 +44,16 @@ from cloister.privacy.evidence.events import GENESIS, LINE_LIMIT, Event, malform
 from cloister.privacy.evidence.heads import SignedHead, forked
 from cloister.privacy.evidence.merkle import BLOCK, Frontier, Outline
 from cloister.privacy.identity import PrivateIdentity
+from cloister.privacy.timekeeping import span
 
 __all__ = ["Clock", "Entry", "EventLog", "Verified", "events_of", "now", "verify_log"]
 
 Clock: TypeAlias = Callable[[], datetime]
+
+STEP_S = 1.0
+"""A clock that goes back by more was set."""
+_STEPPED, _GAP = "clock.stepped", "log.gap"
+_TS = b'"ts":"'
 
 
 def now() -> datetime:
@@ -75,6 +83,12 @@ class _Tip:
     @property
     def hash(self) -> str:
         return canonical.digest(self.last) if self.tree.size else GENESIS
+
+    @property
+    def ts(self) -> str:
+        """When the last line was written; "" if there is none."""
+        start = self.last.rfind(_TS) + len(_TS)
+        return self.last[start : self.last.find(b'"', start)].decode() if self.last else ""
 
 
 class EventLog:
@@ -176,6 +190,42 @@ class EventLog:
         """
         with self._held(sync=False) as file:
             return self._put(file, type, job, round, fields)
+
+    def gap(self, reason: str, since: datetime | None = None) -> Entry:
+        """Writes down that nothing was written for a while, and why; errors are those of ``append``.
+
+        Args:
+            reason: of ``log.gap``.
+            since: from when; None for the last event.
+        """
+        with self._held() as file:
+            return self._gap(file, reason, since)
+
+    def _gap(self, file: int, reason: str, since: datetime | None = None) -> Entry:
+        moment = self._clock()
+        lasted = (moment - (since or datetime.fromisoformat(self._tip.ts))).total_seconds()
+        body = {"lasted": span(lasted), "reason": reason}
+        return self._put(file, _GAP, None, None, body, moment)
+
+    @property
+    def last_time(self) -> datetime:
+        """When the last event was written, by the clock of the log."""
+        with self._held(sync=False):
+            return datetime.fromisoformat(self._tip.ts)
+
+    def silence(self) -> float:
+        """Seconds since the last event, by the clock of the log."""
+        return (self._clock() - self.last_time).total_seconds()
+
+    def newest(self, *types: str) -> Event | None:
+        """The last event of one of these types; None if there is none."""
+        marks = tuple(f'"type":"{type_}"'.encode() for type_ in types)
+        with self.batch():
+            found = b""
+            for line in files.lines(self.folder, 0, self._tip.end):
+                if any(mark in line for mark in marks):
+                    found = line
+        return Event.decode(found[:-1]) if found else None
 
     def sync(self) -> None:
         """Brings what was noted to the disk; raises ``LogError`` ``log_unwritable``."""
@@ -341,11 +391,26 @@ class EventLog:
         if torn:
             self._put(file, "log.recovered", None, None, {"bytes": len(torn)})
 
-    def _put(self, file: int, kind: str, job: str | None, round_: int | None, body: dict[str, Any]) -> Entry:
+    def _put(
+        self,
+        file: int,
+        kind: str,
+        job: str | None,
+        round_: int | None,
+        body: dict[str, Any],
+        moment: datetime | None = None,
+    ) -> Entry:
+        if kind != _GAP and files.lost(self.folder):
+            self._gap(file, "unwritable")
+            self._sync(file)
+            files.found(self.folder)
+        moment = moment or self._clock()
+        if kind != _STEPPED and timestamp(moment) < self._tip.ts:
+            self._notice(file, moment)
         event = Event(
             writer=self._writer.public.name,
             seq=self._tip.tree.size,
-            ts=timestamp(self._clock()),
+            ts=timestamp(moment),
             type=kind,
             job=job,
             round=round_,
@@ -359,6 +424,12 @@ class EventLog:
             files.write(file, line + b"\n")
         self._tip = self._tip.after(line)
         return Entry(event.seq, self._tip.hash)
+
+    def _notice(self, file: int, moment: datetime) -> None:
+        """Writes down that the clock was set back since the last event, where it was by enough."""
+        back = (datetime.fromisoformat(self._tip.ts) - moment).total_seconds()
+        if back > STEP_S:
+            self._put(file, _STEPPED, None, None, {"way": "back", "by": span(back)}, moment)
 
     def _sync(self, file: int) -> None:
         if self._tip is not self._durable:
@@ -376,6 +447,7 @@ class EventLog:
                 self._tip = good
                 with suppress(OSError):  # where even this fails, the tail is torn and repaired later
                     os.ftruncate(file, good.end)
+                files.lose(self.folder)
                 raise
 
 

@@ -44,6 +44,8 @@ class Opening(Part):
     Attributes:
         key, included, nonce: what the commitment is to.
         told_in, told_out: places of those of which the site guessed that they were, or were not, trained on.
+        recited: places of those whose answer the model gave word for word; absent from the bytes where the
+            model writes nothing.
     """
 
     version: Literal[1] = 1
@@ -53,6 +55,7 @@ class Opening(Part):
     nonce: Hex
     told_in: Places
     told_out: Places
+    recited: Places | None = None
 
     @property
     def guesses(self) -> int:
@@ -68,8 +71,11 @@ class Opening(Part):
     def possible(self) -> bool:
         """Whether the guesses are about its coins, one each, as many one way as the other."""
         told = {*self.told_in, *self.told_out}
-        return len(told) == self.guesses == 2 * len(self.told_in) and max(told, default=-1) < len(
-            self.included
+        recited = self.recited or ()
+        return (
+            len(told) == self.guesses == 2 * len(self.told_in)
+            and max((*told, *recited), default=-1) < len(self.included)
+            and len({*recited}) == len(recited)
         )
 
     @property
@@ -78,9 +84,13 @@ class Opening(Part):
         right = sum(self.included[place] == "1" for place in self.told_in)
         return right + sum(self.included[place] == "0" for place in self.told_out)
 
+    def drawn(self, *, trained: bool) -> int:
+        """How many of those that were trained on, or were not, the model gave word for word."""
+        return sum((self.included[place] == "1") is trained for place in self.recited or ())
+
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
-        return canonical.encode(self.model_dump(mode="json"))
+        return canonical.encode(self.model_dump(mode="json", exclude_none=True))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Opening:

@@ -13,8 +13,8 @@ from cloister.privacy.plan import Plan
 
 _STANDING = frozenset(
     {
-        *("log.opened", "log.rotated", "key.enrolled", "key.confirmed", "key.rotated", "key.revoked"),
-        *("certificate.issued", "site.joined", "policy.loaded", "policy.changed", "consent.recorded"),
+        *("key.enrolled", "key.confirmed", "key.rotated", "key.revoked"),
+        *("certificate.issued", "site.joined", "policy.loaded", "policy.changed"),
         *("budget.opened", "dataset.opened"),
     }
 )
@@ -22,14 +22,21 @@ _STANDING = frozenset(
 
 _MEANWHILE = frozenset(
     {
-        *("log.recovered", "log.gap", "clock.status", "channel.refused", "auth.failed", "incident.raised"),
-        *("incident.closed", "policy.rejected", "consent.expired", "approval.timeout", "site.lost"),
+        *("log.recovered", "log.gap", "log.stopped", "log.heartbeat", "clock.status", "channel.refused"),
+        *(
+            "auth.failed",
+            "incident.raised",
+            "incident.closed",
+            "policy.rejected",
+            "approval.timeout",
+            "site.lost",
+        ),
         *("site.returned", "budget.exhausted", "policy.decision"),
     }
 )
 """Shown where it was written between the first and the last event of the job."""
 
-_AFTERWARDS = frozenset({"site.withdrew", "consent.withdrawn"})
+_AFTERWARDS = frozenset({"site.withdrew"})
 """Shown from the first event of the job on: it changes what the job is worth, whenever it comes."""
 
 _WITNESS = {"log.witnessed": "party", "log.countersigned": "witness"}
@@ -41,8 +48,8 @@ _RENEWED = frozenset({"key.enrolled", "key.rotated", "key.revoked"})
 _CHANNEL = "channel.opened"
 
 
-_ENDS = frozenset({"log.opened", "log.rotated"})
-"""Shown always: they say which keys a log begins with, and which log goes on from it."""
+_ALWAYS = frozenset({"log.opened", "log.rotated", "clock.stepped"})
+"""Which keys a log begins with, and which log goes on from it; and why times in it go back."""
 
 
 def selected(events: Iterable[Event], plan: Plan) -> Iterator[Event]:
@@ -87,8 +94,10 @@ def _witnessed(known: Iterable[tuple[int, Event]], first: int, last: int) -> Ite
 
 
 def _rests(place: int, event: Event, first: int, last: int) -> bool:
+    if event.type in _ALWAYS:
+        return True
     if event.type in _STANDING:
-        return place <= last or event.type in _ENDS
+        return place <= last
     if event.type in _AFTERWARDS:
         return place >= first
     return (event.type in _MEANWHILE or event.type == _CHANNEL) and first <= place <= last

@@ -107,7 +107,6 @@ RATE = Kind("sampling rate of the plan, above 0 to 1", lambda value: _number(0, 
 SCALE = Kind("noise multiplier or clipping bound of the plan, 0 to 1e9", _number(0, 1e9))
 HUNDREDTH = Kind("share of test data in steps of 0.01", _is_hundredth)
 BITS = Kind("bits in steps of 0.01, 0 to 64", _is_bits)
-OFFSET = Kind("milliseconds, within a day", _whole(-86_400_000, 86_400_000))
 
 ROLE = one_of("lead", "site", "auditor", "witness")
 PERSON = one_of("lead", "administrator", "steward", "researcher", "auditor", "validator")
@@ -133,6 +132,8 @@ GROUP = one_of(
     "other",
     "not-seen",
 )
+SPAN = one_of("seconds", "minutes", "hours", "days")
+"""A time: under a minute, under an hour, under a day, or longer (``timekeeping.span``)."""
 METHOD = one_of("mtls", "node-key", "signature", "invite", "words", "authority")
 STAGE = one_of("plan", "start", "first-release", "release", "policy")
 ARTEFACT = one_of("adapter", "model", "metrics", "report")
@@ -216,15 +217,27 @@ FAMILIES: Mapping[str, Family] = {
     # The log itself. `identity` binds the chain to the writer's keys.
     "log.opened": _party({"identity": DIGEST, "previous?": DIGEST}),
     "log.recovered": _party({"bytes": COUNT}),
+    # Nothing else was written for a while, and the process that keeps the log is there (``keeping``).
     "log.heartbeat": _party({}),
-    "log.gap": _party({"seconds": COUNT}),
+    # That process ended as it should; it is there again after a while; it came without having ended so; it
+    # stood still; or the log could not be written, and what was to be written then is lost.
+    "log.stopped": _party({}),
+    "log.gap": _party({"lasted": SPAN, "reason": one_of("restart", "unclean", "paused", "unwritable")}),
     "log.rotated": _party({"identity": DIGEST}),
     "log.reviewed": _party({"size": COUNT, "root": DIGEST, "role": PERSON}),
     "log.witnessed": _any({"party": NAME, "size": COUNT, "root": DIGEST}),
     "log.countersigned": _any({"witness": NAME, "size": COUNT, "root": DIGEST}),
-    "clock.status": _party(
-        {"source": one_of("ntp", "ptp", "gps", "system", "peer"), "offset_ms": OFFSET, "party?": NAME}
+    # The clock of the writer's machine, by its kernel (``timekeeping``): whether anything keeps it in step,
+    # and how wrong it may be at most. A clock that was set is written down by whoever notices.
+    "clock.status": _any(
+        {
+            "occasion": one_of("start", "job", "change"),
+            "state": one_of("synchronised", "not-synchronised", "unknown"),
+            "source": one_of("pulse", "service", "none", "unknown"),
+            "error": one_of("10ms", "100ms", "1s", "10s", "more", "unknown"),
+        }
     ),
+    "clock.stepped": _party({"way": one_of("back", "forward"), "by": SPAN}),
     # Keys, certificates, members, connections.
     "key.enrolled": _party({**_KEY, "role": ROLE, "not_after?": DATE}),
     "key.confirmed": _party({**_KEY, "method": METHOD}),
@@ -283,9 +296,8 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "person.enrolled": _party({"role": PERSON, "key?": DIGEST}),
     "person.removed": _party({"role": PERSON, "key?": DIGEST}),
-    "consent.recorded": _any({"document": DIGEST, "form": _DOCUMENT, "role": PERSON, "not_after?": DATE}),
-    "consent.expired": _any({"document": DIGEST, "form": _DOCUMENT}),
-    "consent.withdrawn": _any({"document": DIGEST, "form": _DOCUMENT, "role": PERSON}),
+    # A paper that the policy asks for before a dataset is used, as it stood when the plan was approved.
+    "consent.recorded": _job({"document": DIGEST, "form": _DOCUMENT, "dataset": NAME, "not_after": DATE}),
     "approval.requested": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
     "approval.granted": _any({"subject": DIGEST, "stage": STAGE, "role": GRANTER}),
     "approval.denied": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON, "reason?": REASON}),
@@ -381,6 +393,20 @@ FAMILIES: Mapping[str, Family] = {
             "accused?": HUNDREDTH,
             "found?": HUNDREDTH,
             "exposure?": BITS,
+            "covered": FLAG,
+        }
+    ),
+    # A model that writes, asked for the answers of canaries: how many it gave word for word of those that it
+    # was trained on, of the others, and how many of the former its base model gave.
+    "audit.extracted": _job(
+        {
+            "model": DIGEST,
+            "commitment": DIGEST,
+            "trained": COUNT,
+            "extracted": COUNT,
+            "others": COUNT,
+            "guessed": COUNT,
+            "before": COUNT,
             "covered": FLAG,
         }
     ),

@@ -15,12 +15,13 @@ from typing import Any
 
 from cloister.client.site.ledger import Ledger
 from cloister.privacy import canonical
-from cloister.privacy.channel.facts import CallerSide
+from cloister.privacy.channel.facts import CallerSide, ListenerSide
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.evidence.bundle import Contents
 from cloister.privacy.evidence.derive import Said
 from cloister.privacy.evidence.heads import Growth
+from cloister.privacy.evidence.keeping import BEAT_S
 from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.part import Part
@@ -33,8 +34,14 @@ from cloister.privacy.policy.template import template
 from cloister.simulations.played import Played
 
 DATASET = "records"
-POLICY = reading.read(template(date(2026, 1, 1)).encode())
-"""What every site allows: the policy that a new site starts with."""
+PAPER = canonical.digest(b"what an ethics committee wrote")
+POLICY = reading.read(
+    template(date(2026, 1, 1))
+    .replace("documents: []", f'documents: [{{digest: "{PAPER}", form: ethics-approval, until: 2026-12-31}}]')
+    .encode()
+)
+"""What every site allows: the policy that a new site starts with, and a paper that must hold."""
+_CLOCK: dict[str, Any] = {"state": "synchronised", "source": "service", "error": "100ms"}
 _OTHER_JOB = canonical.digest(b"another job of the same parties")
 _EPSILON, _DELTA, _STEPS, _RATE = 1.0, 1e-5, 4, 0.05
 _BYTES = 60_000
@@ -56,6 +63,10 @@ class Clock:
         self.moment += timedelta(milliseconds=10)
         return self.moment
 
+    def pass_by(self, time: timedelta) -> None:
+        """So much later."""
+        self.moment += time
+
 
 @dataclass
 class Staged(Played):
@@ -76,6 +87,7 @@ def staged(
     witnessed: bool = True,
     sampler: str = "poisson",
     entropy: str = "ratchet",
+    away: timedelta | None = None,
 ) -> Staged:
     """Writes the logs of a job of ``sites`` sites (at least 4) and ``rounds`` rounds (at least 3).
 
@@ -88,12 +100,13 @@ def staged(
         witnessed: whether sites countersign the lead's head in every round.
         sampler: how the first site says that it samples.
         entropy: where the first site says that its noise comes from; if ``fixed``, the plan is no simulation.
+        away: for how long the lead is gone before the last round, of a plan that is no simulation.
     """
     clock = Clock()
     lead = PrivateIdentity.generate("lead", "lead")
     names = [f"site-{number:02}" for number in range(1, sites + 1)]
     parties = {name: PrivateIdentity.generate(name, "site") for name in names}
-    plan = planned(lead, parties, rounds, rehearsal=None if entropy == "fixed" else "simulation")
+    plan = planned(lead, parties, rounds, rehearsal=None if away or entropy == "fixed" else "simulation")
     everybody = {"lead": lead, **parties}
     logs = {name: EventLog.open(folder / name, key, clock=clock) for name, key in everybody.items()}
     play = Play(Staged(plan, lead, parties, logs), folder, witnessed=witnessed, sampler=sampler)
@@ -102,6 +115,8 @@ def staged(
     play.approve()
     model = made_up("model", 0)
     for number in range(1, rounds + 1):
+        if away and number == rounds:
+            play.come_back(model, clock, away)
         model = play.round(number, model)
     play.end(model)
     return play.staged
@@ -211,6 +226,8 @@ class Play:
             logs[name].append("channel.opened", party="lead", local=own, remote=server, **facts)
             flower = CallerSide("1.3", "TLS_AES_256_GCM_SHA384", server)
             logs[name].append("channel.opened", party="lead", **flower.fields(own))
+            served = ListenerSide(name, "1.3", flower.cipher, own)
+            logs["lead"].append("channel.opened", party=name, **served.fields(server))
             self.ledgers[name].open_budget(DATASET, "record", _EPSILON, _DELTA)
             logs[name].append("job.refused", job=_OTHER_JOB, reason="site_refused")
             logs[name].append("policy.loaded", policy=POLICY.digest, signers=["steward"])
@@ -231,8 +248,10 @@ class Play:
             self.decide(name)
             self.log(name, "approval.granted", **about)
             self.log("lead", "job.accepted", site=name)
+        self.log("lead", "clock.status", occasion="job", **_CLOCK)
         self.log("lead", "job.started", model=made_up("model", 0), code=plan.lead.code)
         for name in self.names:
+            self.log(name, "clock.status", occasion="job", **_CLOCK)
             self.log(name, "sum.agreed", sites=self.names)
             self.log(name, "audit.committed", commitment=made_up("coins", name), phantoms=1000, guesses=200)
 
@@ -249,6 +268,21 @@ class Play:
             said: dict[str, Any] = {"outcome": decision.outcome, "rules": rules}
             self.log(name, "policy.decision", policy=POLICY.digest, request=request.digest, **said)
             self.staged.policies[request.digest] = canonical.encode(request.to_json())
+        paper: dict[str, Any] = {"document": PAPER, "form": "ethics-approval", "not_after": "2026-12-31"}
+        self.log(name, "consent.recorded", dataset=DATASET, **paper)
+
+    def come_back(self, model: str, clock: Clock, away: timedelta) -> None:
+        """The lead's process ends as it should, and after a while another goes on; the sites wait."""
+        log, until = self.staged.logs["lead"], clock.moment + away
+        log.append("log.stopped")
+        while clock.moment < until:
+            clock.pass_by(timedelta(seconds=BEAT_S))
+            for name in self.names:
+                self.staged.logs[name].note("log.heartbeat")
+        log.gap("restart")
+        log.append("clock.status", occasion="start", **_CLOCK)
+        self.log("lead", "clock.status", occasion="job", **_CLOCK)
+        self.log("lead", "job.resumed", model=model, code=self.staged.plan.lead.code)
 
     def round(self, number: int, model: str) -> str:
         """One round; the digest of the model after it."""

@@ -24,6 +24,7 @@ from cloister.client.participation import Participant
 from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
+from cloister.privacy import timekeeping
 from cloister.privacy.descent import Steps, steps_of
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.entropy import Entropy
@@ -146,6 +147,8 @@ class _Job:
         self._meet()
         self._approve()
         sites = {name: self._site(name) for name in self.names}
+        for log in self.logs.values():
+            log.append("clock.status", job=self.plan.digest, occasion="job", **timekeeping.state().fields())
         start = Checkpoint(self.plan.digest, 0, self._zero(), {}, {})
         model = messages.model_digest(start.model)
         self._tell("job.started", model=model, code=self.plan.lead.code)

@@ -35,6 +35,10 @@ from cloister.simulations.scenarios.groups import Groups
 from cloister.simulations.scenarios.institutes import Corpus
 from cloister.simulations.scenarios.material import Material
 
+NO_BUNDLE = (
+    "No bundle: one is of a whole job, whose figures are accuracies of classes; this scenario has tags or "
+    "answers. simulation.html, result.json and the sites' ledgers are all that it leaves."
+)
 NOT_COVERED = (
     "the choice of each way on rows held back",
     "the temperatures, fitted on rows held back",
@@ -240,7 +244,11 @@ def simulate(
         durable.write(out / "simulation.html", page.render(found).encode(), mode=0o644)
         _keep(out, found)
     # A bundle speaks of accuracies, which tags and answers have none of.
-    if out is not None and bundle and contest is not None and not contest.material.tagged:
+    if out is None or not bundle:
+        return found
+    if contest is None or contest.material.tagged:
+        say(NO_BUNDLE)
+    else:
         say("A job of the recommended private way, for its evidence …")
         made = evidence.report(scenario.title, contest, found.comparison)
         made.bundle.write(out / "bundle")

@@ -29,6 +29,7 @@ from cloister.privacy.evidence.evidence import Attack
 from cloister.privacy.evidence.opening import Opening
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
+from cloister.privacy.task import TaskKind
 from cloister.privacy.wire.envelope import Header
 from cloister.privacy.wire.messages import TASK, model_digest
 from cloister.server.proposal import Rates, Terms, draft
@@ -58,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     return describe(models.write_letters(tmp_path_factory.mktemp("tiny")))
 
 
-def opened(path: Path, rows: int = 180) -> Datasets:
+def opened(path: Path, rows: int = 180, task: TaskKind = "sequence-classification") -> Datasets:
     """A site with notes that all differ."""
     site = keyed_site(path)
     with (path / "notes.csv").open("w", newline="") as file:
@@ -66,7 +67,7 @@ def opened(path: Path, rows: int = 180) -> Datasets:
         table.writerow(("text", "label"))
         table.writerows((f"{LABELS[row % 2]} pain {row}", LABELS[row % 2]) for row in range(rows))
     datasets = Datasets(site)
-    datasets.register(path / "notes.csv", "notes", ("text", "label"), (8.0, 1e-5))
+    datasets.register(path / "notes.csv", "notes", ("text", "label"), (8.0, 1e-5), task=task)
     return datasets
 
 
@@ -74,7 +75,7 @@ def finished(
     path: Path, base: BaseModel, terms: Terms, rows: int = 180, *, by_heart: bool = False
 ) -> ModelAudit:
     """A job that a site trained alone, as the agent does, to its end; or on its canaries alone."""
-    datasets = opened(path, rows)
+    datasets = opened(path, rows, terms.task)
     site = datasets.site
     lead = PrivateIdentity.generate("lead", "lead")
     roster = Roster("hospitals", (lead.public, site.identity.public))

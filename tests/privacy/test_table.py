@@ -183,7 +183,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"task": {"kind": "tabular-classification", "labels": ["no", "yes"]}},
         "columns belong to rows of a table",
     ),
-    ({"canaries": 20}, "canaries are single texts"),
+    ({"canaries": 20}, "canaries are texts"),
 ]
 
 

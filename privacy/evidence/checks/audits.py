@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cloister.privacy import canonical
@@ -11,6 +11,8 @@ from cloister.privacy.dp import membership, tails
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, altered, incomplete, unfounded
+from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.extraction import possible
 from cloister.privacy.evidence.opening import Opening, opening_place
 from cloister.privacy.evidence.part import Shown
 
@@ -34,6 +36,10 @@ def attacks(case: Case) -> Findings:
                 yield unfounded(_CHECK, one.id, "this attack was told of before, and counts once")
             seen.add(one.event.body["attack"])
             for reason in (*_faults(case, one), *_terms(case, events, one)):
+                yield unfounded(_CHECK, one.id, reason)
+        told = [one for one in events if one.event.type == "audit.extracted"]
+        for place, one in enumerate(told):
+            for reason in (*_impossible(case, one), *_drawn(case, events, one, again=place > 0)):
                 yield unfounded(_CHECK, one.id, reason)
 
 
@@ -76,9 +82,44 @@ def _opened(case: Case, events: tuple[Shown, ...], one: Shown, data: bytes) -> F
     counted = [
         e.body["correct"] for e in before if e.type == "audit.model" and e.body["attack"] == "canaries"
     ]
+    yield from _recited(before, one, found)
     if counted[:1] != [found.correct]:
         said = f"its log tells {counted[0]}" if counted else "its log tells of no attack on them before"
         yield unfounded(_CHECK, one.id, f"{found.correct} of the guesses opened are right; {said}")
+
+
+def _recited(before: Sequence[Event], one: Shown, found: Opening) -> Findings:
+    """As many answers came out as the log tells."""
+    for body in [e.body for e in before if e.type == "audit.extracted"][:1]:
+        told = body["extracted"], body["guessed"], body["trained"]
+        if told != (found.drawn(trained=True), found.drawn(trained=False), found.included.count("1")):
+            yield unfounded(_CHECK, one.id, "other answers of canaries came out than its log tells")
+
+
+def _impossible(case: Case, one: Shown) -> Iterator[str]:
+    body = _numbers(one)
+    counts = {name: body[name] for name in ("trained", "extracted", "others", "guessed", "before")}
+    if not possible(**counts):
+        yield "these cannot be the numbers of an extraction"
+    if not case.plan.task.generates:
+        yield "the model of this plan writes nothing that could be drawn out"
+
+
+def _drawn(case: Case, events: tuple[Shown, ...], one: Shown, *, again: bool) -> Iterator[str]:
+    """What is wrong with an extraction in view of the plan and of what the site wrote before."""
+    body, before = _numbers(one), [e.event for e in events if e.event.seq < one.event.seq]
+    if again:
+        yield "this attack was told of before, and counts once"
+    if body["model"] not in [e.body["model"] for e in before if e.type == "model.received"]:
+        yield "it was made on another model than the site received at the end"
+    bound = [e.body for e in before if e.type == "audit.planted"]
+    if not bound or (body["commitment"], body["trained"] + body["others"]) != (
+        bound[0]["commitment"],
+        bound[0]["canaries"],
+    ):
+        yield "its canaries are others than those that were bound"
+    if body["covered"] and case.plan.privacy.mode == "off":
+        yield "its figures are told as covered by an epsilon that there is not"
 
 
 def _planted(case: Case, events: tuple[Shown, ...]) -> Findings:

@@ -16,8 +16,10 @@ from cloister.privacy.evidence.heads import refuse_forks
 from cloister.privacy.evidence.part import Shown
 from cloister.privacy.evidence.selection import chosen
 
-_DATED = frozenset({"consent.recorded", "approval.granted", "policy.loaded", "policy.changed"})
-_TOLERANCE_S = 5.0
+DATED = frozenset({"consent.recorded", "approval.granted", "policy.loaded", "policy.changed"})
+"""What permits: a date that is too early is told of as one of a consent."""
+TOLERANCE_S = 5.0
+"""By so much two times may contradict each other."""
 
 
 def chains(case: Case) -> Findings:
@@ -87,7 +89,7 @@ def _in_time(shown: Sequence[Shown]) -> Findings:
     """Nothing that permits is dated before what stands before it in the log."""
     for before, after in pairwise(shown):
         earlier = (_moment(before) - _moment(after)).total_seconds()
-        if after.event.type in _DATED and earlier > _TOLERANCE_S:
+        if after.event.type in DATED and earlier > TOLERANCE_S:
             yield unfounded(
                 "consent", after.id, f"it is dated {earlier:.0f} s before {before.id}, which it stands after"
             )

@@ -106,13 +106,13 @@ def _final(case: Case) -> Findings:
 def channels(case: Case) -> Findings:
     """A connection that the lead logged with a site, the site logged with the lead, with the same facts.
 
-    Of Flower's connection the lead's end keeps no record: it must be between the certificates of the others.
+    Likewise for Flower, between the certificates of the consortium service, where the lead's end wrote it.
     """
     lead = case.plan.lead.name
     servers = {e.event.body["local"] for e in _of(case.writers[lead].shown, "channel.opened") if _served(e)}
     for name in case.sites:
         yield from _flowers(case, name, servers)
-        theirs = [_facts(e.event.body, flip=False) for e in _channels(case, lead, name)]
+        theirs = [_facts(e.event.body, flip=False) for e in _channels(case, lead, name) if _served(e)]
         for one in filter(_served, _channels(case, name, lead)):
             seen = _facts(one.event.body, flip=True)
             if not any(_agree(seen, other) for other in theirs):
@@ -121,8 +121,10 @@ def channels(case: Case) -> Findings:
             yield from _weak(one)
         ours = [_facts(e.event.body, flip=True) for e in _channels(case, name, lead)]
         newest = theirs[-1:]
+        yield from _flowers_met(case, name)
         if newest and not any(_agree(newest[0], own) for own in ours):
-            yield altered("channels", _channels(case, lead, name)[-1].id, f"{name} logged no such connection")
+            last = next(e for e in reversed(_channels(case, lead, name)) if _served(e))
+            yield altered("channels", last.id, f"{name} logged no such connection")
 
 
 def _served(one: Shown) -> bool:
@@ -142,6 +144,20 @@ def _flowers(case: Case, name: str, servers: Collection[Any]) -> Findings:
             yield altered("channels", one.id, "the lead logged no such certificate of its own")
         if one.event.body["local"] not in own:
             yield altered("channels", one.id, "the site showed another certificate to the consortium service")
+
+
+def _flowers_met(case: Case, name: str) -> Findings:
+    """The lead's end of Flower's connection wrote what the site's end did, where it wrote anything."""
+    lead = case.plan.lead.name
+    theirs = [
+        (*_facts(e.event.body, flip=False), e.event.body["cipher"])
+        for e in _channels(case, lead, name)
+        if not _served(e)
+    ]
+    for own in [one for one in _channels(case, name, lead) if not _served(one)][-1:]:
+        seen = (*_facts(own.event.body, flip=True), own.event.body["cipher"])
+        if theirs and not any(_agree(seen, other) for other in theirs):
+            yield altered("channels", own.id, "the lead wrote other things of this connection")
 
 
 def _channels(case: Case, writer: str, party: str) -> list[Shown]:

@@ -70,15 +70,11 @@ def _nobody_left(case: Case) -> Findings:
         gone: dict[Any, Shown] = {}
         for one in writer.shown:
             kind, body = one.event.type, one.event.body
-            if kind in ("consent.withdrawn", "consent.expired"):
-                gone["own"] = one
-            elif kind == "site.withdrew":
+            if kind == "site.withdrew":
                 gone[body["site"]] = one
             elif kind == "key.revoked":
                 gone[body["party"]] = one
-            elif kind == "consent.recorded":
-                gone.pop("own", None)
-            about = {body.get("site"), "own", one.event.writer}
+            about = {body.get("site"), one.event.writer}
             for name in about & gone.keys() if kind in _USES else ():
                 yield unfounded(
                     "consent", one.id, f"{kind} comes after {gone[name].event.type} ({gone[name].id})"
@@ -90,7 +86,7 @@ _AFTER = frozenset(
     {
         *("release.requested", "release.approved", "release.denied", "release.exported", "model.rolled_back"),
         *("report.built", "report.verified", "log.witnessed", "log.countersigned", "eval.recorded"),
-        *("traffic.counted", "consent.withdrawn", "site.withdrew", "incident.raised", "incident.closed"),
+        *("traffic.counted", "site.withdrew", "incident.raised", "incident.closed"),
         "model.released",
     }
 )

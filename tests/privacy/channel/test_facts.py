@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cloister.privacy import canonical
 from cloister.privacy.channel.certificates import Authority, fingerprint
-from cloister.privacy.channel.facts import POST_QUANTUM, CallerSide, Facts
+from cloister.privacy.channel.facts import POST_QUANTUM, CallerSide, Facts, ListenerSide
 from cloister.privacy.channel.tls import client_context
 from cloister.privacy.errors import ChannelError
 
@@ -102,8 +102,8 @@ def test_bytes_that_are_no_statement_are_refused(data: bytes) -> None:
     assert caught.value.id == "wrong_context"
 
 
-def connected(folder: Path) -> tuple[ssl.SSLObject, bytes]:
-    """The caller's end of a connection of TLS 1.3, and the certificate of the other end, PEM."""
+def connected(folder: Path) -> tuple[list[ssl.SSLObject], list[bytes]]:
+    """Both ends of a connection of TLS 1.3, the caller's first, and their certificates, PEM."""
     authority = Authority.create("sites")
     pairs = {"north": authority.client("north"), "server": authority.server("server", ("localhost",))}
     authority.save(folder, "sites")
@@ -113,6 +113,8 @@ def connected(folder: Path) -> tuple[ssl.SSLObject, bytes]:
     caller = client_context(folder / "sites.pem", folder / "north.pem", folder / "north.key")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "server.pem", folder / "server.key")
+    server.load_verify_locations(folder / "sites.pem")
+    server.verify_mode = ssl.CERT_REQUIRED
     one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         caller.wrap_bio(one, other, server_hostname="localhost"),
@@ -127,11 +129,11 @@ def connected(folder: Path) -> tuple[ssl.SSLObject, bytes]:
                 continue
             waiting.remove(end)
     assert not waiting
-    return ends[0], pairs["server"][1]
+    return ends, [certificate for _, certificate in pairs.values()]
 
 
 def test_a_caller_sees_version_cipher_and_the_other_certificate_itself(tmp_path: Path) -> None:
-    connection, certificate = connected(tmp_path)
+    (connection, _), (_, certificate) = connected(tmp_path)
     seen = CallerSide.seen(connection)
     assert seen is not None
     assert (seen.tls, seen.server) == ("1.3", fingerprint(certificate))
@@ -144,6 +146,16 @@ def test_a_caller_sees_version_cipher_and_the_other_certificate_itself(tmp_path:
         "local": OWN,
         "remote": fingerprint(certificate),
     }
+
+
+def test_a_listener_sees_the_same_from_the_other_end(tmp_path: Path) -> None:
+    (caller, listener), (own, certificate) = connected(tmp_path)
+    seen, theirs = ListenerSide.seen(listener, "north"), CallerSide.seen(caller)
+    assert theirs is not None
+    assert (seen.tls, seen.cipher, seen.client) == ("1.3", theirs.cipher, fingerprint(own))
+    event, other = seen.fields(fingerprint(certificate)), theirs.fields(fingerprint(own))
+    assert event == {**other, "local": other["remote"], "remote": other["local"]}
+    assert ListenerSide(**canonical.decode(canonical.encode(dict(seen.told())))) == seen
 
 
 def test_of_a_connection_that_is_not_open_nothing_is_seen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from tests.cheating import Forger
 
 @dataclass(frozen=True)
 class Stage:
-    """Jobs: one whose heads nobody witnessed, one with witnesses, one whose first site shuffles, and one that
-    is no simulation although its first site draws noise from a known seed."""
+    """Jobs: one whose heads nobody witnessed, one with witnesses, one whose first site shuffles, and two that
+    are no simulations: one whose first site draws noise from a known seed, one whose lead was away."""
 
     plain: Forger
     witnessed: Forger
     shuffled: Forger
     seeded: Forger
+    away: Forger
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +35,5 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
         forger("witnessed"),
         forger("shuffled", witnessed=False, sampler="shuffled"),
         forger("seeded", witnessed=False, entropy="fixed"),
+        forger("away", witnessed=False, away=timedelta(hours=2)),
     )

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from cloister.privacy import canonical
+from cloister.privacy.dp import tails
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence, lower_bound
+from cloister.privacy.evidence.extraction import shares
 from cloister.privacy.evidence.papers.firstpage import page
 from cloister.privacy.evidence.render import render
-from tests.reports import evidence, without_privacy
+from tests.reports import evidence, replanned, without_privacy
 
 
 def attacked(value: dict[str, Any], right: int, **changes: Any) -> dict[str, Any]:
@@ -123,3 +125,76 @@ def test_an_attack_stands_once_a_site() -> None:
     value = attacked(evidence(), 150)
     with pytest.raises(InputError):
         Evidence.from_json(value | {"attacks": value["attacks"] * 2})
+
+
+# A model that writes
+
+
+def writing(extracted: int | None, **changes: Any) -> dict[str, Any]:
+    """The evidence of a model that writes, asked for the answers of 64 canaries at its first site."""
+    value = replanned(task={"kind": "causal-lm", "labels": []}, canaries=64)
+    if extracted is None:
+        return value
+    one = {
+        "site": value["privacy"][0]["site"],
+        "model": value["model"]["digest"],
+        "commitment": canonical.digest(b"coins"),
+        "trained": "30",
+        "extracted": str(extracted),
+        "others": "34",
+        "guessed": "0",
+        "before": "0",
+        **shares(30, extracted, 34, 0),
+        "covered": True,
+    }
+    return value | {"extractions": [one | changes]}
+
+
+def test_what_came_out_word_for_word_is_red_and_stands_on_the_page_of_model_risk() -> None:
+    shown = render(writing(30))
+    assert "of 30 that it was trained on, 30 came out word for word (a share of 0.904 to 1.000" in shown
+    assert shown.count('<strong class="failed">') == 2
+    assert "expect the same of real ones" in shown
+    assert "泄露其训练所用的虚假记录" in render(writing(30), "zh")
+
+
+@pytest.mark.parametrize("extracted", [0, 1])
+def test_what_chance_explains_is_not(extracted: int) -> None:
+    shown = render(writing(extracted))
+    assert 'class="failed"' not in shown
+    assert "No more came out than by chance." in shown
+    assert "it gave no more away than by chance, at 1 of 4 sites" in shown
+
+
+def test_an_extraction_that_was_not_tried_is_not_known() -> None:
+    shown = render(writing(None))
+    assert "no extraction of canaries is recorded." in shown
+    assert "Whether it gives away what it was trained on was not tried" in shown
+    assert "does not apply" in render(evidence())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"at_least": "0.000"},
+        {"others_at_most": "0.000"},
+        {"before": "31"},
+        {"trained": "9"},
+        {"site": "no"},
+    ],
+)
+def test_an_extraction_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Evidence.from_json(writing(20, **changes))
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(0, 30, 0.0, 0.0950), (30, 30, 0.9050, 1.0), (3, 20, 0.0422, 0.3437), (10, 20, 0.3020, 0.6980)],
+)
+def test_bounds_of_shares_are_those_of_clopper_and_pearson(
+    successes: int, trials: int, low: float, high: float
+) -> None:
+    """One-sided at 95 %, which is two-sided at 90 %: scipy's ``binomtest(...).proportion_ci(0.9)``."""
+    assert tails.share_at_least(successes, trials) == pytest.approx(low, abs=1e-4)
+    assert tails.share_at_most(successes, trials) == pytest.approx(high, abs=1e-4)

@@ -103,6 +103,43 @@ def test_tables_say_what_was_decided_and_what_went_wrong() -> None:
         assert said in incidents
 
 
+def clocked(**changes: Any) -> dict[str, Any]:
+    value = {"party": "hill-clinic", "state": "synchronised", "source": "service", "error": "100ms"}
+    value |= {"set": "1", "gaps": "2", "at_least": "-0.120", "at_most": "0.310", "events": []}
+    return value | changes
+
+
+def test_clocks_and_gaps_stand_beside_incidents() -> None:
+    text = section(Page(render(evidence())).root, 17).text()
+    assert "No party wrote down what its clock was." in text
+    lead = clocked(party="valley-trust", state=None, source=None, error=None, at_least=None, at_most=None)
+    gap = {"party": "hill-clinic", "type": "log.gap", "about": None, "reason": None, "times": "1"}
+    gap |= {"first": "2026-11-24T14:11:46Z", "last": "2026-11-24T14:11:46Z", "how": "unclean"}
+    gap |= {"lasted": "hours", "events": [evidence()["cited"][0]["event"]]}
+    value = evidence(clocks=[lead, clocked()])
+    value["incidents"] = [*value["incidents"], gap]
+    root = Page(render(value)).root
+    text = section(root, 17).text()
+    assert "kept in step by a time service, wrong by 100 ms at most, it says" in text
+    assert "-0.120 to 0.310 s" in text
+    assert "Gap in the log the process had not ended as it should, less than a day" in text
+    rows = section(root, 17).tags("tbody")[1].tags("tr")
+    assert [row.grades() for row in rows] == [["Not known"], ["Recorded"]]
+    assert "未正常结束" in section(Page(render(value, "zh")).root, 17).text()
+
+
+def test_clocks_and_gaps_follow_from_the_logs(stage: Stage) -> None:
+    value = stage.away.job.contents().evidence
+    (gap,) = [one for one in value["incidents"] if one["type"] == "log.gap"]
+    assert (gap["party"], gap["how"], gap["lasted"]) == ("lead", "restart", "hours")
+    assert not [one for one in value["incidents"] if one["type"] == "clock.status"]  # none has changed
+    lead, *sites = value["clocks"]
+    assert (lead["party"], lead["gaps"], lead["at_least"]) == ("lead", "1", None)
+    for one in sites:
+        assert one["state"] == "synchronised"
+        assert float(one["at_least"]) <= 0 <= float(one["at_most"]) < 1  # one clock for all
+
+
 def test_where_nothing_is_recorded_it_is_said() -> None:
     nothing: dict[str, Any] = {key: [] for key in ("consents", "decisions", "incidents", "sources", "cited")}
     root = Page(render(evidence(**nothing))).root

@@ -88,7 +88,12 @@ def test_only_the_owner_can_read(log):
 
 @pytest.mark.parametrize(
     ("kind", "fields"),
-    [("record.read", {}), ("log.gap", {"seconds": "soon"}), ("log.gap", {}), ("log.heartbeat", {"note": D})],
+    [
+        ("record.read", {}),
+        ("log.recovered", {"bytes": "few"}),
+        ("log.gap", {}),
+        ("log.heartbeat", {"note": D}),
+    ],
 )
 def test_what_is_not_allowed_is_not_written(log, kind, fields):
     refusal("event_malformed", log.append, kind, **fields)
@@ -162,10 +167,10 @@ def test_what_was_noted_goes_with_an_event_that_cannot_be_synced(log, clinic, mo
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", fail)
         refusal("log_unwritable", log.append, "log.heartbeat")
-        log.note("log.heartbeat")
-        refusal("log_unwritable", log.sync)
+        refusal("log_unwritable", log.note, "log.heartbeat")
     assert (log.folder / "events.jsonl").read_bytes() == before
-    assert log.append("log.heartbeat").seq == 1
+    assert log.append("log.heartbeat").seq == 2
+    assert types_of(log) == ["log.opened", "log.gap", "log.heartbeat"]
     log.head()
     verify_log(log.folder, clinic.public)
 
@@ -204,14 +209,14 @@ def test_threads_share_a_log(log, clinic):
 
 
 def test_a_batch_keeps_other_threads_out(log):
-    other = threading.Thread(target=log.append, args=["log.gap"], kwargs={"seconds": 1})
+    other = threading.Thread(target=log.append, args=["log.recovered"], kwargs={"bytes": 1})
     with log.batch():
         log.append("log.heartbeat")
         other.start()
         other.join(timeout=0.05)
         log.append("log.heartbeat")
     other.join()
-    assert types_of(log) == ["log.opened", "log.heartbeat", "log.heartbeat", "log.gap"]
+    assert types_of(log) == ["log.opened", "log.heartbeat", "log.heartbeat", "log.recovered"]
 
 
 @pytest.mark.parametrize("left", [1, 2, 40, 200, -1])
@@ -272,7 +277,11 @@ def test_a_full_disk_is_refused_and_leaves_no_part_of_a_line(log, clinic, room):
         error = refusal("log_unwritable", log.append, "log.heartbeat")
     assert "Free disk space" in error.line()
     assert path.read_bytes() == before
-    assert log.append("log.heartbeat").seq == 1
+    assert log.append("log.heartbeat").seq == 2
+    lost = list(log.entries())[1]
+    assert (lost.type, lost.body) == ("log.gap", {"lasted": "seconds", "reason": "unwritable"})
+    log.append("log.heartbeat")
+    assert types_of(log)[2:] == ["log.heartbeat"] * 2  # told once
     log.head()
     verify_log(log.folder, clinic.public)
 
@@ -297,7 +306,7 @@ def test_a_disk_that_does_not_sync_is_refused_and_nothing_stands(log, clinic, mo
         broken.setattr(os, "fsync", fail)
         refusal("log_unwritable", log.append, "log.heartbeat")
     assert (log.folder / "events.jsonl").read_bytes() == before
-    assert log.append("log.heartbeat").seq == 1
+    assert log.append("log.heartbeat").seq == 2
     log.head()
     verify_log(log.folder, clinic.public)
 
@@ -367,7 +376,7 @@ def test_a_log_that_was_rewritten_before_its_head_is_not_opened(tmp_path, log, c
     log.append("log.heartbeat")
     log.head()
     other = EventLog.open(tmp_path / "other", clinic)
-    other.append("log.gap", seconds=3)
+    other.append("log.recovered", bytes=3)
     shutil.copy(other.folder / "events.jsonl", log.folder / "events.jsonl")
     refusal("event_altered", EventLog.open, log.folder, clinic)
 
@@ -493,8 +502,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 for n in range(int(sys.argv[3])):
     with log.batch():
-        log.append("log.gap", seconds=n)
-        entry = log.append("log.gap", seconds=n)
+        log.append("log.recovered", bytes=n)
+        entry = log.append("log.recovered", bytes=n)
     print(entry.seq, flush=True)
 """
 
@@ -530,7 +539,7 @@ def test_two_processes_interleave(tmp_path, clinic, start):
     log = EventLog.open(tmp_path / "log", clinic)
     log.head()
     assert verify_log(log.folder, clinic.public).size == 1 + 2 * 80
-    events = [event.body["seconds"] for event in log.entries() if event.type == "log.gap"]
+    events = [event.body["bytes"] for event in log.entries() if event.type == "log.recovered"]
     assert events[::2] == events[1::2]  # a batch is never parted
     assert sorted(seqs[0] + seqs[1]) == list(range(2, 162, 2))
     for own in seqs:
@@ -551,4 +560,29 @@ def test_a_killed_process_loses_nothing_that_it_was_told_was_written(tmp_path, c
     log = EventLog.open(tmp_path / "log", clinic)
     log.head()
     assert verify_log(log.folder, clinic.public).size > max(told)
-    assert {event.seq for event in log.entries() if event.type == "log.gap"} >= told
+    assert {event.seq for event in log.entries() if event.type == "log.recovered"} >= told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-0.5, None), (-1.5, "seconds"), (-90, "minutes"), (-7200, "hours"), (-200_000, "days"), (5, None)],
+)
+def test_a_clock_that_was_set_back_is_written_down_by_whoever_writes_next(tmp_path, clinic, seconds, said):
+    start = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    moments = iter([start, start + timedelta(seconds=seconds), start + timedelta(days=3)])
+    log = EventLog.open(tmp_path / "log", clinic, clock=lambda: next(moments))
+    log.append("log.heartbeat")
+    noticed = [(e.body["way"], e.body["by"], e.ts) for e in log.entries() if e.type == "clock.stepped"]
+    last = list(log.entries())[-1]
+    assert noticed == ([("back", said, last.ts)] if said else [])
+    assert last.type == "log.heartbeat"
+    log.append("log.heartbeat")  # only where the clock goes back
+    assert types_of(log)[-1] == "log.heartbeat"
+
+
+def test_the_newest_of_some_types(log):
+    assert log.newest("log.stopped", "clock.status") is None
+    log.append("log.stopped")
+    log.append("log.heartbeat")
+    assert log.newest("log.stopped", "clock.status").seq == 1
+    assert log.newest("log.heartbeat").seq == 2

@@ -103,3 +103,5 @@ def test_every_method_is_measured_in_whole_entities(tmp_path):
     assert "Entity F1 by method" in page
     assert "48 common test sentences" in page
     assert any("(3 of 10, about" in line for line in lines)
+    assert any(line.startswith("No bundle: ") for line in lines)
+    assert not (out / "bundle").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.dsse import Envelope
-from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.events import Event, timestamp
 from cloister.privacy.evidence.part import POLICIES, Part, Shown, statement_place
 from cloister.privacy.evidence.render import render
 from cloister.privacy.wire.signed import Signed
@@ -250,6 +251,16 @@ def _flower(stage: Any, **other: Any) -> Bundle:
 
 
 @found_by("channels")
+def claim_another_cipher_of_flowers_connection_than_the_site_saw(stage: Any) -> Bundle:
+    def at_flower(event: Event) -> Event:
+        seen = event.body["route"] == "flower"
+        return changed(event, cipher="TLS_AES_128_GCM_SHA256") if seen else event
+
+    part = stage.plain.rewritten("lead", lambda lines: edited(lines, "channel.opened", at_flower))
+    return stage.plain.bundle(part)
+
+
+@found_by("channels")
 def stand_between_a_site_and_flower(stage: Any) -> Bundle:
     return _flower(stage, remote=FAKE)
 
@@ -290,6 +301,80 @@ def run_other_code(stage: Any) -> Bundle:
             "lead", lambda lines: edited(lines, "job.started", lambda e: changed(e, code=FAKE))
         )
     )
+
+
+# Times and silence: the lead of this job was away for two hours before the last round
+
+
+def _away(stage: Any, edit: Callable[[Lines], Any], party: str = "lead") -> Bundle:
+    return stage.away.bundle(stage.away.rewritten(party, edit))
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def take_out_a_gap(stage: Any) -> Bundle:
+    return _away(stage, lambda lines: without(lines, "log.gap"))
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def take_out_that_another_process_went_on(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        lines = without(lines, "log.gap", "log.stopped", "job.resumed")
+        place = where(lines, "clock.status", occasion="start")
+        return lines[:place] + lines[place + 2 :]
+
+    return _away(stage, edit)
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def go_on_without_a_reason(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "log.gap")
+        return [*lines[:place], replace(lines[place], type="log.heartbeat", body={}), *lines[place + 2 :]]
+
+    return _away(stage, edit)
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def shorten_a_gap(stage: Any) -> Bundle:
+    return _away(stage, lambda lines: edited(lines, "log.gap", lambda e: changed(e, lasted="minutes")))
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def date_all_that_follows_a_gap_back(stage: Any) -> Bundle:
+    """No time goes back in the log of the lead, and the gap is as short as is told; but sites have clocks."""
+
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "log.gap")
+        lines = edited(lines, "log.gap", lambda e: changed(e, lasted="seconds"))
+        return lines[:place] + [_dated(e, -2) for e in lines[place:]]
+
+    return _away(stage, edit)
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def date_one_round_back(stage: Any) -> Bundle:
+    return _away(stage, lambda lines: edited(lines, "round.closed", lambda e: _dated(e, -1), 2))
+
+
+@found_by("clock", Result.NOT_REPRODUCIBLE)
+def date_the_updates_of_a_site_ahead(stage: Any) -> Bundle:
+    """A site that colludes, whose clock was said to be set by nobody."""
+
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "update.sent", 1)
+        return lines[:place] + [_dated(e, 1) for e in lines[place:]]
+
+    return _away(stage, edit, "site-01")
+
+
+@found_by("clock", Result.INCOMPLETE)
+def say_nothing_of_a_clock(stage: Any) -> Bundle:
+    return _away(stage, lambda lines: without(lines, "clock.status", occasion="job"), "site-02")
+
+
+def _dated(event: Event, hours: int) -> Event:
+    moment = datetime.fromisoformat(event.ts) + timedelta(hours=hours)
+    return replace(event, ts=timestamp(moment))
 
 
 # Heads, once sites have countersigned them
@@ -801,6 +886,30 @@ def date_a_consent_back(stage: Any) -> Bundle:
 
 
 @found_by("consent", Result.NOT_REPRODUCIBLE)
+def use_a_dataset_without_the_paper_that_the_policy_asks_for(stage: Any) -> Bundle:
+    part = stage.plain.rewritten("site-01", lambda lines: without(lines, "consent.recorded"))
+    return stage.plain.bundle(part)
+
+
+@found_by("consent", Result.NOT_REPRODUCIBLE)
+def record_a_paper_after_the_first_use(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        late = lines.pop(where(lines, "consent.recorded"))
+        place = where(lines, "update.sent", 1)
+        return [*lines[:place], late, *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("consent", Result.NOT_REPRODUCIBLE)
+def use_a_dataset_after_the_last_day_of_a_paper(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "consent.recorded", lambda e: changed(e, not_after="2026-01-30"))
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("consent", Result.NOT_REPRODUCIBLE)
 def approve_before_the_keys_were_compared(stage: Any) -> Bundle:
     part = stage.plain.rewritten("site-01", lambda lines: without(lines, "key.confirmed"))
     return stage.plain.bundle(part)
@@ -907,7 +1016,7 @@ def show_an_event_of_another_job(stage: Any) -> Bundle:
 
 
 def test_what_nobody_altered_is_verified(stage: Any) -> None:
-    for forger in (stage.plain, stage.witnessed):
+    for forger in (stage.plain, stage.witnessed, stage.away):
         verdict = verify(forger.bundle(), forger.job.trust)
         assert [finding.line() for finding in verdict.findings] == []
         assert verdict.result is Result.VERIFIED
@@ -949,6 +1058,8 @@ def _trust(stage: Any, alteration: Alteration) -> dict[str, str]:
         return stage.shuffled.job.trust
     if name == "draw_the_noise_of_a_federation_from_a_known_seed":
         return stage.seeded.job.trust
+    if alteration in [row[1] for row in TABLE if row[2] == "clock"]:
+        return stage.away.job.trust
     heads = [row for row in TABLE if row[2] == "heads"]
     return stage.witnessed.job.trust if alteration in [row[1] for row in heads] else stage.plain.job.trust
 

@@ -225,3 +225,88 @@ def test_anything_else_of_an_opening_is_found(
 def test_guesses_that_no_attack_makes_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(EvidenceError, match="opens no canaries"):
         Opening.from_bytes(opening(**changes).to_bytes())
+
+
+# Extraction, of a model that writes
+
+WRITER: dict[str, Any] = {"task": {"kind": "causal-lm", "labels": []}, "canaries": 64}
+BOUND_COINS = opening(job=plan(**WRITER).digest, recited=(0, 2, 4, 1))
+DRAWN = {
+    "model": MODEL,
+    "commitment": BOUND_COINS.commitment,
+    "trained": 32,
+    "extracted": 3,
+    "others": 32,
+    "guessed": 1,
+    "before": 0,
+    "covered": True,
+}
+
+
+def drawn(*more: tuple[str, Any], the_plan: Plan | None = None, **changes: Any) -> list[str]:
+    """What is found where a site tells of an extraction, opens its canaries, and more."""
+    events = (
+        ("audit.planted", PLANTED | {"commitment": BOUND_COINS.commitment}),
+        ("model.received", {"model": MODEL}),
+        ("audit.model", CANARIES | {"commitment": BOUND_COINS.commitment}),
+        ("audit.extracted", DRAWN | changes),
+        *more,
+    )
+    the_plan = the_plan or plan(**WRITER)
+    found = [
+        Event("north", seq, "2026-01-31T11:00:00.000Z", kind, the_plan.digest, None, body, OTHER)
+        for seq, (kind, body) in enumerate(events)
+    ]
+    files = {"openings/north.json": BOUND_COINS.to_bytes()}
+    case: Any = Told(the_plan, tuple(Shown(event, b"", ()) for event in found), files=files)
+    opened = any(kind == "audit.opened" for kind, _ in more)
+    return [one.reason for one in (*audits.attacks(case), *(audits.openings(case) if opened else ()))]
+
+
+OPENED = (
+    "audit.opened",
+    {"commitment": BOUND_COINS.commitment, "opening": canonical.digest(BOUND_COINS.to_bytes())},
+)
+
+
+def test_an_extraction_that_was_told_truly_is_taken() -> None:
+    assert drawn() == []
+    assert drawn(OPENED) == []
+    assert Opening.from_bytes(BOUND_COINS.to_bytes()) == BOUND_COINS
+    assert b"recited" not in opening().to_bytes()  # of a model that names classes
+    with pytest.raises(EvidenceError):
+        Opening.from_bytes(opening(recited=(64,)).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "why"),
+    [
+        ({"extracted": 33}, (), "cannot be the numbers"),
+        ({"trained": 9, "others": 55}, (), "cannot be the numbers"),
+        ({"others": 2**40}, (), "cannot be the numbers"),
+        ({"before": 33}, (), "cannot be the numbers"),
+        ({"model": OTHER}, (), "another model"),
+        ({"commitment": OTHER}, (), "others than those that were bound"),
+        ({"others": 31}, (), "others than those that were bound"),
+        ({}, (("audit.extracted", DRAWN),), "was told of before"),
+        ({"extracted": 0}, (OPENED,), "other answers of canaries came out"),
+        ({"guessed": 0}, (OPENED,), "other answers of canaries came out"),
+        ({"trained": 31, "others": 33}, (OPENED,), "other answers of canaries came out"),
+        ({}, (OPENED,), ""),
+    ],
+)
+def test_an_extraction_that_was_not_is_found(
+    changes: dict[str, Any], more: tuple[tuple[str, Any], ...], why: str
+) -> None:
+    found = drawn(*more, **changes)
+    assert any(why in reason for reason in found) if why else found == []
+
+
+def test_only_a_model_that_writes_gives_texts_away() -> None:
+    assert "the model of this plan writes nothing that could be drawn out" in drawn(
+        the_plan=plan(canaries=64)
+    )
+    off = {"mode": "off", "noise_multiplier": 0.0, "epsilon": 0.0, "delta": 0.0}
+    privacy = {"unit": "record", "relation": "add-remove", "bound": 1.0, **off}
+    said = drawn(the_plan=plan(**WRITER, privacy=privacy))
+    assert said.count("its figures are told as covered by an epsilon that there is not") == 2
