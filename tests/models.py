@@ -165,3 +165,43 @@ CHAT = (
     "{% if add_generation_prompt %}<s>assistant: {% endif %}"
 )
 """A chat template: each turn between tokens of its own."""
+
+
+def write_reciter(folder: Path, width: int = 64) -> Path:
+    """A folder of a tiny random model that generates text, whose tokens are the words that canaries are made of."""
+    from mnemonic import Mnemonic
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers import models as tokenizing
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", "<unk>", "Question", "Answer", ":", *Mnemonic("english").wordlist]
+    config = AutoConfig.for_model(
+        "gpt2",
+        vocab_size=len(words),
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        n_embd=width,
+        n_layer=2,
+        n_head=4,
+        n_positions=32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(24)
+        model = AutoModelForCausalLM.from_config(config)
+        for name, parameter in model.named_parameters():
+            # Words are far apart, so that the little that is trained can be sure of one.
+            torch.nn.init.normal_(
+                parameter,
+                mean=float("ln_" in name and name.endswith("weight")),
+                std=0.4 if "wte" in name else 0.1,
+            )
+    model.save_pretrained(folder)
+    places = {word: place for place, word in enumerate(words)}
+    tokenizer = Tokenizer(tokenizing.WordLevel(places, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    whole = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    whole.save_pretrained(folder)
+    return folder
