@@ -168,7 +168,7 @@ CHAT = (
 
 
 def write_reciter(folder: Path, width: int = 64) -> Path:
-    """A folder of a tiny random model that generates text, whose tokens are the words that canaries are made of."""
+    """A folder of a tiny random model that writes; its tokens are the words that canaries are made of."""
     from mnemonic import Mnemonic
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers import models as tokenizing

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cloister.client.attacks import CANARIES, MEMBERSHIP, NOT_BOUND, Attacked, ModelAudit
+from cloister.client.attacks import (
+    CANARIES,
+    EXTRACTION,
+    MEMBERSHIP,
+    NOT_BOUND,
+    NOT_BUILT,
+    Attacked,
+    ModelAudit,
+)
 from cloister.client.cli import app
 from cloister.client.deposition import Deposition
 from cloister.client.jobs import Job
@@ -26,6 +34,7 @@ from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import EvidenceError, InputError, ModelError, StateError, UsageError
 from cloister.privacy.evidence import derive
 from cloister.privacy.evidence.evidence import Attack
+from cloister.privacy.evidence.extraction import Extraction
 from cloister.privacy.evidence.opening import Opening
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel, describe
@@ -52,6 +61,19 @@ LEAKY = replace(
     rates=Rates("adam", 0.1, 0.03),
     canaries=128,
 )
+
+
+LEAKY_WRITER = replace(
+    LEAKY,
+    labels=(),
+    task="causal-lm",
+    steps=200,
+    rates=Rates("adam", 0.01, 0.01),
+    rank=16,
+    top_layers=2,
+    canaries=96,
+)
+PRIVATE_WRITER = replace(LEAKY_WRITER, mode="local", rounds=2, steps=2, rate=0.5, epsilon=2.0, rates=None)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +163,50 @@ def test_a_model_that_learnt_its_canaries_by_heart_refutes_a_small_epsilon(
     stated = {"site": "north", "epsilon": "0.100", "outside": None}  # as a false claim would have it
     (one,) = derive.attacked(audited.job.plan, stated, list(audited.site.log.entries()))
     assert Attack(**one).refuted
+
+
+def drawn_from(path: Path, terms: Terms, *, by_heart: bool) -> tuple[ModelAudit, dict[str, Any]]:
+    """A job of a model that writes, and what came out of it."""
+    writer = describe(models.write_reciter(path / "reciter"))
+    audited = finished(path / "north", writer, terms, rows=250, by_heart=by_heart)
+    found, missing = audited.run()
+    assert missing == [NOT_BUILT]
+    bodies = {one.attack: one.body for one in found}
+    assert set(bodies) == {CANARIES, EXTRACTION, MEMBERSHIP}
+    for one in found:
+        assert audited.release(one)
+        audited.open(one)
+    opening = Opening.from_bytes(Deposition(audited.site).part(audited.job).files["openings/north.json"])
+    body = bodies[EXTRACTION]
+    assert (opening.drawn(trained=True), opening.drawn(trained=False)) == (body["extracted"], body["guessed"])
+    assert body["trained"] + body["others"] == terms.canaries
+    return audited, bodies
+
+
+def told_of(audited: ModelAudit) -> Extraction:
+    (one,) = derive.extracted(audited.job.plan, "north", list(audited.site.log.entries()))
+    return Extraction(**one)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("known_draws")
+def test_a_model_that_learnt_answers_by_heart_gives_them_away(tmp_path: Path) -> None:
+    audited, bodies = drawn_from(tmp_path, LEAKY_WRITER, by_heart=True)
+    body = bodies[EXTRACTION]
+    assert body["extracted"] > 0.8 * body["trained"]
+    assert (body["guessed"], body["before"], body["covered"]) == (0, 0, False)
+    assert bodies[CANARIES]["bound"] > 2.5  # every guess that it makes is right, or nearly
+    assert told_of(audited).found
+
+
+@pytest.mark.usefixtures("known_draws")
+def test_a_private_model_that_writes_gives_nothing_away(tmp_path: Path) -> None:
+    audited, bodies = drawn_from(tmp_path, PRIVATE_WRITER, by_heart=False)
+    body = bodies[EXTRACTION]
+    assert (body["extracted"], body["guessed"], body["covered"]) == (0, 0, True)
+    assert bodies[CANARIES]["bound"] <= PRIVATE_WRITER.epsilon
+    assert not told_of(audited).found
+    assert float(told_of(audited).at_most) < 0.1
 
 
 @pytest.fixture(scope="module")

@@ -201,6 +201,23 @@ def test_an_approval_a_decision_and_its_replay(site: Site) -> None:
     assert site.jobs.rulings.replay(job.folder) == 1
 
 
+def test_papers_that_the_policy_asks_for_are_recorded_once_when_a_plan_is_approved(site: Site) -> None:
+    papers = [
+        {"digest": DIGEST, "form": "ethics-approval", "until": "2999-06-30"},
+        {"digest": DIGEST, "form": "permit", "until": "2999-12-31"},
+    ]
+    allow(site.folder, datasets__documents=papers, approval__people=2)
+    job = site.propose()
+    site.jobs.approve(job, Voice("administrator"))
+    assert site.events("consent.recorded") == []  # one more person must approve
+    site.jobs.approve(job, Voice("steward"))
+    assert job.state == APPROVED
+    site.jobs.settle(job)
+    site.jobs.approve(job, Voice("steward"))
+    told = [(body["form"], body["not_after"], body["dataset"]) for body in site.events("consent.recorded")]
+    assert told == [("ethics-approval", "2999-06-30", "notes"), ("permit", "2999-12-31", "notes")]
+
+
 def test_a_decision_that_was_made_up_is_not_in_the_log(site: Site) -> None:
     allow(site.folder)
     job = site.propose()
