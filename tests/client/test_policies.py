@@ -31,7 +31,7 @@ from cloister.privacy.evidence.part import Part, Shown
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
-from tests.plans import plan_json
+from tests.plans import DIGEST, plan_json
 from tests.policies import allow, policy, policy_json
 
 
