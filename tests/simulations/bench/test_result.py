@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cloister.privacy.errors import UsageError
+from cloister.simulations.bench import cli
 from cloister.simulations.bench import round as bench_round
 from cloister.simulations.bench import step as bench_step
 from cloister.simulations.bench.cli import BENCHES, app
@@ -115,7 +115,7 @@ def test_texts_reach_the_benchmark_that_takes_them_and_no_other(monkeypatch: pyt
 
 @pytest.mark.parametrize("name", BENCHES)
 def test_every_benchmark_that_is_listed_can_be_run(name: str) -> None:
-    module = importlib.import_module(f"cloister.simulations.bench.{name}")
+    module = cli._module(name)
     assert callable(module.run)
 
 
