@@ -243,7 +243,7 @@ class TestRefusals:
         ("terms", "says"),
         [
             (replace(ANSWERS, top_layers=0), "LoRA alone"),
-            (replace(ANSWERS, canaries=40), "Canaries"),
+            (replace(TAGS, canaries=40), "Canaries"),
             (replace(PAIRS, canaries=40), "Canaries"),
             (replace(TAGS, labels=("O", "I-X")), "tags are O"),
             (replace(ANSWERS, labels=("a", "b")), "no labels"),

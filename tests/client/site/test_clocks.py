@@ -26,7 +26,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def worked(folder: Path, offsets: list[int]) -> tuple[list[float], list[str], int]:
     """Rounds of a site whose clock stands where ``offsets`` say; totals, types of events, the lead's size.
 
-    The lead sees every head; the log is opened anew for each round, as after a restart.
+    Events of the clock itself are left out of both. The lead sees every head; the log is opened anew for each
+    round, as after a restart.
     """
     witness = Witness(folder / "lead", LEAD, EventLog.open(folder / "lead" / "log", LEAD))
     held = 0
@@ -43,7 +44,9 @@ def worked(folder: Path, offsets: list[int]) -> tuple[list[float], list[str], in
         held = head.size
     verify_log(folder / "log", NORTH.public)
     rows = Ledger(folder / "ledger.sqlite").rows("notes")
-    return [row.total for row in rows], [event.type for event in log.entries()], held
+    types = [event.type for event in log.entries()]
+    others = [kind for kind in types if kind != "clock.stepped"]
+    return [row.total for row in rows], others, held - (len(types) - len(others))
 
 
 JUMPS = st.lists(st.integers(-50 * 365 * 86_400, 50 * 365 * 86_400), min_size=1, max_size=5)
