@@ -35,6 +35,7 @@ from cloister.client.guard import Guard
 from cloister.client.pledges import Pledges
 from cloister.client.replies import Replies, Sealer
 from cloister.client.site.canaries import Canaries
+from cloister.client.site.entries import Reservation
 from cloister.client.site.ledger import Ledger
 from cloister.client.summing import Summing
 from cloister.client.sums import SecureSums
@@ -70,7 +71,7 @@ class Participant:
         admit: raises where this site takes no further part in the job, before anything else is done.
         tell: called when a round was answered, to show heads beside it; must be quick.
         canaries: those that stand among the learner's records; None where the plan has none.
-        pledges, charges, contribution: what it is bound to, pays and gives in this job.
+        pledges: what its audits are bound to in this job.
     """
 
     plan: Plan
@@ -93,10 +94,6 @@ class Participant:
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
     pledges: Pledges = field(init=False)
-    charges: Charges = field(init=False)
-    contribution: Contribution = field(init=False)
-    _sealer: Sealer = field(init=False)
-    _summing: Summing | None = field(default=None, init=False)
     _finished: bool = field(default=False, init=False)
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -107,16 +104,29 @@ class Participant:
             raise ValueError("steps are followed exactly in joint mode")
         if (self.canaries is not None) != (self.plan.canaries is not None):
             raise ValueError("there are canaries exactly where the plan has some")
-        plan, log, replies = self.plan, self.log, self.replies
-        self.pledges = Pledges(plan, log, self.canaries)
-        self.charges = Charges(plan, self.name, self.ledger)
-        self.contribution = Contribution(plan, self.name, self.ledger, self.entropy, log, replies)
-        self._sealer = Sealer(self.identity, self.lead)
-        if self.secure is not None:
-            surplus = replies.folder / "surplus"
-            self._summing = Summing(
-                plan, self.secure, self.contribution, self.charges, log, self._sealer, surplus
-            )
+        self.pledges = Pledges(self.plan, self.log, self.canaries)
+
+    @property
+    def charges(self) -> Charges:
+        """What the job's rounds cost here."""
+        return Charges(self.plan, self.name, self.ledger)
+
+    @property
+    def contribution(self) -> Contribution:
+        """How training becomes what leaves."""
+        return Contribution(self.plan, self.name, self.ledger, self.entropy, self.log, self.replies)
+
+    @property
+    def _sealer(self) -> Sealer:
+        return Sealer(self.identity, self.lead)
+
+    @property
+    def _summing(self) -> Summing | None:
+        if self.secure is None:
+            return None
+        folder = self.replies.folder / "surplus"
+        parts = (self.contribution, self.charges, self.log, self._sealer)
+        return Summing(self.plan, self.secure, *parts, folder)
 
     @property
     def name(self) -> str:
@@ -153,9 +163,9 @@ class Participant:
             return self._train(opened)
         if kind == messages.FINISH:
             return self._finish(opened)
-        if self._summing is None:
+        if (summing := self._summing) is None:
             raise ChannelError("wrong_context", "The plan has no secure aggregation.")
-        return self._summing.answer(opened, self.learner)
+        return summing.answer(opened, self.learner)
 
     def _refuse(self, header: Header, reason: str, text: str) -> Sealed:
         """A refusal that carries the id; the text goes to the person at this machine."""
@@ -226,7 +236,7 @@ class Participant:
         self.pledges.give(self.learner.audit)
         reservation = self.charges.reserve(header)
         self.entropy.advance(header.round)
-        sealed = self._hide(header, self.contribution.of(self.learner, task.model, header, reservation))
+        sealed = self._hide(header, self._update(task.model, header, reservation))
         self.replies.store(header, sealed)
         self.charges.release(header, sealed)
         self._send(header, sealed)
@@ -266,11 +276,16 @@ class Participant:
             return None
         return fault
 
+    def _update(self, model: Vector, header: Header, reservation: Reservation | None) -> Encoded | Coded:
+        """What this round's training gives, as it travels."""
+        return self.contribution.of(self.learner, model, header, reservation)
+
     def _hide(self, header: Header, encoded: Encoded | Coded) -> Sealed:
         """The update sealed for the lead; where the plan says so, masked so that the lead cannot read it."""
-        if self._summing is None or isinstance(encoded, Coded):  # the plan allows no codec with secure sums
+        summing = self._summing
+        if summing is None or isinstance(encoded, Coded):  # the plan allows no codec with secure sums
             return self._sealer.seal(header, messages.UPDATE, encoded.content)
-        return self._summing.mask(header, encoded)
+        return summing.mask(header, encoded)
 
     def _finish(self, opened: Opened) -> Sealed:
         if opened.header.round != self.plan.training.rounds + 1:
