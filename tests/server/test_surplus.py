@@ -146,15 +146,11 @@ class TestRounds:
     def test_a_site_that_starts_again_in_between_gives_the_same_noise(self, tmp_path: Path) -> None:
         found = consortium(tmp_path)
         for name in FOUR:
-            site = found.sites[name]
 
-            def restarted(data: bytes, name: str = name, honest: Any = site.handle) -> bytes:
-                fresh = found.site(name)
-                found.sites[name].secure, found.sites[name].entropy = fresh.secure, fresh.entropy
-                found.sites[name].learner.entropy = fresh.entropy  # type: ignore[attr-defined]
-                return bytes(honest(data))
+            def restarted(data: bytes, name: str = name) -> bytes:
+                return found.site(name).handle(data)
 
-            site.handle = restarted  # type: ignore[method-assign]
+            found.sites[name].handle = restarted  # type: ignore[method-assign]
         run(found, Weather())
         assert steps(found) == [(number, step) for number in range(1, ROUNDS + 1) for step in (0, 1)]
         self.check_noise(found)
