@@ -224,7 +224,6 @@ class Jobs:
             return None
         if job.decision is None or not job.decision.approve:
             self.rulings.granted(job.folder)
-            self._note_consents(job.plan)
         return self._decide(job, Decision(site=self.site.name, plan=job.plan.digest, approve=True))
 
     def _settling(self) -> AbstractContextManager[None]:
@@ -306,15 +305,6 @@ class Jobs:
             if peer.identity not in noted:
                 fields: dict[str, Any] = {"party": peer.name, "identity": peer.identity}
                 self.site.log.append("key.confirmed", **fields, method="authority")
-
-    def _note_consents(self, plan: Plan) -> None:
-        """Writes down the papers under which the dataset is used, by the policy that allows it."""
-        dataset = plan.site(self.site.name).dataset
-        terms = self.rulings.in_force(plan).dataset(dataset)
-        with self.site.log.batch():
-            for one in terms.documents if terms else ():
-                about: dict[str, Any] = {"document": one.digest, "form": one.form, "dataset": dataset}
-                self.site.log.append("consent.recorded", job=plan.digest, **about, not_after=one.until)
 
     def _note(self, type_: str, plan: Plan, role: str = "administrator", **more: Any) -> None:
         """Writes down what was asked or said about starting a job."""

@@ -269,9 +269,24 @@ class Rulings:
             outcome=decision.outcome,
             **shared,
         )
+        if decision.outcome == "allow":
+            self._note_papers(plan)
         durable.private_folder(job / "decisions")
         durable.write(job / "decisions" / f"{len(places):05d}.json", Record(request, decision).to_bytes())
         return decision
+
+    def _note_papers(self, plan: Plan) -> None:
+        """Writes down, once, the papers under which a dataset is used, by the policy that allows it."""
+        dataset, log = plan.site(self.site.name).dataset, self.site.log
+        terms = self.in_force(plan).dataset(dataset)
+        if terms is None or not terms.documents:
+            return
+        of_job = (e for e in log.entries() if (e.type, e.job) == ("consent.recorded", plan.digest))
+        known = {(e.body["document"], e.body["form"], e.body["not_after"]) for e in of_job}
+        for one in terms.documents:
+            if (one.digest, one.form, one.until) not in known:
+                about: dict[str, Any] = {"document": one.digest, "form": one.form, "dataset": dataset}
+                log.append("consent.recorded", job=plan.digest, **about, not_after=one.until)
 
     def _job(self, plan: Plan) -> Path:
         return job_folder(self.site, plan)

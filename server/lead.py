@@ -129,7 +129,7 @@ class Flower:
             )
         _tell(process, self._password)
         for line in process.stdout or ():
-            said = json.loads(line)
+            said = _heard(line)
             if "control" in said:
                 threading.Thread(target=self._listen, args=(process,), name="flower", daemon=True).start()
                 return process, str(said["control"])
@@ -140,16 +140,19 @@ class Flower:
     def _listen(self, process: subprocess.Popen[str]) -> None:
         """Takes what the process says until it ends."""
         for line in process.stdout or ():
-            self._note(json.loads(line))
+            self._note(_heard(line))
 
     def _note(self, said: Mapping[str, Any]) -> None:
-        """Writes down this end of Flower's connection with a member."""
+        """Writes down this end of Flower's connection with a member, if that is what is said."""
+        if "channel" not in said:
+            return
         seen = ListenerSide(**said["channel"])
-        if seen.name in {site.name for site in self._folder.enrolment.roster.sites}:
-            with suppress(
-                LogError
-            ):  # the log itself tells of it (``log.gap``), and the lead's next event stops it
-                self._folder.log.append("channel.opened", party=seen.name, **seen.fields(self._certificate))
+        if seen.name not in {site.name for site in self._folder.enrolment.roster.sites}:
+            return
+        with suppress(
+            LogError
+        ):  # the log tells of it (``log.gap``), and the lead's next event stops the lead
+            self._folder.log.append("channel.opened", party=seen.name, **seen.fields(self._certificate))
 
     @property
     def alive(self) -> bool:
@@ -392,6 +395,15 @@ class Lead:
         self._folder.log.append("job.aborted", job=job.plan.digest, reason=error.id, rounds=rounds)
         job.move(STOPPED if stopped else FAILED, error.line())
         self._say(error.line())
+
+
+def _heard(line: str) -> Mapping[str, Any]:
+    """What a line of Flower's process says; nothing where some library of its prints a line of its own."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _tell(process: subprocess.Popen[str], line: str) -> None:

@@ -216,6 +216,12 @@ def test_papers_that_the_policy_asks_for_are_recorded_once_when_a_plan_is_approv
     site.jobs.approve(job, Voice("steward"))
     told = [(body["form"], body["not_after"], body["dataset"]) for body in site.events("consent.recorded")]
     assert told == [("ethics-approval", "2999-06-30", "notes"), ("permit", "2999-12-31", "notes")]
+    papers[1] |= {"until": "3999-12-31"}  # renewed, after the approval
+    allow(site.folder, datasets__documents=papers, approval__people=2)
+    site.jobs.admit(job.plan)
+    site.jobs.admit(job.plan)
+    told = [(body["form"], body["not_after"]) for body in site.events("consent.recorded")]
+    assert told[2:] == [("permit", "3999-12-31")]
 
 
 def test_a_decision_that_was_made_up_is_not_in_the_log(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -98,6 +99,12 @@ def test_the_evidence_comes_over_the_network_and_every_party_signs(by_hand: ByHa
     trust = hands.do("site", "peers", "--offline", "--json", "--dir", "north")
     (hands.place / "keys.json").write_text(trust)
     checked = hands.do("verify", "signed", "--trust", "keys.json")
+    evidence = json.loads((by_hand.hands.place / "signed" / "evidence.json").read_text())
+    for seen in evidence["channels"]:  # both ends, of both connections
+        assert seen["seen_at_site"] is not None
+        assert seen["flower"] == seen["flower_at_lead"] is not None
+    assert len(evidence["clocks"]) == 1 + len(SITES)
+    assert all(one["state"] for one in evidence["clocks"])
     assert checked.splitlines()[-1].startswith("verified: ")
     assert "is not signed by" not in checked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cloister.privacy.errors import CloisterError
@@ -24,13 +25,23 @@ def documents(case: Case) -> Findings:
             continue
         events = case.of_job(name)
         use = next((place for place, one in enumerate(events) if one.event.type in _USES), len(events))
-        recorded = {_paper(one): one for one in events[:use] if one.event.type == "consent.recorded"}
+        recorded = {_paper(one) for one in events[:use] if one.event.type == "consent.recorded"}
         for one in events[:use]:
             if one.event.type == "policy.decision" and one.event.body["outcome"] == "allow":
                 yield from _missing(case, name, one, recorded)
-        for one in events[use:]:
-            for paper, said in recorded.items():
-                if one.event.type in _USES and one.event.ts[:10] > paper[2]:
+        yield from _expired(events)
+
+
+def _expired(events: Sequence[Shown]) -> Findings:
+    """Uses after the last day of a paper, as it was recorded last."""
+    held: dict[tuple[str, str], tuple[str, Shown]] = {}
+    for one in events:
+        if one.event.type == "consent.recorded":
+            document, form, until = _paper(one)
+            held[document, form] = until, one
+        elif one.event.type in _USES:
+            for until, said in held.values():
+                if one.event.ts[:10] > until:
                     yield unfounded(_CHECK, one.id, f"it comes after the last day of a paper ({said.id})")
 
 
@@ -39,7 +50,7 @@ def _paper(one: Shown) -> tuple[str, str, str]:
     return body["document"], body["form"], body["not_after"]
 
 
-def _missing(case: Case, name: str, decision: Shown, recorded: dict[tuple[str, str, str], Shown]) -> Findings:
+def _missing(case: Case, name: str, decision: Shown, recorded: Collection[tuple[str, str, str]]) -> Findings:
     dataset = case.plan.site(name).dataset
     for digest in (
         decision.event.body[field] for field in ("policy", "shared") if field in decision.event.body
