@@ -14,8 +14,8 @@ Python looks for garbage in cycles among old objects only when a quarter as many
 since. Modules and a model are some half a million objects, so that what a training step leaves in cycles,
 graphs of tensors among it, would lie there for hundreds of rounds. What is there when a job begins is
 therefore taken out of the count. Nor is that enough: old objects are looked at each time that 70,000 more
-containers were made than went, and a round makes few that stay. In a site that was once in some three hundred
-rounds, each of which leaves some dozens of objects in cycles. So it is done by the clock as well.
+containers were made than went, and a round makes few that stay. In a site that was once in some two hundred
+rounds, while every HTTP call leaves its request and its response in a cycle. So it is done by the clock, too.
 
 oneDNN, with which PyTorch works out activations on a processor, keeps the last 1,024 kernels that it has
 made, one for each shape; with Poisson samples nearly every step has shapes of its own, and a site would grow
@@ -38,6 +38,7 @@ _KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """What oneDNN reads when it is first used."""
 _TRIM_EVERY_S = 10.0
 """A look for whole free pages takes some 20 ms in a process that holds a model."""
+_LIBC = ctypes.CDLL(None)
 _trimmed, _frozen = -_TRIM_EVERY_S, False
 
 
@@ -51,7 +52,7 @@ def settle() -> bool:
     """
     for name, value in _KERNELS.items():
         os.environ.setdefault(name, value)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is None:
         return False
     # All three must be asked for, whatever the first answers.
@@ -89,5 +90,5 @@ def trim() -> bool:
     _trimmed = now
     if _frozen:
         gc.collect()
-    given_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    given_back = getattr(_LIBC, "malloc_trim", None)
     return given_back is not None and bool(given_back(0))
