@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.activations import GELUActivation
 
 from cloister.privacy.step.layers import Forward, kind_of
 
@@ -25,7 +24,7 @@ _COVERED = frozenset(
     f"transformers.models.{family}.modeling_{family}.{name}Layer"
     for family, name in (("bert", "Bert"), ("roberta", "Roberta"), ("xlm_roberta", "XLMRoberta"))
 )
-"""By name: to import the families that a process does not use would cost memory."""
+"""By name: to import what a process does not use would cost memory."""
 
 HALF = "feed_forward_chunk"
 """The method of such a layer that is its feed-forward half."""
@@ -37,7 +36,7 @@ _BLOCK, _BLOCK_ON_GPU = 1 << 19, 1 << 26
 def feedforwards(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of a model that ``leaner`` is for."""
     for layer in module.modules():
-        if f"{type(layer).__module__}.{type(layer).__qualname__}" in _COVERED and plain(layer):
+        if _name(layer) in _COVERED and plain(layer):
             yield layer
 
 
@@ -59,11 +58,15 @@ def plain(layer: Any) -> bool:
     activation = layer.intermediate.intermediate_act_fn
     return (
         all(type(each) is nn.Linear and each.bias is not None for each in maps)
-        and type(activation) is GELUActivation
+        and _name(activation) == "transformers.activations.GELUActivation"
         and activation.act is functional.gelu
         and not any(parameter.requires_grad for each in maps for parameter in each.parameters())
         and not any(_heard(part) for part in (layer.intermediate, layer.output, activation, *maps))
     )
+
+
+def _name(part: nn.Module) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def _heard(part: nn.Module) -> bool:
