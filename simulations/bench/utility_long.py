@@ -22,9 +22,10 @@ long_bytes_site           what a site sends in the whole run, before sealing and
 long_sums                 secure sums of the whole run
 ========================  ==============================================================================
 
-``JOINT`` and ``PLAIN`` were chosen on whole sentences of the training rows (``search``), from whose training
-side every phrase of theirs was taken (``phrases``), and never on test rows. The search is not charged to
-epsilon, on either side; a real job takes the figures from here.
+``JOINT`` was chosen on whole sentences of the training rows, from whose training side every phrase of theirs
+was taken (``phrases``), and never on test rows; the search was short (docs/benchmarks.md). ``PLAIN`` was not
+searched for yet. ``search`` does both sides. It is not charged to epsilon; a real job takes the figures from
+here.
 """
 
 from __future__ import annotations
@@ -247,7 +248,7 @@ def _pooled(told: Sentences, seed: int) -> dict[str, float]:
 def search(
     told: Sentences, courses: Sequence[Course], side: str = "joint", seed: int = 0
 ) -> list[tuple[float, Course]]:
-    """Accuracy of each course on whole sentences of the training rows, best first: how both were chosen."""
+    """Accuracy of each course on whole sentences of the training rows, best first."""
     part = told.for_choosing()
     found = [
         (joint(part, one, seed)["accuracy"] if side == "joint" else pooled(part, one, seed), one)
