@@ -13,6 +13,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cloister.client.app import answer, client_app
@@ -330,7 +331,7 @@ class Agent:
             done=lambda: self._close(job),
             complain=self._say,
             admit=lambda: self._admit(job, parties),
-            tell=self._telling.mark,
+            tell=partial(self._telling.mark, step=job.plan.joint),
             canaries=canaries,
         )
 

@@ -2,8 +2,8 @@
 
 The participant marks that a round was answered or a job has ended; the thread then shows the site's newest
 head, takes those of the others, and gives its countersignatures back with the next call. One call a round
-at most, and where rounds are short one in ten seconds: a call takes some 50 ms of a processor and 5 KB for
-each party and way, as much as a short round itself. None of it holds up a round.
+at most, and of joint steps one in ten seconds: a call takes some 50 ms of a processor and 5 KB for each party
+and way, as much as a step itself. None of it holds up a round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cloister.privacy.identity import PublicIdentity
 PAUSE_S = 1.0
 """Between two calls at least."""
 SHORT_S = 10.0
-"""Between the calls of two rounds at least; the end of a job does not wait for it."""
+"""Between the calls of two joint steps at least; nothing else waits for it."""
 _ROUND, _END = 1, 3
 
 
@@ -166,14 +166,18 @@ class Telling(threading.Thread):
         self._mutex = threading.Lock()
         self._calls = 0
 
-    def mark(self, *, end: bool = False) -> None:
+    def mark(self, *, end: bool = False, step: bool = False) -> None:
         """There is news: a round was answered, or (``end``) a job begins or is over.
 
         At an end the call is made several times, so that what one party says reaches the next.
+
+        Args:
+            end: of a job, or its beginning.
+            step: it was a round of one joint step, which others follow within a second.
         """
         with self._mutex:
             self._calls = max(self._calls, _END if end else _ROUND)
-        if end:
+        if not step:
             self._hurry.set()
         self._wake.set()
 

@@ -1,4 +1,4 @@
-"""When heads are shown: after a round, not after each of many short ones, and at once at an end."""
+"""When heads are shown: after a round, not after each of many joint steps, and at once at an end."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def shown(telling: Telling) -> int:
     return heads.shown
 
 
-def test_many_short_rounds_are_shown_once_and_the_end_does_not_wait(telling: Telling) -> None:
-    telling.mark()
+def test_many_joint_steps_are_shown_once_and_the_end_does_not_wait(telling: Telling) -> None:
+    telling.mark(step=True)
     assert eventually(lambda: shown(telling) == 1)
     for _ in range(20):
-        telling.mark()  # within the hour
+        telling.mark(step=True)  # within the hour
     assert shown(telling) == 1
     telling.mark(end=True)
     assert eventually(lambda: shown(telling) == 4)  # three calls, so that what one says reaches the next
@@ -53,5 +53,6 @@ def test_many_short_rounds_are_shown_once_and_the_end_does_not_wait(telling: Tel
 def test_an_end_that_comes_first_is_shown_and_a_round_behind_it_too(telling: Telling) -> None:
     telling.mark(end=True)
     assert eventually(lambda: shown(telling) == 3)
-    telling.mark()
-    assert eventually(lambda: shown(telling) == 4)
+    for more in (4, 5):
+        telling.mark()
+        assert eventually(lambda more=more: shown(telling) == more)
