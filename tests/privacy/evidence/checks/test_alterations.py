@@ -272,7 +272,17 @@ def let_a_site_into_flower_under_another_certificate(stage: Any) -> Bundle:
 
 @found_by("channels", Result.NOT_REPRODUCIBLE)
 def let_a_site_into_flower_below_tls_13(stage: Any) -> Bundle:
-    return _flower(stage, tls="1.2")
+    """Both ends say so: an honest record of what must not be."""
+
+    def older(event: Event) -> Event:
+        ours = "site-01" in (event.writer, event.body["party"]) and event.body["route"] == "flower"
+        return changed(event, tls="1.2") if ours else event
+
+    both = [
+        stage.plain.rewritten(party, lambda lines: edited(lines, "channel.opened", older))
+        for party in ("site-01", "lead")
+    ]
+    return stage.plain.bundle(*both)
 
 
 @found_by("traffic")
