@@ -14,10 +14,10 @@ from cloister.privacy.secagg.terms import At
 honest = SecureSums.mask
 
 
-def mask(self: SecureSums, at: At, encoded: Any, seed: bytes) -> Masked:
+def mask(self: SecureSums, at: At, encoded: Any, seed: bytes, over: tuple[str, ...] = ()) -> Masked:
     place = Path(self._path).with_name(f"clear-{at.round:05d}.words")
     place.write_bytes(encoded.content)
-    return honest(self, at, encoded, seed)
+    return honest(self, at, encoded, seed, over)
 
 
 SecureSums.mask = mask  # type: ignore[method-assign]
