@@ -12,6 +12,7 @@ import ctypes
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 _UNSYNCHRONISED, _PULSE = 0x0040, 0x0100
@@ -57,13 +58,19 @@ class _Timex(ctypes.Structure):
     )
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    """Looked up once: each look leaves a class in a cycle."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def state() -> ClockState:
     """The clock of this machine now."""
     if sys.platform != "linux":
         return UNKNOWN
     asked = _Timex()
     try:
-        said = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(asked))
+        said = _libc().adjtimex(ctypes.byref(asked))
     except (OSError, AttributeError):
         return UNKNOWN
     return UNKNOWN if said < 0 else told(asked.status, asked.maxerror)

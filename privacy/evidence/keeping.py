@@ -93,13 +93,19 @@ class Keeping(threading.Thread):
         moved = (wall - then).total_seconds() - passed
         if passed > _STILL_S:
             self._log.gap("paused")
-        if abs(moved) > STEP_S:
+        if abs(moved) > STEP_S and not (moved < 0 and self._noticed(wall, passed)):
             self._log.append("clock.stepped", way="forward" if moved > 0 else "back", by=span(moved))
         state = self._state()
         if (state.state, state.source) != (self._known.state, self._known.source):
             self._tell("change")
         if self._busy() and self._log.silence() > BEAT_S:
             self._log.note("log.heartbeat")
+
+    def _noticed(self, wall: datetime, passed: float) -> bool:
+        """Whether the log has told of it by itself since the last look, ``passed`` seconds ago."""
+        told = self._log.newest("clock.stepped")
+        age = None if told is None else (wall - datetime.fromisoformat(told.ts)).total_seconds()
+        return age is not None and 0 <= age <= passed
 
     def run(self) -> None:
         """Looks every few seconds."""

@@ -150,6 +150,25 @@ def wider(machine: Machine) -> None:
     machine.state = ClockState("synchronised", "service", "1s")
 
 
+def test_a_clock_that_was_set_back_is_told_once_though_log_and_process_notice_it(machine: Machine) -> None:
+    log, keeping = machine.start()
+    keeping.come()
+    machine.passes(200)
+    keeping.look()
+    log.append("log.heartbeat")
+    back(machine)
+    log.append("log.heartbeat")
+    machine.passes(8)
+    keeping.look()
+    assert [kind for kind, _ in told_by(log)[1:]] == ["log.heartbeat", "clock.stepped", "log.heartbeat"]
+    machine.passes(300)
+    keeping.look()
+    back(machine)  # a second time, and nothing is written before the process looks
+    machine.passes(8)
+    keeping.look()
+    assert [kind for kind, _ in told_by(log)[4:]] == ["clock.stepped"]
+
+
 @pytest.mark.parametrize(
     ("change", "written"),
     [
