@@ -371,6 +371,10 @@ def analytic_choice(
             "An analytic round gives a head on frozen features: no layer carries LoRA.",
             "Leave out --top-layers, or --method.",
         )
+    return _choice(method, cosines, ridge)
+
+
+def _choice(method: Literal["ridge", "means"], cosines: int | None, ridge: float | None) -> Choice:
     if method == "means" and ridge is not None:
         raise UsageError("option_invalid", "Class means have no ridge.", "Leave out --ridge.")
     return Choice(method, cosines, ridge)
@@ -388,9 +392,7 @@ def start_choice(
             "What starts from an analytic round is a head on frozen features: no layer carries LoRA.",
             "Leave out --top-layers, or --start.",
         )
-    if method == "means" and ridge is not None:
-        raise UsageError("option_invalid", "Class means have no ridge.", "Leave out --ridge.")
-    return Choice(method, None, ridge)
+    return _choice(method, None, ridge)
 
 
 def _server(kind: str | None, rate: float | None) -> ServerOptimizer | None:

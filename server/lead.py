@@ -149,9 +149,8 @@ class Flower:
         seen = ListenerSide(**said["channel"])
         if seen.name not in {site.name for site in self._folder.enrolment.roster.sites}:
             return
-        with suppress(
-            LogError
-        ):  # the log tells of it (``log.gap``), and the lead's next event stops the lead
+        # A log that cannot be written tells of it later (``log.gap``), and stops the lead at its next event.
+        with suppress(LogError):
             self._folder.log.append("channel.opened", party=seen.name, **seen.fields(self._certificate))
 
     @property
