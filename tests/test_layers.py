@@ -154,3 +154,14 @@ def test_the_built_wheel_holds_and_imports_everything(tmp_path: Path) -> None:
         env=environment,
     )
     assert done.stdout.strip().startswith(str(site))
+
+
+@pytest.mark.slow
+def test_what_a_head_or_a_table_is_learnt_with_loads_neither_peft_nor_the_modules_of_llama() -> None:
+    """Each takes 4 s of a processor and 130 MB to load."""
+    learning = "client.agent", "client.learn.learner", "client.learn.tabular", "privacy.step.fused"
+    modules = ", ".join(f"cloister.{name}" for name in learning)
+    script = f"import sys, {modules}; print([m for m in sys.argv[1:] if m in sys.modules])"
+    asked = ("torch", "peft", "transformers.models.llama.modeling_llama")
+    done = subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['torch']"
