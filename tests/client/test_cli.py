@@ -15,6 +15,7 @@ from cloister.server.consortium import ConsortiumServer
 from cloister.server.folder import LeadFolder
 from tests.ports import free_port
 from tests.service import MemoryDesk, Service
+from tests.site_keys import fix_keys
 
 Run = Callable[..., str]
 
@@ -207,6 +208,7 @@ def test_every_command_explains_itself(run: Run, command: str) -> None:
 
 def test_a_dataset_with_persons(run: Run, tmp_path: Path) -> None:
     run("site init --dir north --name north")
+    fix_keys(SiteFolder.open(tmp_path / "north"))
     rows = [f"note {k} of {k // 4},{'ab'[k % 2]},P {k // 4}" for k in range(240)]
     (tmp_path / "notes.csv").write_text("\n".join(["text,label,patient", *rows]) + "\n")
     said = run("site data add notes.csv --dir north --name notes --person patient --rows-per-person 2")

@@ -20,6 +20,7 @@ from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
 from tests.plans import persons_json, plan_json
 from tests.policies import allow
+from tests.site_keys import keyed_site
 
 COLUMNS, BUDGET = ("text", "label"), (100.0, 1e-5)
 ROWS, PERSONS = {"low": 128, "high": 255}, {"low": 64, "high": 127, "most_rows": 8}
@@ -29,7 +30,7 @@ class Site:
     """A site and a lead whose keys know each other, without a service between them."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = SiteFolder.create(path / "north", "north")
+        self.folder = keyed_site(path / "north")
         allow(self.folder)
         lead = PrivateIdentity.generate("lead", "lead").public
         self.roster = Roster("hospitals", (lead, self.folder.identity.public))

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cloister.client.figures import SiteFigures
 from cloister.client.site.datasets import Datasets
-from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import CloisterError
@@ -22,6 +21,7 @@ from cloister.server.folder import LeadFolder, Settings
 from tests.hands import write_records
 from tests.known import party
 from tests.ports import free_port
+from tests.site_keys import keyed_site
 from tests.waiting import LONG_S
 
 JOB = canonical.digest(b"plan")
@@ -95,7 +95,7 @@ def test_a_port_in_use_is_said_so(tmp_path: Path) -> None:
 
 
 def test_a_site_shows_what_its_ledger_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = SiteFolder.create(tmp_path / "north", "north")
+    site = keyed_site(tmp_path / "north")
     datasets = Datasets(site)
     datasets.register(write_records(tmp_path / "n.csv", 1), "notes", ("text", "department"), (8.0, 1e-5))
     datasets.ledger.reserve("notes", JOB, 1, 1, GaussianSteps(2.0, 0.5, 3))

@@ -28,6 +28,7 @@ from cloister.server.versions import Versions
 from tests.hands import write_records
 from tests.locked import leaks, names_of, patterns, secret_files, secrets_of
 from tests.parties import Consortium
+from tests.site_keys import fix_keys
 
 pytestmark = pytest.mark.job
 
@@ -72,6 +73,7 @@ class Housed(Consortium):
         for name in FOUR:
             site = self.houses[name]
             assert isinstance(site, SiteFolder)
+            fix_keys(site)
             Datasets(site).register(
                 write_records(place / f"{name}.csv", 5), "more", ("text", "department"), (1, 1e-5)
             )
