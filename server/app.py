@@ -29,11 +29,12 @@ from cloister.privacy.secagg.terms import At, SumTerms
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.broadcast import Change
-from cloister.privacy.wire.envelope import Header, Opened, open_envelope, peek, seal
+from cloister.privacy.wire.envelope import Opened
 from cloister.server.checkpoint import Checkpoint, Pending
 from cloister.server.exchange import Answer, Exchange
 from cloister.server.optimizers import stepping
 from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
+from cloister.server.questions import Questions
 from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
 from cloister.server.sums import Adding, Ask
 
@@ -120,6 +121,11 @@ class Federation:
     def __post_init__(self) -> None:
         if (self.descent is not None) != self.plan.stepped:
             raise ValueError("the server takes steps exactly in joint mode and in analytic rounds")
+
+    @property
+    def questions(self) -> Questions:
+        """What sites are asked, sealed, and what they answer, opened."""
+        return Questions(self.plan, self.identity, self.roster)
 
     def run(self, grid: Grid) -> Checkpoint:
         """Runs the rounds that are left and hands the final model to the sites.
@@ -429,7 +435,7 @@ class Federation:
         post = Post(
             carrier=carrier,
             current=current,
-            envelope=lambda site: self.envelope(current, site, ask),
+            envelopes=lambda sites: self.questions.sealed(current, ask, sites),
             pace=self.pace,
             patience=self.pace.answer if ask.patience is None else ask.patience,
             present=self._connected if carrier is self.exchange else self.present,
@@ -477,46 +483,7 @@ class Federation:
             reason = answer.refused if messages.known(answer.refused) else "internal"
             raise RoundError("site_failed", f"{answer.site} answered with an error: {reason}.")
         self.up[answer.site] += len(answer.data)
-        return self.opened(current, answer.site, kinds, answer.data)
-
-    def envelope(self, current: Round, site: str, ask: Ask) -> bytes:
-        """The sealed and signed message for one site."""
-        header = self._header(current, site, ask.kind, up=False)
-        return seal(header, ask.content(site), self.identity, self.roster.member(site))
-
-    def task(self, current: Round, site: str, state: Checkpoint) -> bytes:
-        """The sealed and signed task of a round for one site."""
-        return self.envelope(current, site, self._task(messages.TASK, messages.UPDATE, state))
-
-    def opened(self, current: Round, site: str, kinds: tuple[str, ...], data: bytes) -> Opened:
-        """An answer, verified and opened.
-
-        Raises:
-            ChannelError: not signed by the site, or for another plan, round, attempt or model.
-        """
-        limit = messages.largest_of(self.plan)
-        kind = peek(data, limit).kind
-        return open_envelope(
-            data,
-            expected=self._header(current, site, kind if kind in kinds else kinds[0], up=True),
-            recipient=self.identity,
-            sender=self.roster.member(site),
-            limit=limit,
-        )
-
-    def _header(self, current: Round, site: str, kind: str, *, up: bool) -> Header:
-        lead = self.plan.lead.name
-        return Header(
-            kind=kind,
-            consortium=self.plan.consortium,
-            plan=self.plan.digest,
-            round=current.number,
-            step=current.step,
-            attempt=current.attempt,
-            sender=site if up else lead,
-            recipient=lead if up else site,
-            model=current.model,
-        )
+        return self.questions.opened(current, answer.site, kinds, answer.data)
 
     # The end
 

@@ -126,7 +126,7 @@ class Post:
     Attributes:
         carrier: moves the envelopes.
         current: who is waited for.
-        envelope: the sealed question for a site.
+        envelopes: the sealed question of each of some sites, as it is made.
         pace: waiting times.
         patience: seconds until a silent site is lost.
         present: names of the connected sites.
@@ -136,7 +136,7 @@ class Post:
 
     carrier: Carrier
     current: Round
-    envelope: Callable[[str], bytes]
+    envelopes: Callable[[Sequence[str]], Iterable[tuple[str, bytes]]]
     pace: Pace
     patience: float
     present: Callable[[], Iterable[str]]
@@ -159,12 +159,10 @@ class Post:
             return ()
         self._looked = now
         reachable, sent = set(self.carrier.reachable()), []
-        for site in due:
-            if site in reachable:
-                data = self.envelope(site)
-                if self.carrier.send(site, data, self.current.number):
-                    self._sent[site] = now
-                    sent.append((site, len(data)))
+        for site, data in self.envelopes([site for site in due if site in reachable]):
+            if self.carrier.send(site, data, self.current.number):
+                self._sent[site] = now
+                sent.append((site, len(data)))
         return sent
 
     def receive(self) -> Iterable[Answer]:

@@ -27,10 +27,13 @@ from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.identity import PrivateIdentity, Role, Roster
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Clipped, Delta, Encoded, Share, Surplus, Vector
+from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.post import Pace
+from cloister.server.rounds import Round
+from cloister.server.sums import Ask
 from cloister.simulations.transport import LocalGrid
 from tests.plans import plan_json
 
@@ -41,6 +44,18 @@ QUICK = Pace(answer=60.0, absence=0.05, resend=60.0, join=0.2, poll=0.001, look=
 def start(plan: Plan) -> Vector:
     """The model before the first step."""
     return np.zeros(plan.adapter.parameters, dtype=np.float32)
+
+
+def asked(federation: Federation, current: Round, site: str, ask: Ask) -> bytes:
+    """What a site is sent that is asked alone."""
+    return dict(federation.questions.sealed(current, ask, [site]))[site]
+
+
+def tasked(federation: Federation, current: Round, site: str) -> bytes:
+    """A site's task of a round, from the model that a run starts from."""
+    return asked(
+        federation, current, site, federation._task(messages.TASK, messages.UPDATE, federation.resume)
+    )
 
 
 @dataclass

@@ -240,10 +240,21 @@ class Outline:
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
     """Check that ``leaf`` stands at ``index`` in the tree of ``size`` leaves with this root.
 
-    The steps are those of RFC 9162, section 2.1.3.2.
-
     Raises:
         LogError: ``proof_invalid``.
+    """
+    if root_by(leaf, index, size, proof) != root:
+        _refuse("An inclusion proof does not lead to the root.")
+
+
+def root_by(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root of the tree of ``size`` leaves that a proof leads to from ``leaf`` at ``index``.
+
+    The steps are those of RFC 9162, section 2.1.3.2. Whether there is such a tree, something else must say: a
+    signature of the root, for one.
+
+    Raises:
+        LogError: ``proof_invalid``, the proof is not one of such a tree.
     """
     if not 0 <= index < size or not _are_hashes((leaf, *proof)):
         _refuse("An inclusion proof is malformed.")
@@ -257,8 +268,9 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         else:
             node = node_hash(node, other)
         place, last = place >> 1, last >> 1
-    if last != 0 or node != root:
+    if last != 0:
         _refuse("An inclusion proof does not lead to the root.")
+    return node
 
 
 def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> None:

@@ -8,6 +8,15 @@ The header is canonical JSON. The wrapped key and both signatures have fixed siz
 context ``cloister/envelope/1``: SHA-256 of everything before the signatures, then SHA-256 of the body.
 The body is a stream whose every chunk is bound to the header and the wrapped key.
 
+Envelopes that leave together may share their signatures, for an ML-DSA one takes longer than all else about a
+small envelope. Each then tells its place among them, after the signatures::
+
+    … 0x02 … Ed25519 | ML-DSA-65 | u32 index | u32 size | u8 hashes | hashes of 32 bytes | sealed body
+
+Signed, under the context ``cloister/envelopes/1``: the size, then the root of the RFC 6962 tree over what
+would have been signed of each alone; the hashes are its inclusion proof. So a signature of many is none of
+one, and nobody learns more of another's envelope than a hash.
+
 Opening checks, in this order: size, format, header against what is expected, both signatures, the
 wrapped key, the body. Nothing is decrypted before the signatures hold.
 """
@@ -16,19 +25,24 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from cloister.privacy import canonical
 from cloister.privacy.channel import sealing, stream
-from cloister.privacy.errors import ChannelError
+from cloister.privacy.errors import ChannelError, LogError
+from cloister.privacy.evidence import merkle
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 
-CONTEXT = "cloister/envelope/1"
-_MAGIC = b"CLOISTER\x01"
+CONTEXT, SHARED = "cloister/envelope/1", "cloister/envelopes/1"
+_MAGIC, _TOGETHER = b"CLOISTER\x01", b"CLOISTER\x02"
 _ED25519, _MLDSA65 = 64, 3309
 _HEADER_LIMIT = 4096
 _PREFIX = len(_MAGIC) + 4
+_PLACE = struct.Struct(">IIB")
+_HASH = 32
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,33 @@ class Opened:
         return self.pieces.whole()
 
 
+@dataclass(frozen=True, eq=False)
+class Letter:
+    """What goes into an envelope.
+
+    Attributes:
+        header: where in a run it belongs.
+        content: what is sealed.
+        recipient: for whom.
+    """
+
+    header: Header
+    content: bytes | bytearray
+    recipient: PublicIdentity
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Of an envelope among those that share its signatures."""
+
+    index: int
+    size: int
+    proof: tuple[bytes, ...]
+
+    def to_bytes(self) -> bytes:
+        return b"".join([_PLACE.pack(self.index, self.size, len(self.proof)), *self.proof])
+
+
 @dataclass(frozen=True)
 class _Parts:
     header: Header
@@ -89,6 +130,7 @@ class _Parts:
     before: bytes
     wrapped: bytes
     signature: Signature
+    place: _Place | None
     body: memoryview
 
 
@@ -96,13 +138,34 @@ def seal(
     header: Header, content: bytes | bytearray, sender: PrivateIdentity, recipient: PublicIdentity
 ) -> bytes:
     """The envelope of a content."""
-    encoded = header.to_bytes()
-    key = secrets.token_bytes(sealing.KEY)
-    wrapped = sealing.wrap(key, recipient, encoded)
-    before = b"".join([_MAGIC, len(encoded).to_bytes(4), encoded, wrapped])
-    body = stream.encrypt(key, content, hashlib.sha256(before).digest())
+    before, body = _sealed(_MAGIC, Letter(header, content, recipient))
     signature = sender.sign(_signed(before, body), CONTEXT)
     return b"".join([before, signature.ed25519, signature.mldsa65, body])
+
+
+def seal_together(letters: Sequence[Letter], sender: PrivateIdentity) -> list[bytes]:
+    """The envelopes of letters that leave together, in their order, under one pair of signatures."""
+    if len(letters) == 1:
+        (one,) = letters
+        return [seal(one.header, one.content, sender, one.recipient)]
+    parts = [_sealed(_TOGETHER, letter) for letter in letters]
+    leaves = [merkle.leaf_hash(_signed(before, body)) for before, body in parts]
+    signature = sender.sign(_shared(len(leaves), merkle.root(leaves)), SHARED)
+    both = signature.ed25519 + signature.mldsa65
+    places = [_Place(at, len(leaves), merkle.inclusion_proof(leaves, at)) for at in range(len(leaves))]
+    return [
+        b"".join([before, both, place.to_bytes(), body])
+        for (before, body), place in zip(parts, places, strict=True)
+    ]
+
+
+def _sealed(magic: bytes, letter: Letter) -> tuple[bytes, bytearray]:
+    """What stands before the signatures, and the body."""
+    encoded = letter.header.to_bytes()
+    key = secrets.token_bytes(sealing.KEY)
+    wrapped = sealing.wrap(key, letter.recipient, encoded)
+    before = b"".join([magic, len(encoded).to_bytes(4), encoded, wrapped])
+    return before, stream.encrypt(key, letter.content, hashlib.sha256(before).digest())
 
 
 def open_envelope(
@@ -130,7 +193,7 @@ def open_envelope(
     for field in fields(Header):
         if getattr(parts.header, field.name) != getattr(expected, field.name):
             raise ChannelError("wrong_context", f"An envelope is for another {field.name}.")
-    sender.verify(_signed(parts.before, parts.body), parts.signature, CONTEXT)
+    _verify(parts, sender)
     key = sealing.unwrap(parts.wrapped, recipient, parts.encoded)
     pieces = stream.Content(key, parts.body, hashlib.sha256(parts.before).digest())
     return Opened(parts.header, pieces, canonical.digest(data))
@@ -149,6 +212,29 @@ def _signed(before: bytes, body: bytes | bytearray | memoryview) -> bytes:
     return hashlib.sha256(before).digest() + hashlib.sha256(body).digest()
 
 
+def _shared(size: int, root: bytes) -> bytes:
+    return size.to_bytes(4) + root
+
+
+def _verify(parts: _Parts, sender: PublicIdentity) -> None:
+    """Checks both signatures, of the envelope alone or of those that left together.
+
+    Raises:
+        ChannelError: ``signature_invalid``.
+    """
+    signed, place = _signed(parts.before, parts.body), parts.place
+    if place is None:
+        sender.verify(signed, parts.signature, CONTEXT)
+        return
+    try:
+        root = merkle.root_by(merkle.leaf_hash(signed), place.index, place.size, place.proof)
+    except LogError as error:
+        raise ChannelError(
+            "signature_invalid", "An envelope is not at its place among those that were signed together."
+        ) from error
+    sender.verify(_shared(place.size, root), parts.signature, SHARED)
+
+
 def _malformed(what: str) -> ChannelError:
     return ChannelError("envelope_malformed", f"An envelope is malformed: {what}.")
 
@@ -158,12 +244,14 @@ def _parse(data: bytes, limit: int) -> _Parts:
         raise ChannelError(
             "envelope_too_large", f"An envelope has {len(data)} bytes, at most {limit} are agreed."
         )
-    if data[: len(_MAGIC)] != _MAGIC:
+    if data[: len(_MAGIC)] not in (_MAGIC, _TOGETHER):
         raise _malformed("it does not start as one")
     size = int.from_bytes(data[len(_MAGIC) : _PREFIX])
     key_at = _PREFIX + size
     signature_at = key_at + sealing.WRAPPED
-    body_at = signature_at + _ED25519 + _MLDSA65
+    place_at = signature_at + _ED25519 + _MLDSA65
+    place = _place(data, place_at) if data[: len(_MAGIC)] == _TOGETHER else None
+    body_at = place_at + (len(place.to_bytes()) if place else 0)
     if size > _HEADER_LIMIT or len(data) < body_at + stream.TAG:
         raise _malformed("it is cut")
     encoded = bytes(data[_PREFIX:key_at])
@@ -172,9 +260,21 @@ def _parse(data: bytes, limit: int) -> _Parts:
         encoded,
         data[:signature_at],
         data[key_at:signature_at],
-        Signature(data[signature_at : signature_at + _ED25519], data[signature_at + _ED25519 : body_at]),
+        Signature(data[signature_at : signature_at + _ED25519], data[signature_at + _ED25519 : place_at]),
+        place,
         memoryview(data)[body_at:],
     )
+
+
+def _place(data: bytes, at: int) -> _Place:
+    hashes_at = at + _PLACE.size
+    if len(data) < hashes_at:
+        raise _malformed("it is cut")
+    index, size, hashes = _PLACE.unpack_from(data, at)
+    end = hashes_at + hashes * _HASH
+    if len(data) < end:
+        raise _malformed("it is cut")
+    return _Place(index, size, tuple(data[one : one + _HASH] for one in range(hashes_at, end, _HASH)))
 
 
 @lru_cache(maxsize=64)

@@ -44,6 +44,7 @@ from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Opened
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
+from cloister.server.exchange import Answer
 from cloister.server.proposal import Terms, draft
 from cloister.server.rounds import Round
 from cloister.simulations import partition
@@ -216,15 +217,15 @@ class Stand:
 
     def _watch(self, federation: Federation) -> None:
         """Notes the size of every update that the lead opens."""
-        through = federation.opened
+        through = federation._opened
 
-        def opened(current: Round, site: str, kinds: tuple[str, ...], data: bytes) -> Opened:
-            answer = through(current, site, kinds, data)
-            if answer.header.kind in (messages.UPDATE, sums.MASKED):
-                self.contents.append(sum(len(piece) for piece in answer.pieces))
-            return answer
+        def opened(current: Round, answer: Answer, kinds: tuple[str, ...]) -> Opened:
+            found = through(current, answer, kinds)
+            if found.header.kind in (messages.UPDATE, sums.MASKED):
+                self.contents.append(sum(len(piece) for piece in found.pieces))
+            return found
 
-        federation.opened = opened  # type: ignore[method-assign]
+        federation._opened = opened  # type: ignore[method-assign]
 
     def _accuracy(self, site: Participant, plan: Plan, end: Checkpoint) -> float:
         learner = site.learner

@@ -13,7 +13,7 @@ from cloister.client.guard import Guard, Score, Tolerance
 from cloister.privacy.errors import RoundError
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import peek
-from tests.parties import Consortium
+from tests.parties import Consortium, tasked
 
 MANY = 10_000
 REFUSING = Tolerance(points=10, action="refuse")
@@ -110,8 +110,8 @@ def test_the_lead_hears_the_reason_and_no_figure(tmp_path: Path) -> None:
     made.sites["north"].guard.best = Score(0.99, MANY)
     federation = made.federation()
     current = federation._stage(federation.resume, 1)
-    answer = made.sites["north"].handle(federation.task(current, "north", federation.resume))
+    answer = made.sites["north"].handle(tasked(federation, current, "north"))
     assert peek(answer, 1 << 20).kind == messages.REFUSAL
-    opened = federation.opened(current, "north", (messages.REFUSAL,), answer)
+    opened = federation.questions.opened(current, "north", (messages.REFUSAL,), answer)
     assert messages.refusal_reason(opened.content) == "model_fell"
     assert opened.content == messages.refusal("model_fell")

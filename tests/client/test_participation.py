@@ -13,7 +13,7 @@ from cloister.privacy.errors import EntropyError, LogError, PolicyError, StateEr
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import peek
 from cloister.server.rounds import Round
-from tests.parties import Consortium
+from tests.parties import Consortium, tasked
 from tests.plans import plan_json
 
 UNWRITABLE = [
@@ -28,7 +28,7 @@ def task(consortium: Consortium, site: str) -> bytes:
     federation = consortium.federation()
     state = federation.resume
     current = Round(consortium.plan, 1, 1, messages.model_digest(state.model), tuple(consortium.keys))
-    return federation.task(current, site, state)
+    return tasked(federation, current, site)
 
 
 def failing(error: Exception) -> Any:

@@ -191,6 +191,14 @@ PARSERS: dict[str, Parser] = {
         ),
         envelope.seal(HEADER, b"content", LEAD, NORTH.public),
     ),
+    "open_envelope of several": Parser(
+        lambda data: (
+            envelope.open_envelope(
+                data, expected=HEADER, recipient=NORTH, sender=LEAD.public, limit=1 << 20
+            ).content
+        ),
+        envelope.seal_together([envelope.Letter(HEADER, b"content", NORTH.public)] * 3, LEAD)[2],
+    ),
     "Task.from_bytes": Parser(
         lambda data: messages.Task.from_bytes(data, 5, ["north", "south"]),
         messages.Task(

@@ -108,15 +108,15 @@ def uploads(found: Consortium) -> list[bytes]:
     """Runs the job; the contents of all masked updates."""
     seen: list[bytes] = []
     federation = found.federation()
-    through = federation.opened
+    through = federation._opened
 
-    def watched(current: Any, site: str, kinds: tuple[str, ...], data: bytes) -> Opened:
-        answer = through(current, site, kinds, data)
+    def watched(*given: Any) -> Opened:
+        answer = through(*given)
         if answer.header.kind == sums.MASKED:
             seen.append(bytes(answer.content))
         return answer
 
-    federation.opened = watched  # type: ignore[method-assign]
+    federation._opened = watched  # type: ignore[method-assign]
     federation.run(found.grid())
     return seen
 

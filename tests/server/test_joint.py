@@ -24,7 +24,7 @@ from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Header, peek
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.exchange import Answer, Exchange
-from tests.parties import QUICK, Consortium, MeanLearner
+from tests.parties import QUICK, Consortium, MeanLearner, asked
 from tests.plans import plan, plan_json
 from tests.server.test_sums import FOUR, SECURE, Weather, run
 
@@ -336,8 +336,8 @@ class TestLies:
         if kind == messages.TASK:
             current.attempt = 2
         site = found.sites["north"]
-        answer = site.handle(federation.envelope(current, "north", ask))
-        opened = federation.opened(current, "north", (messages.REFUSAL,), answer)
+        answer = site.handle(asked(federation, current, "north", ask))
+        opened = federation.questions.opened(current, "north", (messages.REFUSAL,), answer)
         assert messages.refusal_reason(opened.content) == "wrong_context"
         assert not site.ledger.rows("notes")
         assert isinstance(site.learner, MeanLearner)

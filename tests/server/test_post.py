@@ -45,7 +45,7 @@ class Street:
         self.post = Post(
             carrier=self.bags,
             current=self.current,
-            envelope=lambda site: site.encode(),
+            envelopes=lambda sites: ((site, site.encode()) for site in sites),
             pace=pace,
             patience=pace.answer,
             present=lambda: self.home,

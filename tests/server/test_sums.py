@@ -17,8 +17,9 @@ from cloister.privacy.update import Delta, Vector
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import open_envelope, peek
 from cloister.server.checkpoint import Checkpoint
+from cloister.server.exchange import Answer
 from cloister.server.sums import Ask
-from tests.parties import Consortium
+from tests.parties import Consortium, asked, tasked
 from tests.plans import plan_json
 
 pytestmark = pytest.mark.job
@@ -193,7 +194,7 @@ def test_an_attempt_after_a_signature_is_refused_before_it_costs_anything(tmp_pa
     stage = federation._stage(federation.resume, 1)
     again = replace(stage, attempt=2)
     before = len(list(site.ledger.rows("notes")))
-    answer = site.handle(federation.task(again, "north", federation.resume))
+    answer = site.handle(tasked(federation, again, "north"))
     assert peek(answer, 1 << 20).kind == messages.REFUSAL
     assert len(list(site.ledger.rows("notes"))) == before
 
@@ -228,9 +229,7 @@ def test_after_the_end_no_key_is_left_and_nothing_is_trained(tmp_path: Path) -> 
         assert state["sums"] is None
         ratchet = canonical.decode((tmp_path / name / "ratchet").read_bytes())
         assert ratchet["round"] == found.plan.training.rounds + 1
-        task = federation.task(
-            federation._stage(federation.resume, found.plan.training.rounds), name, federation.resume
-        )
+        task = tasked(federation, federation._stage(federation.resume, found.plan.training.rounds), name)
         assert peek(site.handle(task), 1 << 20).kind == messages.REFUSAL
 
 
@@ -265,15 +264,15 @@ def test_nothing_that_the_lead_holds_correlates_with_an_update(tmp_path: Path) -
         site.learner.train = lambda *_, delta=delta: delta
         clear[name] = np.frombuffer(encode(delta, found.plan.weight(name), found.plan.ring).content, "<i4")
     federation = found.federation()
-    opened = federation.opened
+    opened = federation._opened
 
-    def watched(current: Any, site: str, kinds: tuple[str, ...], data: bytes) -> Any:
-        answer = opened(current, site, kinds, data)
+    def watched(current: Any, sent: Answer, kinds: tuple[str, ...]) -> Any:
+        answer = opened(current, sent, kinds)
         if answer.header.kind == sums.MASKED:
-            arrived[site] = sums.masked_from_bytes(answer.content, 5000).words.view(np.int32)
+            arrived[sent.site] = sums.masked_from_bytes(answer.content, 5000).words.view(np.int32)
         return answer
 
-    federation.opened = watched  # type: ignore[method-assign]
+    federation._opened = watched  # type: ignore[method-assign]
     end = federation.run(found.grid())
     assert set(arrived) == set(FOUR)
     six_errors = 6 / np.sqrt(5000)
@@ -293,14 +292,14 @@ def test_malformed_requests_are_refused_by_id(tmp_path: Path, kind: str, content
     found = consortium(tmp_path)
     federation = found.federation()
     stage = federation._stage(federation.resume, 1)
-    data = federation.envelope(stage, "north", _ask(kind, content))
+    data = asked(federation, stage, "north", _ask(kind, content))
     answer = found.sites["north"].handle(data)
     header = peek(answer, 1 << 20)
     if kind == sums.INTRODUCE:
         assert header.kind == sums.INTRODUCTION
         return
     assert header.kind == messages.REFUSAL
-    expected = federation._header(stage, "north", messages.REFUSAL, up=True)
+    expected = federation.questions.header(stage, "north", messages.REFUSAL, up=True)
     opened = open_envelope(
         answer,
         expected=expected,
@@ -318,7 +317,7 @@ def _ask(kind: str, content: bytes) -> Ask:
 def test_a_plan_without_secure_aggregation_takes_no_step_of_it(tmp_path: Path) -> None:
     found = consortium(tmp_path, secure=False)
     federation = found.federation()
-    data = federation.envelope(federation._stage(federation.resume, 1), "north", _ask(sums.INTRODUCE, b""))
+    data = asked(federation, federation._stage(federation.resume, 1), "north", _ask(sums.INTRODUCE, b""))
     with pytest.raises(CloisterError, check=lambda error: error.id == "wrong_context"):
         found.sites["north"].handle(data)
 
@@ -326,7 +325,7 @@ def test_a_plan_without_secure_aggregation_takes_no_step_of_it(tmp_path: Path) -
 def test_a_plan_that_takes_nothing_back_is_asked_for_no_surplus(tmp_path: Path) -> None:
     found = consortium(tmp_path)
     federation = found.federation()
-    data = federation.envelope(federation._stage(federation.resume, 1), "north", _ask(sums.SURPLUS, b"{}"))
+    data = asked(federation, federation._stage(federation.resume, 1), "north", _ask(sums.SURPLUS, b"{}"))
     with pytest.raises(CloisterError, check=lambda error: error.id == "wrong_context"):
         found.sites["north"].handle(data)
 

@@ -20,7 +20,7 @@ from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.envelope import Opened, peek
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.sums import Ask
-from tests.parties import Consortium
+from tests.parties import Consortium, asked
 from tests.plans import plan, plan_json
 from tests.server.test_joint import JOINT, TRAINING, Postman
 from tests.server.test_sums import FOUR, SECURE, Weather, kind_of, run
@@ -216,8 +216,8 @@ class TestLies:
         current = federation._stage(federation.resume, 1)
         current.step = step
         ask = Ask(kind, sums.MASKED, lambda _: content)
-        data = found.sites[site].handle(federation.envelope(current, site, ask))
-        return federation.opened(current, site, (sums.MASKED, sums.SIGNED, messages.REFUSAL), data)
+        data = found.sites[site].handle(asked(federation, current, site, ask))
+        return federation.questions.opened(current, site, (sums.MASKED, sums.SIGNED, messages.REFUSAL), data)
 
     def reason(self, answer: Opened) -> str:
         assert answer.header.kind == messages.REFUSAL

@@ -20,7 +20,7 @@ from cloister.privacy.evidence.part import Part
 from cloister.privacy.wire import messages, sums
 from cloister.privacy.wire.messages import model_digest
 from cloister.privacy.wire.signed import Signed
-from tests.parties import Consortium
+from tests.parties import Consortium, tasked
 from tests.plans import plan_json
 from tests.server.test_sums import Weather
 
@@ -193,7 +193,7 @@ def test_a_crash_between_storing_and_logging_leaves_no_contradiction(tmp_path: P
     site.log.append = once  # type: ignore[method-assign]
     federation = consortium.federation()
     stage = federation._stage(federation.resume, 1)
-    task = federation.task(stage, "west", federation.resume)
+    task = tasked(federation, stage, "west")
     with pytest.raises(LogError):
         site.handle(task)
     sealed = site.handle(task)
