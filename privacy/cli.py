@@ -109,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None or not installed(command):
         print(f"There is no command {chosen!r}. Try `cloister --help`.", file=sys.stderr)
         return _WRONG_USE
+    if arguments is None and rest[:1] == ["up"]:  # a process of its own that runs for long
+        heap.start_anew()
     _close_hub()
     heap.settle()
     try:

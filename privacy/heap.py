@@ -10,6 +10,12 @@ job every arena grows to the most that it ever held. With one arena, what one th
 Large tensors are mapped apart and Python has an allocator of its own above this one, so that threads seldom
 meet here.
 
+Before the arena, glibc keeps up to seven freed blocks of each of 64 sizes for each thread. They count as
+taken: blocks beside them do not join, and their pages are not given back. Some twenty threads take and free
+all over the heap, so that it falls to pieces, more with every round. That was most of what a site grew by. No
+call turns these caches off, only the environment that a process starts with; so what runs for long starts
+itself again in one.
+
 Python looks for garbage in cycles among old objects only when a quarter as many have been added to them
 since. Modules and a model are some half a million objects, so that what a training step leaves in cycles,
 graphs of tensors among it, would lie there for hundreds of rounds. What is there when a job begins is
@@ -27,9 +33,11 @@ Smaller blocks of many sizes still leave holes behind. At the same time whole pa
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+import sys
 import time
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # malloc.h
@@ -38,8 +46,26 @@ _KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """What oneDNN reads when it is first used."""
 _TRIM_EVERY_S = 10.0
 """A look for whole free pages takes some 20 ms in a process that holds a model."""
+_CACHES, _STARTED = "glibc.malloc.tcache_count", "CLOISTER_STARTED_ANEW"
 _LIBC = ctypes.CDLL(None)
 _trimmed, _frozen = -_TRIM_EVERY_S, False
+
+
+def start_anew() -> None:
+    """Starts this process once more, without glibc's caches of each thread; it keeps its number.
+
+    To be called first of all by what runs for long, before there are threads, locks or output. Does not come
+    back the first time. Where the environment says how large the caches are, where the allocator is another,
+    or where the system does not let the process start again, it goes on as it is.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    # A process with more rights than who started it loses its tunables; without a mark it would never end.
+    if _STARTED in os.environ or _CACHES in tunables or not hasattr(_LIBC, "mallopt"):
+        return
+    told = {"GLIBC_TUNABLES": ":".join(filter(None, (tunables, f"{_CACHES}=0"))), _STARTED: "1"}
+    with contextlib.suppress(OSError):
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(command[0], command, {**os.environ, **told})  # noqa: S606  # what runs already, no shell
 
 
 def settle() -> bool:

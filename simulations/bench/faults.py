@@ -22,9 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,9 @@ from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job, Jobs
 from cloister.server.proposal import Terms
 from cloister.simulations import demo, generator
 from cloister.simulations.bench import wire
+from cloister.simulations.bench.ends import End, Struck, figures, judged, table
 from cloister.simulations.bench.points import BEGUN, CABLE, FLOWER, LEAD, POINTS, SITE, Point
-from cloister.simulations.bench.result import Limit, Result, spread
+from cloister.simulations.bench.result import Limit, Result
 from cloister.simulations.processes import Troupe
 from cloister.simulations.stage import Stage
 
@@ -52,36 +53,6 @@ LIMITS = {
 SITES = (SITE, "south", "west")
 _ROUNDS_A_POINT = 2
 _REACH_S, _LOOK_S = 600.0, 0.05
-
-
-@dataclass(frozen=True)
-class Struck:
-    """What came of one point.
-
-    Attributes:
-        point: where somebody died.
-        seconds: until the protocol went on: the next round closed, or the next point was reached.
-    """
-
-    point: Point
-    seconds: float
-
-
-@dataclass(frozen=True)
-class End:
-    """What a finished job left: everything that must not depend on who died when.
-
-    Attributes:
-        models: the digest of the global model after each round.
-        accepted: whose updates each round counted.
-        rows: site -> the rows of its ledger: kind, round, attempt and mechanism.
-        epsilon: site -> what the ledger says was spent.
-    """
-
-    models: tuple[str, ...]
-    accepted: tuple[tuple[str, ...], ...]
-    rows: dict[str, list[tuple[Any, ...]]]
-    epsilon: dict[str, float]
 
 
 class Actors(Troupe):
@@ -147,7 +118,7 @@ def apart(place: Path, model: str, points: Sequence[Point]) -> tuple[list[Struck
             "site_failed", f"The benchmark of faults failed: {words[-1] if words else 'no word'}"
         )
     said = json.loads(done.stdout.splitlines()[-1])
-    struck = [Struck(point, seconds) for point, seconds in zip(able, said["seconds"], strict=True)]
+    struck = [Struck(point, **came) for point, came in zip(able, said["points"], strict=True)]
     return struck, {**said["figures"], "cabled": float(bool(isolation))}
 
 
@@ -157,30 +128,12 @@ def main(arguments: list[str]) -> None:
     place, model, *names = arguments
     points = [point for point in POINTS if not names or point.name in names]
     struck, calm, disturbed = compare(Path(place), model, points, cabled=bool(wire.isolation()))
-    seconds = {each.point: each.seconds for each in struck}
-    found = {"seconds": [seconds[point] for point in points], "figures": figures(struck, calm, disturbed)}
-    print(json.dumps(found))
-
-
-def figures(struck: Sequence[Struck], calm: End, disturbed: End) -> dict[str, float]:
-    """The figures of two ends of the same job."""
-    names = calm.rows.keys() | disturbed.rows.keys()
-    return {
-        "points": float(len(struck)),
-        "model_mismatches": float(differences(calm.models, disturbed.models)),
-        "sum_mismatches": float(differences(calm.accepted, disturbed.accepted)),
-        "ledger_losses": float(sum(calm.rows.get(name) != disturbed.rows.get(name) for name in names)),
-        "epsilon_mismatches": float(
-            sum(calm.epsilon.get(name) != disturbed.epsilon.get(name) for name in names)
-        ),
-        **spread("recovery_s", [each.seconds for each in struck] or [0.0]),
+    came = {
+        each.point: {"seconds": each.seconds, "closed": each.closed, "outcome": each.outcome}
+        for each in judged(struck, calm, disturbed)
     }
-
-
-def differences(calm: Sequence[object], disturbed: Sequence[object]) -> int:
-    """In how many places two sequences differ; what only one of them has differs."""
-    longer = max(len(calm), len(disturbed))
-    return sum(calm[k : k + 1] != disturbed[k : k + 1] for k in range(longer))
+    found = {"points": [came[point] for point in points], "figures": figures(struck, calm, disturbed)}
+    print(json.dumps(found))
 
 
 def compare(
@@ -243,7 +196,7 @@ def disturb(place: Path, actors: Actors, points: Sequence[Point]) -> list[Struck
         if point.victim == point.role:
             actors.begin(point.role)
         _wait(partial(_went_on, place, actors, point, after, closed), _REACH_S, f"more after {point.name}")
-        found.append(Struck(point, time.monotonic() - died))
+        found.append(Struck(point, time.monotonic() - died, closed))
         if after is not None and point.phase == "round":
             actors.arm(after)
     _wait(lambda: _over(place), 1800.0, "the disturbed job", actors.check)
@@ -287,11 +240,6 @@ def end(place: Path) -> End:
 
 def _names(value: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in value)
-
-
-def table(struck: Iterable[Struck]) -> str:
-    """The points and the seconds after which the protocol went on, one line each."""
-    return "\n".join(f"{each.point.name:<60}{each.seconds:>8.1f} s" for each in struck)
 
 
 def _stage() -> Stage:

@@ -110,6 +110,25 @@ def test_arguments_reach_the_command(odd: Any, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "hoho\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "arguments", "anew"),
+    [
+        (["cloister", "odd", "up"], None, 1),
+        (["cloister", "odd", "down"], None, 0),
+        (["pytest"], ["odd", "up"], 0),  # not a process of its own
+    ],
+)
+def test_what_runs_for_long_starts_anew(
+    odd: Any, monkeypatch: pytest.MonkeyPatch, line: list[str], arguments: list[str] | None, anew: int
+) -> None:
+    started: list[None] = []
+    odd.app = behaving(lambda word: None)
+    monkeypatch.setattr(sys, "argv", line)
+    monkeypatch.setattr(cli.heap, "start_anew", lambda: started.append(None))
+    assert cli.main(arguments) == 0
+    assert len(started) == anew
+
+
 def test_the_real_table_finds_the_real_modules() -> None:
     assert cli.installed(cli.COMMANDS["lead"])
     assert cli.installed(cli.COMMANDS["site"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import subprocess
@@ -63,7 +64,8 @@ print(open(sys.argv[2]).read().count("<heap nr="))
 
 def told(program: str, *arguments: str) -> int:
     """The number that a process of its own prints."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")}
+    ours = ("ONEDNN_", "GLIBC_", "CLOISTER_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
@@ -88,6 +90,58 @@ def test_threads_share_one_arena(tmp_path: Path) -> None:
 
 def test_it_may_be_asked_for_again_and_says_whether_it_was_done() -> None:
     assert [heap.settle(), heap.settle()] == [platform.libc_ver()[0] == "glibc"] * 2
+
+
+_CACHED = f"""{_BLOCKS}
+class Taken(ctypes.Structure):  # struct mallinfo2
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ord sm hblk hblkhd usm fsm uord ford keep".split()]
+libc.mallinfo2.restype = Taken
+if sys.argv[1] == "anew":
+    heap.start_anew()
+    heap.start_anew()  # comes back: this is the second life
+taken = [block(1000) for _ in range(7)]  # and nothing of this size is left in the cache
+before = libc.mallinfo2().uord
+for at in taken:
+    libc.free(at)
+print(before - libc.mallinfo2().uord)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the caches are glibc's")
+def test_a_process_started_anew_keeps_no_freed_block_for_its_thread() -> None:
+    assert told(_CACHED, "as it is") < 1000 < 7000 <= told(_CACHED, "anew")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the caches are glibc's")
+@pytest.mark.parametrize(
+    ("given", "tunables"),
+    [
+        ({}, "glibc.malloc.tcache_count=0"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.check=1"}, "glibc.malloc.check=1:glibc.malloc.tcache_count=0"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=3"}, None),
+        ({"CLOISTER_STARTED_ANEW": "1"}, None),  # a process whose tunables the system took away
+    ],
+)
+def test_it_starts_anew_once_and_with_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], tunables: str | None
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def start(path: str, command: list[str], environment: dict[str, str]) -> None:
+        started.append((command, environment))
+        assert path == command[0]
+        raise OSError(errno.EPERM, "a system that forbids it")
+
+    monkeypatch.setattr(os, "environ", {"PATH": "/bin", **given})
+    monkeypatch.setattr(os, "execve", start)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "cloister.privacy.cli", "site", "up"])
+    heap.start_anew()
+    if tunables is None:
+        assert started == []
+        return
+    ((command, environment),) = started
+    assert command == [sys.executable, "-m", "cloister.privacy.cli", "site", "up"]
+    assert environment == {"PATH": "/bin", "GLIBC_TUNABLES": tunables, "CLOISTER_STARTED_ANEW": "1"}
 
 
 _HOLES = f"""{_BLOCKS}

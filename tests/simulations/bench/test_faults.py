@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cloister.simulations.bench.faults import LIMITS, SITES, End, Struck, differences, figures, table
+from cloister.simulations.bench.ends import End, Struck, differences, figures, judged, table
+from cloister.simulations.bench.faults import LIMITS, SITES
 from cloister.simulations.bench.faulty import Armed
 from cloister.simulations.bench.points import BEGUN, CABLE, FLOWER, LEAD, POINTS, SITE, Point
 
@@ -77,7 +78,37 @@ def test_ends_that_agree_have_no_mismatch() -> None:
     assert found["recovery_s"] == 3.0
     assert [found[name] for name in ("model_mismatches", "ledger_losses", "epsilon_mismatches")] == [0, 0, 0]
     assert found["sum_mismatches"] == 0
-    assert table(struck).splitlines()[1].endswith("4.0 s")
+    lines = [line.split() for line in table(judged(struck, CALM, CALM)).splitlines()]
+    assert [line[-3:] for line in lines] == [["same", "2.0", "s"], ["same", "4.0", "s"]]
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "outcomes"),
+    [
+        (CALM, ["same", "same", "same"]),
+        (replace(CALM, models=("x", "y", "z")), ["other model"] * 3),
+        (replace(CALM, models=("a", "y", "z")), ["same", "other model", "other model"]),
+        (replace(CALM, models=("a", "b")), ["same", "same", "other model"]),
+        (replace(CALM, accepted=(SITES, SITES, SITES[1:])), ["same", "same", "other sum"]),
+        (
+            replace(
+                CALM, accepted=(SITES, SITES[1:], SITES), rows=CALM.rows | {"west": CALM.rows["west"][:1]}
+            ),
+            ["other ledger", "other sum", "same"],
+        ),
+    ],
+)
+def test_the_outcome_of_a_point_is_that_of_the_rounds_to_the_next(
+    disturbed: End, outcomes: list[str]
+) -> None:
+    struck = [Struck(point, 1.0, closed) for closed, point in enumerate(POINTS[:3])]
+    assert [each.outcome for each in judged(struck, CALM, disturbed)] == outcomes
+
+
+def test_the_outcome_of_a_point_outside_all_rounds_is_that_of_the_whole_job() -> None:
+    struck = [Struck(POINTS[0], 1.0, 0), Struck(POINTS[1], 1.0, 0), Struck(POINTS[-1], 1.0, 3)]
+    late = judged(struck, CALM, replace(CALM, models=("a", "b", "x")))
+    assert [each.outcome for each in late] == ["other model"] * 3
 
 
 @pytest.mark.parametrize(
