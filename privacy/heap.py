@@ -42,7 +42,7 @@ import time
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # malloc.h
 _LARGE = 1 << 20
-_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 """What oneDNN reads when it is first used."""
 _TRIM_EVERY_S = 10.0
 """A look for whole free pages takes some 20 ms in a process that holds a model."""
