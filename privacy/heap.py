@@ -44,8 +44,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # malloc.h
 _LARGE = 1 << 20
 _KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 """What oneDNN reads when it is first used."""
-_TRIM_EVERY_S = 10.0
-"""A look for whole free pages takes some 20 ms in a process that holds a model."""
+_TRIM_EVERY_S = 5.0
+"""A look for whole free pages takes some milliseconds in a process that holds a model."""
 _CACHES, _STARTED = "glibc.malloc.tcache_count", "CLOISTER_STARTED_ANEW"
 _LIBC = ctypes.CDLL(None)
 _trimmed, _frozen = -_TRIM_EVERY_S, False
@@ -101,7 +101,7 @@ def freeze() -> None:
 
 
 def trim() -> bool:
-    """Collects garbage and gives whole free pages back to the system, every ten seconds at most.
+    """Collects garbage and gives whole free pages back to the system, every five seconds at most.
 
     To be called where something large has just ended, as a step of training. Without ``freeze`` before,
     garbage is left to Python: to look at all objects of a process that holds a model takes too long.
