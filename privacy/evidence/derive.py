@@ -18,7 +18,7 @@ from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.clocks import clocks
 from cloister.privacy.evidence.events import Event
-from cloister.privacy.evidence.evidence import lower_bound
+from cloister.privacy.evidence.evidence import MOST_PHANTOMS, lower_bound
 from cloister.privacy.evidence.extraction import possible, shares
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.kinds import Audience
@@ -299,14 +299,20 @@ def audited(plan: Plan, events: Iterable[Event]) -> dict[str, Any] | None:
     bound, result = found.get("audit.committed"), found.get("audit.result")
     if bound is None or result is None:
         return None
-    correct, guesses, phantoms = result["correct"], bound["guesses"], bound["phantoms"]
+    correct, guesses, phantoms = (
+        _whole(result["correct"]),
+        _whole(bound["guesses"]),
+        _whole(bound["phantoms"]),
+    )
+    if not correct <= guesses <= phantoms <= MOST_PHANTOMS:
+        return None  # the check of audits says so
     return {
         "commitment": bound["commitment"],
         "phantoms": str(phantoms),
         "guesses": str(guesses),
         "correct": str(correct),
         "claimed": rounded_up(float(result["claimed"])),
-        "bound": lower_bound(int(correct), int(guesses), int(phantoms), plan.privacy.delta),
+        "bound": lower_bound(correct, guesses, phantoms, plan.privacy.delta),
         "failed": result["failed"],
     }
 

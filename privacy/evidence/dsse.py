@@ -76,8 +76,9 @@ class Statement:
         try:
             subjects = {entry["name"]: entry["digest"]["sha256"] for entry in value["subject"]}
             found = cls(subjects, value["predicateType"], dict(value["predicate"]))
+            texts = all(isinstance(text, str) for text in (found.kind, *subjects))
             hexes = all(isinstance(h, str) and _HEX.fullmatch(h) for h in subjects.values())
-            if not hexes or found.to_bytes() != data:
+            if not texts or not hexes or found.to_bytes() != data:
                 raise _malformed("a statement is not of the form that exists")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _malformed("a statement lacks a field") from error

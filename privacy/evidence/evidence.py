@@ -35,7 +35,7 @@ from cloister.privacy.frozen import Part
 from cloister.privacy.plan import Plan
 from cloister.privacy.task import Text
 
-_MOST_PHANTOMS = 100_000
+MOST_PHANTOMS = 100_000
 
 
 @lru_cache(maxsize=1024)
@@ -142,7 +142,7 @@ class Guarantee(Part):
             return self
         audit, counts = self.audit, (self.audit.correct, self.audit.guesses, self.audit.phantoms)
         correct, guesses, phantoms = map(int, counts)
-        if self.delta is None or not correct <= guesses <= phantoms <= _MOST_PHANTOMS:
+        if self.delta is None or not correct <= guesses <= phantoms <= MOST_PHANTOMS:
             raise ValueError("the audit cannot be one of this job")
         if audit.bound != lower_bound(correct, guesses, phantoms, float(self.delta)):
             raise ValueError("the audit's bound does not follow from its guesses")

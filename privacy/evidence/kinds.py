@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
@@ -19,11 +21,24 @@ def _declared(reason: str) -> str:
     return reason
 
 
-Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,3})?$")]
+def _finite(number: str) -> str:
+    if not math.isfinite(float(number)):
+        raise ValueError("not a number that can be worked with")
+    return number
+
+
+def _real(moment: str) -> str:
+    datetime.fromisoformat(moment)
+    return moment
+
+
+Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,15})?(e[+-]?\d{1,3})?$"), AfterValidator(_finite)]
 Whole = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,17})$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+Moment = Annotated[
+    str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$"), AfterValidator(_real)
+]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$"), AfterValidator(_real)]
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")]
 Audience: TypeAlias = Literal["auditor", "partner", "public"]
 """Who a bundle is for."""

@@ -224,7 +224,10 @@ def _number(value: Any) -> float:
 
 
 def traffic(case: Case) -> Findings:
-    """The lead counted at least the bytes of the updates that sites sent, if it counted without a break."""
+    """The lead counted at least the bytes of the updates that sites sent, if it counted without a break.
+
+    What it counts on the way down, no site holds it to.
+    """
     if any(e.event.type == "job.resumed" for e in case.lead):
         return
     counted = {
@@ -232,8 +235,8 @@ def traffic(case: Case) -> Findings:
         for e in case.lead
         if e.event.type == "traffic.counted"
     }
-    for name, up in counted.items():
-        own = case.of_job(name) if name in case.sites else ()
+    for name in case.sites:
+        own, up = case.of_job(name), counted.get(name, 0.0)
         sent = sum(_number(e.event.body["bytes"]) for e in own if e.event.type == "update.sent")
         if up < sent:
             place = f"events/{case.plan.lead.name}.jsonl"

@@ -7,17 +7,81 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cloister.privacy import canonical
-from cloister.privacy.dp import membership, tails
+from cloister.privacy.dp import accounting, membership, tails
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Finding, Findings, altered, incomplete, unfounded
 from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.evidence import MOST_PHANTOMS
 from cloister.privacy.evidence.extraction import possible
 from cloister.privacy.evidence.opening import Opening, opening_place
 from cloister.privacy.evidence.part import Shown
 
 _CHECK = "audits"
 _CLOSE = 1e-9
+
+
+def pipelines(case: Case) -> Findings:
+    """The audit of a site's private steps: bound before the first of them, told once, and counted right.
+
+    How many guesses were right is the site's word.
+    """
+    for name in case.sites:
+        if name not in case.writers:
+            continue
+        events = case.of_job(name)
+        bound = _bound(events, "audit.committed")
+        told = [one for one in events if one.event.type == "audit.result"]
+        begun = _begun(events)
+        for one in bound:
+            if begun is not None and one.place > begun.place:
+                yield unfounded(
+                    _CHECK, one.id, f"phantom units were bound after the first round was begun ({begun.id})"
+                )
+        for one in (*bound[1:], *told[1:]):
+            yield unfounded(_CHECK, one.id, f"a job has one {one.event.type}; there was one before")
+        for one in told[:1]:
+            for reason in _miscounted(case, events, bound[:1], one):
+                yield unfounded(_CHECK, one.id, reason)
+
+
+def _begun(events: Sequence[Shown]) -> Shown | None:
+    """The first event of a site that tells of work on a round."""
+    return next((e for e in events if e.event.type in ("budget.reserved", "update.sent")), None)
+
+
+def _bound(events: Sequence[Shown], kind: str) -> list[Shown]:
+    """What binds a site. A log under new keys says again what the one before it was bound to: that is one."""
+    found: list[Shown] = []
+    for one in events:
+        again = any(o.log != one.log and o.event.body == one.event.body for o in found)
+        if one.event.type == kind and not again:
+            found.append(one)
+    return found
+
+
+def _before(events: Sequence[Shown], one: Shown) -> list[Shown]:
+    return [other for other in events if other.place < one.place]
+
+
+def _miscounted(case: Case, events: Sequence[Shown], bound: Sequence[Shown], one: Shown) -> Iterator[str]:
+    """What is wrong with the result of a pipeline's audit."""
+    body, each, delta = _numbers(one), case.plan.site_mechanism, case.plan.privacy.delta
+    if each is None or not bound or body["commitment"] != bound[0].event.body["commitment"]:
+        yield "its phantom units were never bound"
+        return
+    numbers = _numbers(bound[0])
+    correct, guesses, phantoms = body["correct"], numbers["guesses"], numbers["phantoms"]
+    if not correct <= guesses <= phantoms <= MOST_PHANTOMS or body["delta"] != delta:
+        yield "its guesses cannot be those of an audit of this plan"
+        return
+    lower = tails.epsilon_lower_bound(correct, guesses, phantoms, delta)
+    if not math.isclose(body["bound"], lower, rel_tol=_CLOSE, abs_tol=_CLOSE):
+        yield f"a bound of {body['bound']:.4f} is told; its guesses give {lower:.4f}"
+    reserved = sum(e.event.type == "budget.reserved" for e in events)
+    most = accounting.epsilon([each] * reserved, delta)
+    if body["claimed"] > most * (1 + _CLOSE):
+        yield f"its bound is held to {body['claimed']:.4f}; {reserved} rounds of the plan cost {most:.4f}"
 
 
 def attacks(case: Case) -> Findings:
@@ -71,8 +135,9 @@ def _opened(case: Case, events: tuple[Shown, ...], one: Shown, data: bytes) -> F
     except CloisterError as error:
         yield Finding.of(_CHECK, place, error)
         return
-    before = [e.event for e in events if e.event.seq < one.event.seq]
-    bound = [e.body["commitment"] for e in before if e.type == "audit.planted"]
+    earlier = _before(events, one)
+    before = [e.event for e in earlier]
+    bound = [e.event.body["commitment"] for e in _bound(earlier, "audit.planted")]
     if (
         found.job != case.plan.digest
         or [found.commitment] != bound
@@ -107,7 +172,7 @@ def _impossible(case: Case, one: Shown) -> Iterator[str]:
 
 def _drawn(case: Case, events: tuple[Shown, ...], one: Shown, *, again: bool) -> Iterator[str]:
     """What is wrong with an extraction in view of the plan and of what the site wrote before."""
-    body, before = _numbers(one), [e.event for e in events if e.event.seq < one.event.seq]
+    body, before = _numbers(one), [e.event for e in _before(events, one)]
     if again:
         yield "this attack was told of before, and counts once"
     if body["model"] not in [e.body["model"] for e in before if e.type == "model.received"]:
@@ -124,12 +189,12 @@ def _drawn(case: Case, events: tuple[Shown, ...], one: Shown, *, again: bool) ->
 
 def _planted(case: Case, events: tuple[Shown, ...]) -> Findings:
     """Canaries are as many as the plan says, and bound once, before anything was trained."""
-    begun = next((e for e in events if e.event.type in ("budget.reserved", "update.sent")), None)
-    planted = [one for one in events if one.event.type == "audit.planted"]
+    begun = _begun(events)
+    planted = _bound(events, "audit.planted")
     for one in planted:
         if one.event.body["canaries"] != case.plan.canaries:
             yield unfounded(_CHECK, one.id, "the plan has another number of canaries")
-        if begun is not None and one.event.seq > begun.event.seq:
+        if begun is not None and one.place > begun.place:
             yield unfounded(
                 _CHECK, one.id, f"canaries were bound after the first round was begun ({begun.id})"
             )
@@ -157,7 +222,7 @@ def _faults(case: Case, one: Shown) -> Iterator[str]:
 def _terms(case: Case, events: tuple[Shown, ...], one: Shown) -> Iterator[str]:
     """What is wrong with an attack in view of the plan and of what the site wrote before."""
     body, private = one.event.body, case.plan.privacy.mode != "off"
-    before = [e.event for e in events if e.event.seq < one.event.seq]
+    before = [e.event for e in _before(events, one)]
     if body["model"] not in [e.body["model"] for e in before if e.type == "model.received"]:
         yield "it was made on another model than the site received at the end"
     if body["attack"] == "membership":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def evidence(case: Case) -> Findings:
     for field in sorted(found.keys() - expected.keys() - {*derive.DECLARED}):
         yield unfounded("evidence", EVIDENCE_FILE, f"nothing decides its field {field}")
     progress = expected.pop("progress")
-    yield from _progress(found.get("progress"), progress)
+    yield from _progress(found.get("progress"), progress, len(expected["rounds"]))
     for field, value in expected.items():
         stated = _without_prv(found.get(field)) if field == "privacy" else found.get(field)
         for place in _differences(value, stated, field):
@@ -64,8 +65,11 @@ def _without_prv(privacy: Any) -> Any:
     ]
 
 
-def _progress(stated: Any, expected: list[dict[str, Any]]) -> Findings:
-    """Each point's epsilon is the ledger's total; no charged round is left out. Accuracies are words."""
+def _progress(stated: Any, expected: list[dict[str, Any]], rounds: int) -> Findings:
+    """Each point's epsilon is the ledger's total; no charged round is left out, none made up.
+
+    Accuracies are words, but of rounds that there were.
+    """
     totals = {(point["site"], point["round"]): point["epsilon"] for point in expected}
     seen = set()
     for point in stated:
@@ -74,8 +78,11 @@ def _progress(stated: Any, expected: list[dict[str, Any]]) -> Findings:
         if point["epsilon"] != totals.get(key):
             reason = f"epsilon of {key[0]} after round {key[1]} is not the total of its ledger"
             yield unfounded("evidence", f"{EVIDENCE_FILE} progress", reason)
+        if key[1] > rounds:
+            reason = f"{key[0]} is told of after round {key[1]}; {rounds} rounds ended"
+            yield unfounded("evidence", f"{EVIDENCE_FILE} progress", reason)
     for name, number in sorted(totals.keys() - seen):
-        if number and seen:
+        if number:
             reason = f"round {number} of {name} is left out"
             yield unfounded("evidence", f"{EVIDENCE_FILE} progress", reason)
 
@@ -149,19 +156,29 @@ def _digest_of(file: Path) -> str:
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    """The float32 tensors of safetensors bytes, without the library: a header of JSON, then the values."""
+    """The float32 tensors of safetensors bytes, without the library: a header of JSON, then the values.
+
+    Raises:
+        ValueError: they are something else.
+    """
     length = int.from_bytes(data[:8], "little")
     if not 0 < length <= len(data) - 8:
         raise ValueError("the header is cut")
-    import json
+    values = data[8 + length :]
+    try:
+        header = json.loads(data[8 : 8 + length])
+        return {
+            name.removeprefix(_PREFIX): _tensor(values, entry["dtype"], *entry["data_offsets"])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError("the header is not one of safetensors") from error
 
-    found = {}
-    for name, entry in json.loads(data[8 : 8 + length]).items():
-        if name == "__metadata__":
-            continue
-        start, stop = entry["data_offsets"]
-        if entry["dtype"] != "F32" or not 0 <= start <= stop <= len(data) - 8 - length:
-            raise ValueError("not float32, or beyond the end")
-        raw = data[8 + length + start : 8 + length + stop]
-        found[name.removeprefix(_PREFIX)] = np.frombuffer(raw, dtype="<f4")
-    return found
+
+def _tensor(values: bytes, kind: Any, start: Any, stop: Any) -> np.ndarray[Any, Any]:
+    if kind != "F32" or type(start) is not int or type(stop) is not int or not 0 <= start <= stop:
+        raise ValueError("not float32 between two places")
+    if stop > len(values):
+        raise ValueError("beyond the end")
+    return np.frombuffer(values[start:stop], dtype="<f4")

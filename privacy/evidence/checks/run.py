@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cloister.privacy import canonical
-from cloister.privacy.errors import CloisterError, IdentityError, InputError
+from cloister.privacy.errors import CloisterError, InputError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks import (
     accounts,
@@ -38,6 +39,7 @@ ALONE: tuple[Check, ...] = (
     clocks.clocks,
     rounds.grammar,
     accounts.sites,
+    audits.pipelines,
     audits.attacks,
     audits.openings,
     surplus.given,
@@ -188,15 +190,32 @@ def trusted(data: bytes) -> dict[str, str]:
         InputError: ``file_format``.
     """
     refusal = InputError(
-        "file_format", "The trust file is not a list of members.", "Take `cloister site peers --json`."
+        "file_format",
+        "The trust file is not a list of members, each with one key.",
+        "Take `cloister site peers --json`.",
     )
-    value = canonical.decode(data.strip(), otherwise=refusal)
     try:
-        counting = ("confirmed", "own", "counts")
-        members = [m for m in value["members"] if m.get("confirmed", True) or any(map(m.get, counting))]
-        found = {str(m["name"]): str(m["identity"]) for m in members}
-    except (KeyError, TypeError, AttributeError, IdentityError) as error:
+        members = json.loads(data, object_pairs_hook=_once)["members"]
+        named = {(m["name"], m["identity"]) for m in members if _counts(m)}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise refusal from error
-    if not found or not all(map(canonical.is_digest, found.values())):
+    found = dict(named)
+    texts = all(isinstance(name, str) and canonical.is_digest(key) for name, key in named)
+    if not found or len(found) != len(named) or not texts:
         raise refusal
     return found
+
+
+def _counts(member: Any) -> bool:
+    """Whether a member's keys count where the file comes from; of one listed by hand they do."""
+    said = {"confirmed": True}
+    said |= {name: member[name] for name in ("confirmed", "own", "counts") if name in member}
+    if not all(isinstance(value, bool) for value in said.values()):
+        raise TypeError("neither true nor false")
+    return any(said.values())
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a field stands twice")
+    return dict(pairs)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from cloister.privacy import canonical
 from cloister.privacy.errors import CloisterError, EvidenceError, StateError, UsageError
 from cloister.privacy.evidence.bundle import Bundle, keys_of, safe
+from cloister.privacy.evidence.checks import claims
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import trusted, verify
 from cloister.privacy.evidence.cli import verify as command
@@ -24,6 +26,7 @@ from cloister.privacy.evidence.cli import verify as command
 pytestmark = pytest.mark.job
 
 ROOT = Path(__file__).parents[3]
+A_KEY = b"sha256:" + b"a" * 64
 LOCK = ROOT / "requirements-verify.lock"
 
 
@@ -279,6 +282,31 @@ def test_a_model_is_held_to_the_digest(folder: Path, tmp_path: Path) -> None:
     assert code == 11
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[1,2]",
+        b"NaN",
+        b"[" * 100_000,
+        b'{"a":"x"}',
+        b'{"a":{}}',
+        b'{"a":{"data_offsets":[0,4],"dtype":"F16"}}',
+        b'{"a":{"data_offsets":["0","4"],"dtype":"F32"}}',
+        b'{"a":{"data_offsets":[0.0,4.0],"dtype":"F32"}}',
+        b'{"a":{"data_offsets":[0,1,4],"dtype":"F32"}}',
+        b'{"a":{"data_offsets":[0,3],"dtype":"F32"}}',
+        b'{"a":{"data_offsets":[4,0],"dtype":"F32"}}',
+        b'{"a":{"data_offsets":[0,8],"dtype":"F32"}}',
+    ],
+    ids=range(12),
+)
+def test_what_is_no_model_is_a_finding(header: bytes, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1234")
+    case: Any = SimpleNamespace(evidence={})
+    (found,) = claims.model(case, tmp_path)
+    assert (found.result, found.check) == (Result.INCOMPLETE, "model")
+
+
 def test_wrong_use_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UsageError, match="is no folder"):
         session(str(tmp_path / "nothing"))
@@ -295,12 +323,27 @@ def test_wrong_use_is_one_clear_error(tmp_path: Path, folder: Path) -> None:
         b'{"members":[]}',
         b'{"members":[{"name":"a"}]}',
         b'{"members":[{"identity":"x","name":"a"}]}',
+        b'{"members":[1]}',
+        b'{"members":"north"}',
+        b"[" * 100_000,
+        b'{"members":[{"name":1,"identity":"%s"}]}' % A_KEY,
+        b'{"members":[{"name":"a","identity":"%s","confirmed":"no"}]}' % A_KEY,
+        b'{"members":[{"name":"a","identity":"%s","name":"b"}]}' % A_KEY,
+        b'{"members":[{"name":"a","identity":"%s"},{"name":"a","identity":"%s"}]}'
+        % (A_KEY, A_KEY.replace(b"a" * 64, b"b" * 64)),
     ],
+    ids=range(13),
 )
 def test_a_trust_file_is_a_list_of_members(data: bytes) -> None:
     with pytest.raises(CloisterError) as error:
         trusted(data)
     assert error.value.id == "file_format"
+
+
+def test_a_trust_file_may_be_written_by_hand() -> None:
+    """With the spaces and the order of fields that the documentation shows."""
+    text = b'{"members": [\n  {"name": "north", "identity": "%s"}\n]}\n' % A_KEY
+    assert trusted(text) == {"north": A_KEY.decode()}
 
 
 def test_members_that_were_never_confirmed_are_not_trusted() -> None:

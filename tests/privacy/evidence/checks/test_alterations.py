@@ -294,6 +294,21 @@ def understate_what_a_site_sent(stage: Any) -> Bundle:
     )
 
 
+@found_by("traffic")
+def leave_uncounted_what_a_site_sent(stage: Any) -> Bundle:
+    """Its line is missing in the table of bytes; those of somebody who is not in the plan are there."""
+    return stage.plain.bundle(
+        stage.plain.rewritten(
+            "lead",
+            lambda lines: edited(
+                lines,
+                "traffic.counted",
+                lambda e: changed(e, site="site-99") if e.body["site"] == "site-04" else e,
+            ),
+        )
+    )
+
+
 @found_by("rounds", Result.NOT_REPRODUCIBLE)
 def end_the_log_before_the_job(stage: Any) -> Bundle:
     part = stage.plain.rewritten("lead", lambda lines: lines[: where(lines, "job.finished")])
@@ -550,6 +565,19 @@ _claims(
 _claims("name another final model", lambda e: e.update(model={**e["model"], "digest": FAKE}), "evidence")
 _claims("date the evidence before the job", lambda e: e.update(created="2026-01-01T00:00:00Z"), "evidence")
 _claims("smooth the budget over rounds", lambda e: e["progress"][2].update(epsilon=0.1), "evidence")
+_claims("leave out the budget over rounds", lambda e: e.update(progress=[]), "evidence")
+_claims(
+    "tell of a round that there was not",
+    lambda e: e["progress"].append({"round": 99, "site": "site-01", "accuracy": 1.0, "epsilon": None}),
+    "evidence",
+)
+_claims(
+    "date the evidence on a day that there is not",
+    lambda e: e.update(created="2026-02-30T12:00:00Z"),
+    "evidence",
+    consistent=False,
+)
+_claims("tell of endless time", lambda e: e.update(seconds="1e999"), "evidence", consistent=False)
 _claims("claim a stronger channel", lambda e: e["channels"][0].update(group="X25519"), "evidence")
 _claims(
     "claim that a site's end saw more than it did",
@@ -647,6 +675,27 @@ def edit_how_to_verify(stage: Any) -> Bundle:
 @found_by("files")
 def add_a_file(stage: Any) -> Bundle:
     return stage.plain.bundle(files=lambda files: files.update({"approved-by-regulator.txt": b"yes\n"}))
+
+
+@found_by("files")
+def write_true_for_one_in_the_manifest(stage: Any) -> Bundle:
+    bundle = stage.plain.bundle()
+    said = bundle.manifest.statement()
+    other = Envelope.make(replace(said, predicate={**said.predicate, "version": True}), stage.plain.job.lead)
+    return replace(bundle, files={**bundle.files, MANIFEST_FILE: other.to_bytes()})
+
+
+@found_by("signatures")
+def name_a_file_with_a_number(stage: Any) -> Bundle:
+    def edit(files: dict[str, bytes]) -> None:
+        place = "attestations/site-01.part.dsse.json"
+        value = canonical.decode(Envelope.from_bytes(files[place]).payload)
+        value["subject"][0]["name"] = 0.5
+        files[place] = (
+            Envelope(canonical.encode(value)).signed(stage.plain.job.identity("site-01")).to_bytes()
+        )
+
+    return stage.plain.bundle(files=edit)
 
 
 @found_by("files", Result.INCOMPLETE)
@@ -1008,6 +1057,45 @@ def attack_another_model(stage: Any) -> Bundle:
 @found_by("evidence", Result.NOT_REPRODUCIBLE)
 def leave_out_an_attack(stage: Any) -> Bundle:
     return stage.plain.bundle(told(stage), evidence=lambda value: value.update(attacks=[]))
+
+
+def _pipeline(stage: Any, edit: Callable[[Lines], Any]) -> Bundle:
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def bind_the_audit_of_a_pipeline_after_the_first_round(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        late = lines.pop(where(lines, "audit.committed"))
+        place = where(lines, "update.sent", 1)
+        return [*lines[:place], replace(late, ts=lines[place].ts), *lines[place:]]
+
+    return _pipeline(stage, edit)
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def score_other_phantom_units_than_were_bound(stage: Any) -> Bundle:
+    return _pipeline(
+        stage, lambda lines: edited(lines, "audit.result", lambda e: changed(e, commitment=FAKE))
+    )
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def hold_the_audit_of_a_pipeline_to_more_than_was_charged(stage: Any) -> Bundle:
+    """So that a bound which refutes the guarantee is not shown in red."""
+    return _pipeline(stage, lambda lines: edited(lines, "audit.result", lambda e: changed(e, claimed=8.0)))
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def tell_a_smaller_bound_of_a_pipeline(stage: Any) -> Bundle:
+    return _pipeline(stage, lambda lines: edited(lines, "audit.result", lambda e: changed(e, bound=0.0)))
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
+def tell_of_more_phantom_units_than_memory_holds(stage: Any) -> Bundle:
+    """A bound of so many would take all memory of whoever checks."""
+    many = {"phantoms": 2**53 - 1, "guesses": 2**53 - 1}
+    return _pipeline(stage, lambda lines: edited(lines, "audit.committed", lambda e: changed(e, **many)))
 
 
 @found_by("chain")

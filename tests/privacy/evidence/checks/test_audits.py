@@ -310,3 +310,19 @@ def test_only_a_model_that_writes_gives_texts_away() -> None:
     privacy = {"unit": "record", "relation": "add-remove", "bound": 1.0, **off}
     said = drawn(the_plan=plan(**WRITER, privacy=privacy))
     assert said.count("its figures are told as covered by an epsilon that there is not") == 2
+
+
+def test_what_a_log_under_new_keys_was_bound_to_before_is_no_second_time() -> None:
+    """A site that changes its keys during a job says in its new log what it was bound to in the old one."""
+    the_plan = plan(canaries=64)
+
+    def shown(seq: int, kind: str, body: Any, log: str = "") -> Shown:
+        event = Event("north", seq, "2026-01-31T11:00:00.000Z", kind, the_plan.digest, None, body, OTHER)
+        return Shown(event, b"", (), log, 2 if log else 0)
+
+    old = [shown(seq, *told) for seq, told in enumerate(HONEST[:2])]
+    new = [shown(seq, *told, "@" + "0" * 16) for seq, told in enumerate((HONEST[0], *HONEST[2:]))]
+    case: Any = Told(the_plan, (*old, *new))
+    assert [finding.reason for finding in audits.attacks(case)] == []
+    again: Any = Told(the_plan, (*old, shown(2, "audit.planted", PLANTED), *new))
+    assert "canaries were bound before" in [finding.reason for finding in audits.attacks(again)]
