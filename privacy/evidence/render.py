@@ -57,6 +57,7 @@ def _template(version: int) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        optimized=False,  # what it would fold once is evaluated once
     )
     environment.filters |= {"percent": percent, "grouped": grouped, "decimal": decimal}
     return environment.get_template(f"report-{version}.html")

@@ -52,6 +52,9 @@ def ran(consortium: Consortium, *, present: Callable[[], list[str]] | None = Non
     consortium.log.append("job.started", job=job, model=model, code=plan.lead.code)
     end = federation.run(consortium.grid(**grid))
     final = model_digest(end.model)
+    for name in consortium.sites:
+        moved = {"bytes_up": federation.up[name], "bytes_down": federation.down[name]}
+        consortium.log.append("traffic.counted", job=job, site=name, **moved)
     consortium.log.append("job.finished", job=job, model=final, rounds=end.round)
     parts = [Part.make(consortium.log, consortium.lead, plan)]
     parts += [Part.make(site.log, consortium.keys[name], plan) for name, site in consortium.sites.items()]
