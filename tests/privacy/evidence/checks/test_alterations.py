@@ -1074,6 +1074,16 @@ def bind_the_audit_of_a_pipeline_after_the_first_round(stage: Any) -> Bundle:
 
 
 @found_by("audits", Result.NOT_REPRODUCIBLE)
+def score_phantom_units_before_the_last_round(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        early = lines.pop(where(lines, "audit.result"))
+        place = where(lines, "budget.reserved", 3)
+        return [*lines[:place], replace(early, ts=lines[place].ts), *lines[place:]]
+
+    return _pipeline(stage, edit)
+
+
+@found_by("audits", Result.NOT_REPRODUCIBLE)
 def score_other_phantom_units_than_were_bound(stage: Any) -> Bundle:
     return _pipeline(
         stage, lambda lines: edited(lines, "audit.result", lambda e: changed(e, commitment=FAKE))
