@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister.simulations.bench import faults
 from cloister.simulations.bench.ends import End, Struck, differences, figures, judged, table
 from cloister.simulations.bench.faults import LIMITS, SITES
 from cloister.simulations.bench.faulty import Armed
@@ -103,6 +104,22 @@ def test_the_outcome_of_a_point_is_that_of_the_rounds_to_the_next(
 ) -> None:
     struck = [Struck(point, 1.0, closed) for closed, point in enumerate(POINTS[:3])]
     assert [each.outcome for each in judged(struck, CALM, disturbed)] == outcomes
+
+
+def test_what_the_program_prints_is_what_the_command_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [point for point in POINTS if point.victim != CABLE][:2]
+    struck = [Struck(points[1], 4.0, 1), Struck(points[0], 2.0, 0)]
+    monkeypatch.setattr(faults, "compare", lambda *_, **__: (struck[::-1], CALM, CALM))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(faults.wire, "isolation", list)
+    faults.main([str(tmp_path), "model", *(point.name for point in points)])
+    done = subprocess.CompletedProcess([], 0, capsys.readouterr().out, "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    read, found = faults.apart(tmp_path, "model", points)
+    assert read == judged(struck[::-1], CALM, CALM)
+    assert (found["points"], found["cabled"]) == (2, 0)
 
 
 def test_the_outcome_of_a_point_outside_all_rounds_is_that_of_the_whole_job() -> None:
