@@ -103,7 +103,7 @@ class Course:
     averaged: int = 1
 
 
-JOINT = Course(28, 0.01, 1.8, 0.35, averaged=6)
+JOINT = Course(40, 0.01, 1.0, 0.1, 64.0, 4.0, 0.5, averaged=16)
 PLAIN = Course(400, 64 / 67_349, 5e-3, 1e-3)
 
 
