@@ -485,3 +485,15 @@ for number in range(1, 1000):
     kept = [row.reservation.round for row in opened(path).rows()]
     assert kept == list(range(1, len(kept) + 1))
     assert answered <= len(kept) <= answered + 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="handles are counted where Linux lists them")
+def test_handles_do_not_grow_while_the_file_is_held(path):
+    ledger = Ledger(path)
+    ledger.open_budget("notes", "record", 8.0, 1e-5)
+    with ledger.held():
+        ledger.epsilon("notes")
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(50):
+            ledger.epsilon("notes")
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
