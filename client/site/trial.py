@@ -1,9 +1,10 @@
 """The units that a membership test is about: chosen so that each was as likely trained on as held out.
 
 Which units a site holds out follows from a secret key and the unit alone (``records.hold_out``): nine of ten
-are trained on, as by a coin. Of those a second keyed hash keeps one in nine. Among the units that are kept,
-and those held out, fair and independent coins have then decided who was trained on, and what guesses about
-them show is a bound, as for canaries.
+are trained on, as by a coin. (Where coins hold out none, one unit is all the same; of as many units as a test
+takes, that is less than once in ten million keys.) Of those a second keyed hash keeps one in nine. Among the
+units that are kept, and those held out, fair and independent coins have then decided who was trained on, and
+what guesses about them show is a bound, as for canaries.
 
 Formal guarantees:
     None under differential privacy: what comes of the test is about real units. The coins are fair as far

@@ -223,6 +223,26 @@ class TestHoldOut:
             hold_out(Records(("same", "same"), ("x", "y")), fraction=0.5, key=b"k")
         assert caught.value.id == "site_too_small"
 
+    def test_of_few_texts_one_is_held_out_whatever_the_key(self):
+        """Of 20 texts chance alone holds out none under one key in eight."""
+        few = Records(tuple(f"text {n % 20}" for n in range(40)), ("x", "y") * 20)
+        found = [hold_out(few, fraction=0.1, key=bytes([key])) for key in range(100)]
+        alone = [held for _, held in found if len(set(held.texts)) == 1]
+        assert all(held.texts for _, held in found)
+        assert all(len(held) == 2 for held in alone)  # both rows of the text
+        assert len(alone) > 25  # one by chance, or none and then this one
+
+    @given(st.sets(st.integers(0, 500), min_size=2, max_size=25), st.integers(0, 500), st.binary(max_size=4))
+    def test_one_text_more_changes_one_text_of_the_training_rows_at_most(self, texts, more, key):
+        def trained(numbers):
+            rows = tuple(f"text {n}" for n in sorted(numbers))
+            try:
+                return set(hold_out(Records(rows, ("x",) * len(rows)), fraction=0.1, key=key)[0].texts)
+            except InputError:
+                return set()  # all were held out: nothing is trained on
+
+        assert len(trained(texts) ^ trained(texts | {more})) <= 1
+
     @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
     def test_a_share_outside_its_range_is_a_bug(self, fraction):
         with pytest.raises(ValueError, match="between 0 and 1"):
