@@ -227,7 +227,9 @@ def test_no_key_stream_serves_twice(tmp_path: Path) -> None:
 def test_the_rounding_comes_from_the_ratchet_and_from_nothing_else(tmp_path: Path) -> None:
     found = consortium(tmp_path)
     site, federation = found.sites["north"], found.federation()
-    header = federation._header(federation._stage(federation.resume, 1), "north", sums.MASKED, up=True)
+    header = federation.questions.header(
+        federation._stage(federation.resume, 1), "north", sums.MASKED, up=True
+    )
     contents = {}
     for ratchet, seed in ((b"one", 0), (b"one", 1), (b"two", 0)):
         random.seed(seed)
