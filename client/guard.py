@@ -32,6 +32,11 @@ class Score:
     accuracy: float
     rows: int
 
+    @property
+    def smoothed(self) -> float:
+        """The fraction that is right, with one right row and one wrong row more."""
+        return (self.accuracy * self.rows + 1) / (self.rows + 2)
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -62,7 +67,9 @@ class Guard:
         """What there is to say against the model that stands after a round; None if nothing is.
 
         A fall counts from the tolerated points on, and only beyond two standard errors of the difference of
-        two fractions: on few rows, chance alone moves an accuracy by several points.
+        two fractions: on few rows, chance alone moves an accuracy by several points. Each fraction gets one
+        success and one failure more (Agresti and Caffo, The American Statistician 54, 2000): of one row that
+        was right and then wrong, the plain standard error is 0.
 
         Args:
             round: after which the model stands.
@@ -72,7 +79,7 @@ class Guard:
         if best is None or score.accuracy >= best.accuracy:
             self.best = score
             return None
-        if self.tolerance.action == "ignore" or best.accuracy - score.accuracy <= self._margin(best, score):
+        if self.tolerance.action == "ignore" or not self._fell(best, score):
             return None
         return ModelError(
             "model_fell",
@@ -81,6 +88,10 @@ class Guard:
             "Tell the lead: `cloister lead rollback` goes back to an earlier model.",
         )
 
-    def _margin(self, best: Score, score: Score) -> float:
-        variance = sum(each.accuracy * (1 - each.accuracy) / each.rows for each in (best, score))
-        return self.tolerance.points / 100 + _DEVIATIONS * math.sqrt(variance)
+    def _fell(self, best: Score, now: Score) -> bool:
+        points = self.tolerance.points / 100
+        if best.accuracy - now.accuracy <= points:
+            return False
+        before, after = best.smoothed, now.smoothed
+        variance = sum(p * (1 - p) / (each.rows + 2) for p, each in ((before, best), (after, now)))
+        return before - after > points + _DEVIATIONS * math.sqrt(variance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,8 +47,21 @@ def test_nothing_within_the_tolerance_is_held_against_a_model(
     best: float, now: float, points: float, rows: int
 ) -> None:
     fault = Guard(Tolerance(points, "refuse"), Score(best, rows)).judge(3, Score(now, rows))
-    chance = 2 * math.sqrt((best * (1 - best) + now * (1 - now)) / rows)
-    assert (fault is not None) == (best - now > points / 100 + chance)
+    before, after = ((each * rows + 1) / (rows + 2) for each in (best, now))
+    chance = 2 * math.sqrt((before * (1 - before) + after * (1 - after)) / (rows + 2))
+    assert (fault is not None) == (best - now > points / 100 and before - after > points / 100 + chance)
+
+
+@pytest.mark.parametrize(("rows", "told"), [(1, ""), (2, ""), (3, ""), (5, "model_fell")])
+def test_a_few_rows_that_were_all_right_and_are_all_wrong_are_chance(rows: int, told: str) -> None:
+    assert judged(Guard(REFUSING), 1.0, 0.0, rows=rows) == ["", told]
+
+
+def test_a_site_of_few_rows_is_seldom_told_of_a_fall_that_is_none() -> None:
+    """Of two models that are right on seven rows of ten, the better by luck is seldom ten points better."""
+    drawn = np.random.default_rng(7).binomial(12, 0.7, size=(20_000, 2)) / 12
+    told = sum(judged(Guard(REFUSING), *pair, rows=12)[1] == "model_fell" for pair in drawn)
+    assert told / len(drawn) < 0.03
 
 
 def fallen(tmp_path: Path, tolerance: Tolerance, *names: str) -> Consortium:

@@ -152,7 +152,8 @@ def test_a_private_start_is_charged_like_every_step_after_it(four: Stand, mode: 
         reserved = [row.reservation for row in new if row.kind == "reserved"]
         assert [(each.round, each.mechanism) for each in reserved] == [(n, mechanism) for n in (1, 2, 3)]
         told = [e for e in run.sites[name].log.entries() if e.job == run.plan.digest]
-        assert [e.type for e in told if e.type == "incident.raised"] == []
+        # That noise made a model worse on a few held-out rows may happen, and is told.
+        assert {e.body["reason"] for e in told if e.type == "incident.raised"} <= {"model_fell"}
         audited = next(e for e in told if e.type == "audit.result")
         assert not audited.body["failed"]
     assert run.model().any()
