@@ -27,11 +27,12 @@ def guarded(outside: Path) -> dict[str, str]:
 
 @dataclass
 class ByHand:
-    """A consortium of the sites north and south that was made with the documented commands.
+    """A consortium that was made with the documented commands.
 
     Attributes:
         hands: to run more commands.
         model: the folder of the base model.
+        names: of the sites; with three or more they leave out what the document says two need.
         lead, sites: what runs.
         said: what each documented command printed.
         job: digest of the documented job.
@@ -40,16 +41,35 @@ class ByHand:
     hands: Hands
     model: Path
     outside: Path
+    names: tuple[str, ...] = ("north", "south")
     lead: Running | None = None
     sites: dict[str, Running] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     job: str = ""
 
-    def follow(self) -> None:
-        """Does what the document says, line by line, north's lines at south as well."""
+    def follow(self, until: str = "") -> None:
+        """Does what the document says, line by line, every site what it says of north or south.
+
+        Args:
+            until: the first words of the line before which to stop.
+        """
         for line in documented():
-            for spoken in (line, swapped(line)) if "--dir north" in line else (line,):
+            if until and line.startswith(until):
+                return
+            if len(self.names) > 2 and "policy" in line:
+                continue
+            for spoken in self._spoken(line):
                 self.said[spoken] = self._do(shlex.split(spoken)[1:])
+
+    def _spoken(self, line: str) -> list[str]:
+        """A line of the document as each site types it, or of each site as the lead does."""
+        if "--dir north" not in line:
+            subjects = self.names[1:] if "south" in line else self.names[:1]
+            return [line.replace("south", name) for name in subjects]
+        if "south" not in line:
+            return [line.replace("north", name) for name in self.names]
+        pairs = [(one, other) for one in self.names for other in self.names if one != other]
+        return [re.sub("north|south", lambda m, p=pair: p[m[0] == "south"], line) for pair in pairs]
 
     def _do(self, words: list[str]) -> str:
         match words[:2]:
@@ -61,7 +81,7 @@ class ByHand:
                 self.lead.hear("is up")
                 return self.lead.said
             case ["lead", "propose"]:
-                until(lambda: len([*self.hands.place.glob("lead/offers/*.signed")]) == 2, "offers")
+                self._offered()
                 self.hands.do(*words, "--model", str(self.model))
                 (self.job,) = self.jobs()
                 return self.job
@@ -112,15 +132,21 @@ class ByHand:
         peers = self.hands.json("site", "peers", "--dir", name, "--offline")["members"]
         return " ".join(next(peer["words"] for peer in peers if peer["own"]))
 
+    def _offered(self) -> None:
+        offers = self.hands.place / "lead" / "offers"
+        until(lambda: len([*offers.glob("*.signed")]) == len(self.names), "offers")
+
     def jobs(self) -> dict[str, Any]:
         """What `lead status` says of each job."""
         return {entry["job"]: entry for entry in self.hands.json("lead", "status", "--dir", "lead")["jobs"]}
 
     def propose(self, *options: str) -> str:
-        """Proposes another job; its digest, once both sites have it."""
+        """Proposes another job; its digest, once every site has it."""
+        self._offered()
         command = ("lead", "propose", "--dir", "lead", "--purpose", "more", "--labels")
-        terms = ("cardiology,neurology,gastro", "--model", str(self.model), "--steps", "2", "--no-secure")
-        job: str = self.hands.json(*command, *terms, *options)["job"]
+        terms = ("cardiology,neurology,gastro", "--model", str(self.model), "--steps", "2")
+        plain = ("--no-secure",) if len(self.names) == 2 else ()
+        job: str = self.hands.json(*command, *terms, *plain, *options)["job"]
         for site in self.sites:
             self.arrived(job, site)
         return job
@@ -149,15 +175,10 @@ class ByHand:
         return self.jobs()[job]
 
 
-RECORDS = {"north": (1, 70, ""), "south": (2, 90, MARKER), "west": (3, 70, "")}
+RECORDS = {"north": (1, 70, ""), "south": (2, 90, MARKER), "west": (3, 70, ""), "coast": (4, 80, "")}
 
 
 def documented() -> list[str]:
     """The commands of the document, in its order."""
     text = (ROOT / "docs" / "operations.md").read_text().replace("\\\n", " ")
     return re.findall(r"^\$ (cloister .*)$", text, re.MULTILINE)
-
-
-def swapped(line: str) -> str:
-    """A line of north as south types it."""
-    return line.replace("north", "\0").replace("south", "north").replace("\0", "south")
