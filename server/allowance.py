@@ -15,7 +15,7 @@ from typing import Self
 from cloister.privacy.errors import PlanError
 from cloister.privacy.policy.terms import Policy
 from cloister.server.outline import Ground, Outline, outline
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 
 
 @dataclass(frozen=True)

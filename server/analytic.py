@@ -1,4 +1,4 @@
-"""What a lead chooses of an analytic round, with public defaults, and what cannot go with it.
+"""What a lead chooses of an analytic round, with public defaults.
 
 The defaults are those that the simulations take (``simulations.scenarios.choices``, ``simulations.bench``):
 random cosines where nothing is noised, few coordinates and a light X'X where much is. None of them looks at
@@ -8,17 +8,12 @@ any data; row bands, which are public, decide how many cosines there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cloister.privacy import canonical
 from cloister.privacy.analytic.constants import Analytic, Start
 from cloister.privacy.clauses import Aggregation, Privacy, Site, Training
-from cloister.privacy.errors import PlanError
-
-if TYPE_CHECKING:
-    from cloister.server.proposal import Terms
 
 SEED = canonical.digest(b"cloister/cosines/1")
 """Nothing-up-my-sleeve: the same features in every plan and simulation."""
@@ -72,85 +67,6 @@ def start(choice: Choice | None, inputs: int, sites: tuple[Site, ...], *, privat
         return None
     analytic = replace(choice, cosines=0).constants(inputs, sites, private=private)
     return Start(analytic=analytic, bound=_START_BOUND, gain=GAIN)
-
-
-def _check_start(terms: Terms) -> None:
-    private = terms.mode != "off"
-    wrong = {
-        "--no-secure": not terms.secure,
-        "--method": terms.analytic,
-        "--task": terms.task not in ("sequence-classification", "tabular-classification"),
-        "--hidden": terms.hidden,
-        "--factors": terms.factors,
-        "--centred": terms.centred,
-        "--bits": terms.bits,
-        "--codec-down": terms.down,
-        "--canaries": terms.canaries,
-        "--steps": private and terms.steps not in (None, 1),
-        "--rate": private and terms.rate not in (None, 1.0),
-        "--rounds": terms.rounds == 1,
-    }
-    for option, given in wrong.items():
-        if given:
-            raise PlanError(
-                "plan_conflict",
-                "A head that starts from an analytic round has one secure sum of it, and then steps, private "
-                f"ones on full batches: {option} asks for something else.",
-                f"Leave out {option}, or --start.",
-            )
-
-
-def check(terms: Terms) -> None:
-    """Refuses what cannot go with an analytic round.
-
-    Raises:
-        PlanError: ``plan_conflict``, with the reason and what to do.
-    """
-    if terms.start:
-        _check_start(terms)
-    if terms.analytic is None:
-        return
-    if not terms.secure:
-        raise PlanError(
-            "plan_conflict",
-            "An analytic round needs secure aggregation: the sums of a small site nearly are its rows.",
-            "Leave out --no-secure.",
-        )
-    if (terms.rounds, terms.steps, terms.rate) != (None, None, None):
-        raise PlanError(
-            "plan_conflict",
-            "An analytic round is one sum over all records: there are no rounds, steps or samples to choose.",
-            "Leave out --rounds, --steps and --rate.",
-        )
-    if terms.analytic.kind == "means" and terms.analytic.cosines:
-        raise PlanError(
-            "plan_conflict",
-            "Class means gain nothing from random cosines, which only add coordinates.",
-            "Leave out --cosines, or take --method ridge.",
-        )
-    for option, given in _strangers(terms).items():
-        if given:
-            raise PlanError(
-                "plan_conflict",
-                f"{option} changes steps, updates or records of many rounds, and an analytic round has none.",
-                f"Leave out {option}, or leave out --method to train by steps.",
-            )
-
-
-def _strangers(terms: Terms) -> Mapping[str, object]:
-    return {
-        "--server-optimizer": terms.server,
-        "--proximal": terms.proximal,
-        "--factors": terms.factors,
-        "--centred": terms.centred,
-        "--precision": terms.precision,
-        "--robust": terms.robust,
-        "--codec": terms.codec,
-        "--codec-down": terms.down,
-        "--bits": terms.bits,
-        "--canaries": terms.canaries,
-        "--take-back": terms.surplus,
-    }
 
 
 def training(analytic: Analytic) -> Training:

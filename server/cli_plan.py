@@ -20,7 +20,7 @@ from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
 from cloister.server.outline import ROUND_SECONDS, Ground
 from cloister.server.planning import Limits, Proposal, Wish, plan_for
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 
 HERE = Path()
 _BAND = re.compile(r"([1-9][0-9]{0,8})(?:-([1-9][0-9]{0,8}))?")

@@ -31,7 +31,8 @@ from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FINISHED, Job, Jobs
 from cloister.server.optimizers.stepping import USUAL
 from cloister.server.outline import Ground
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

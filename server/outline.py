@@ -18,7 +18,8 @@ from cloister.privacy.identity import Roster
 from cloister.privacy.layout import Placement, dense, depth, layout
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
-from cloister.server.proposal import COURSES, Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import COURSES, Terms
 
 ROUND_SECONDS = 1.5
 """What a round costs beside training, ``overhead_scored_s`` of ``cloister bench round`` on 2 shared cores."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import BudgetError, PlanError
 from cloister.server.outline import Ground, Outline, options, outline
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 
 SHOWS = 0.3
 """The load of ``local`` from which on joint noise was seen to pay."""

@@ -40,7 +40,7 @@ from cloister.privacy.layout import initial
 from cloister.privacy.model import BaseModel, agreed_layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
-from cloister.server.proposal import RATES
+from cloister.server.terms import RATES
 from cloister.simulations.analytic import alone
 
 Labels: TypeAlias = NDArray[np.int64]

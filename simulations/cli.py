@@ -20,10 +20,10 @@ from cloister.privacy import folder
 from cloister.privacy import table as tables
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT
-from cloister.server import analytic as one_round
 from cloister.server.cli_work import Bits, Canaries, Columned, Hidden, TakeBack, analytic_choice
+from cloister.server.compatibility import check, check_bits
 from cloister.server.jobs import Job
-from cloister.server.proposal import Terms, check_bits, check_methods, check_surplus
+from cloister.server.terms import Terms
 from cloister.simulations import demo as stagecraft
 from cloister.simulations import stage
 from cloister.simulations.processes import Memory, Troupe
@@ -110,8 +110,6 @@ def demo(
         _check_columns(pair, text, label, canaries)
         terms = replace(terms, task="tabular-classification", table=play.table)
     terms = replace(terms, hidden=hidden)
-    check_surplus(terms)
-    check_methods(terms)
     _check_sites(len(play.train), privacy, secure=secure)
     check_bits(terms, len(play.train))
     if privacy != "off":
@@ -120,7 +118,7 @@ def demo(
         terms = replace(terms, rounds=rounds)
     if top_layers is not None:
         terms = replace(terms, top_layers=top_layers)
-    one_round.check(terms)
+    check(terms)
     found = stagecraft.Demo(out, play, terms, model)
     found.base()  # a model that is not there is told before anything is made
     folder.claim(out)

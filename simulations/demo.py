@@ -29,7 +29,8 @@ from cloister.server.checkpoint import Checkpoint
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder, Settings
 from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from cloister.simulations import stage
 from cloister.simulations.permission import permit
 from cloister.simulations.processes import Troupe, free_ports

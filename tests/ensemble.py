@@ -12,7 +12,7 @@ from typing import Any
 
 from cloister.privacy.plan import Plan
 from cloister.server.jobs import Job, Jobs
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.demo import Cast, Demo, Run, Watcher, assemble, federate
 from cloister.simulations.processes import Troupe
 from cloister.simulations.stage import Source, from_file

@@ -57,7 +57,7 @@ from cloister.privacy.model import DEFAULT, describe
 from cloister.privacy.secagg import ring, rotation
 from cloister.privacy.secagg.ring import Code
 from cloister.privacy.update import Vector
-from cloister.server.proposal import COURSES, RATES, Terms
+from cloister.server.terms import COURSES, RATES, Terms
 from cloister.simulations import stage
 from cloister.simulations.bench import coded
 from cloister.simulations.bench.result import Limit, Result

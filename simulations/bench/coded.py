@@ -45,8 +45,9 @@ from cloister.privacy.wire.envelope import Opened
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.exchange import Answer
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
 from cloister.server.rounds import Round
+from cloister.server.terms import Terms
 from cloister.simulations import partition
 from cloister.simulations.bench.result import Limit
 from cloister.simulations.transport import LocalGrid

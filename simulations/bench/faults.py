@@ -35,7 +35,7 @@ from cloister.privacy.errors import RoundError
 from cloister.privacy.model import DEFAULT
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import FAILED, FINISHED, STOPPED, Job, Jobs
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations import demo, generator
 from cloister.simulations.bench import wire
 from cloister.simulations.bench.ends import End, Struck, figures, judged, table

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cloister.client.site.records import Records
-from cloister.server.proposal import Rates, Terms
+from cloister.server.terms import Rates, Terms
 from cloister.simulations import demo, generator
 from cloister.simulations.bench import wire
 from cloister.simulations.bench.site import TIMES, Interval, intervals, scored

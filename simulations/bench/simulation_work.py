@@ -22,7 +22,7 @@ from cloister.privacy import canonical
 from cloister.privacy.layout import Layout, Placement, initial, layout
 from cloister.privacy.model import DEFAULT, BaseModel, describe
 from cloister.privacy.update import Vector
-from cloister.server.proposal import Rates, Terms
+from cloister.server.terms import Rates, Terms
 from cloister.simulations import stage
 
 BATCH, TOKENS, RANK, ALPHA = 4, 16, 8, 16.0

@@ -19,7 +19,7 @@ import numpy as np
 
 from cloister.client.learn.features import Units, prepare
 from cloister.client.site.records import Records
-from cloister.server.proposal import COURSES, Terms
+from cloister.server.terms import COURSES, Terms
 from cloister.simulations import stage
 from cloister.simulations.bench.step_work import Work, minilm, paired, plain, private, tokens
 

@@ -52,7 +52,7 @@ from cloister.privacy.layout import initial
 from cloister.privacy.model import DEFAULT, BaseModel, describe
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages
-from cloister.server.proposal import Rates, Terms
+from cloister.server.terms import Rates, Terms
 from cloister.simulations import baselines, partition
 from cloister.simulations.bench import phrases
 from cloister.simulations.bench.kept import Kept

@@ -26,7 +26,8 @@ from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import BaseModel
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.adapters import SharedModel
 from cloister.simulations.engine.plans import DATASET, LEAD

@@ -25,7 +25,7 @@ from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages
-from cloister.server.proposal import Rates, Terms
+from cloister.server.terms import Rates, Terms
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.adapters import SharedModel
 from cloister.simulations.engine.consortium import Consortium

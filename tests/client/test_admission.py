@@ -19,7 +19,8 @@ from cloister.privacy.errors import CloisterError
 from cloister.privacy.model import Columns, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.table import parsed
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from tests import models, tables
 from tests.client.test_jobs import Site
 

@@ -41,7 +41,8 @@ from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.task import TaskKind
 from cloister.privacy.wire.envelope import Header
 from cloister.privacy.wire.messages import TASK, model_digest
-from cloister.server.proposal import Rates, Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Rates, Terms
 from tests import models
 from tests.known_draws import known_draws  # noqa: F401  # a fixture
 from tests.site_keys import keyed_site

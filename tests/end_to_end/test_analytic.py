@@ -24,7 +24,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.layout import Placement, layout
 from cloister.server.analytic import Choice
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.demo import DATASET, Run
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.adapters import SharedModel

@@ -9,7 +9,7 @@ import pytest
 
 from cloister.privacy.wire import messages
 from cloister.server.app import BULKY
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from tests import models
 from tests.ensemble import stand
 from tests.hands import LABELS, hands

@@ -29,7 +29,7 @@ from cloister.privacy.model import agreed_layout
 from cloister.privacy.wire import messages
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.demo import DATASET, Run
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.accounts import Book

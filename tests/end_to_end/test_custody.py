@@ -19,7 +19,7 @@ from cloister.privacy.evidence.log import verify_log
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
 from cloister.server.jobs import Jobs
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.demo import DATASET
 from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands, until

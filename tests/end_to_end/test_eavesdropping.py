@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from cloister.client.jobs import Jobs as SiteJobs
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from tests.eavesdropper import memory, recording, strongest, verbatim
 from tests.ensemble import Ensemble, stand
 from tests.hands import CLOISTER, LABELS, hands, until

@@ -14,7 +14,7 @@ from cloister.client.jobs import Jobs as SiteJobs
 from cloister.client.site.datasets import Datasets
 from cloister.privacy.plan import Plan
 from cloister.server.jobs import RUNNING, Jobs
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.demo import DATASET
 from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands, until

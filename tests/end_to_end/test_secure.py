@@ -12,7 +12,7 @@ from cloister.client.jobs import Jobs as SiteJobs
 from cloister.client.site.datasets import Datasets
 from cloister.privacy import canonical
 from cloister.privacy.plan import Plan
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.demo import DATASET
 from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands, until

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cloister.server.jobs import Jobs
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from tests.ensemble import Ensemble, Stand, stand
 from tests.hands import LABELS, hands
 

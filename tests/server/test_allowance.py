@@ -21,7 +21,7 @@ from cloister.server import cli_work
 from cloister.server.allowance import Allowed, require
 from cloister.server.analytic import Choice
 from cloister.server.outline import outline
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from tests import models
 from tests.policies import policy, policy_json
 from tests.server.test_planning import ground

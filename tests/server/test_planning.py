@@ -23,7 +23,8 @@ from cloister.server import cli_plan, cli_work
 from cloister.server.analytic import Choice
 from cloister.server.outline import Ground, outline
 from cloister.server.planning import Limits, Wish, plan_for
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from tests import models, tables
 from tests.policies import policy_json
 

@@ -23,8 +23,9 @@ from cloister.privacy.plan import Plan
 from cloister.server import cli_work
 from cloister.server.analytic import Choice
 from cloister.server.optimizers.stepping import USUAL
-from cloister.server.proposal import RATES, Terms, draft
+from cloister.server.proposal import draft
 from cloister.server.reach import reach
+from cloister.server.terms import RATES, Terms
 from tests import models
 
 CODE = "sha256:" + "c" * 64

@@ -19,7 +19,8 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.policy.request import Known, Request
 from cloister.server.analytic import Choice
 from cloister.server.cli_work import with_table
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from tests import tables
 
 CODE = "sha256:" + "c" * 64

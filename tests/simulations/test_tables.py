@@ -48,7 +48,8 @@ from cloister.server.analytic import Choice
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.post import Pace
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from cloister.simulations.transport import LocalGrid
 from tests import tables
 from tests.site_keys import keyed_site

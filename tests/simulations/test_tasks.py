@@ -37,7 +37,8 @@ from cloister.privacy.update import Vector
 from cloister.server.app import Federation
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.post import Pace
-from cloister.server.proposal import Rates, Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Rates, Terms
 from cloister.simulations.transport import LocalGrid
 from tests import models
 from tests.known_draws import known_draws  # noqa: F401  # a fixture

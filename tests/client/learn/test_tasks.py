@@ -26,7 +26,8 @@ from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
 from cloister.privacy.step.coverage import engine_for
 from cloister.privacy.step.fused import FusedEngine
-from cloister.server.proposal import Terms, draft
+from cloister.server.proposal import draft
+from cloister.server.terms import Terms
 from tests import models
 from tests.server.test_proposal import CODE, OFFERS, ROSTER
 

@@ -20,7 +20,7 @@ from cloister.privacy.model import BaseModel, Columns, describe
 from cloister.privacy.wire import messages
 from cloister.privacy.wire.envelope import Header
 from cloister.server.analytic import Choice
-from cloister.server.proposal import Rates, Terms
+from cloister.server.terms import Rates, Terms
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.consortium import Consortium
 from cloister.simulations.engine.head import Moment

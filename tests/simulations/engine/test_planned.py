@@ -13,7 +13,7 @@ from cloister.privacy import code
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.secagg.terms import At
 from cloister.server.outline import Ground, outline
-from cloister.server.proposal import Terms
+from cloister.server.terms import Terms
 from cloister.simulations.engine import rounds
 from cloister.simulations.engine.accounts import Book
 from cloister.simulations.engine.consortium import Consortium, _offer
