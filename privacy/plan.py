@@ -1,7 +1,7 @@
 """The plan: one frozen, validated, canonically encoded value that describes a run.
 
 Its digest is what sites approve and sign, what every update is bound to and what the report quotes.
-Parameters that change speed only stand apart (``server.app.Pace``) and are never in the digest.
+Parameters that change speed only stand apart (``server.post.Pace``) and are never in the digest.
 
 Its clauses stand in ``privacy.clauses``, its task in ``privacy.task``.
 """

@@ -1,8 +1,8 @@
 """The ServerApp: runs a plan, round by round, over any Flower ``Grid``.
 
-The decisions are made in ``server.rounds``; this file moves the envelopes. Whatever arrives is opened
-under the sender's key from the approved roster, checked against plan, round and attempt, added to the
-sum and dropped. A fault of one site is recorded with its reason and never averaged over.
+What becomes of a round is decided in ``server.rounds``, envelopes are moved by ``server.correspondence``.
+Whatever arrives is opened under the sender's key from the approved roster, checked against plan, round and
+attempt, added to the sum and dropped; a fault of one site is never averaged over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from flwr.app import Context
@@ -31,11 +30,12 @@ from cloister.privacy.wire import broadcast, messages, sums
 from cloister.privacy.wire.broadcast import Change
 from cloister.privacy.wire.envelope import Opened
 from cloister.server.checkpoint import Checkpoint, Pending
-from cloister.server.exchange import Answer, Exchange
+from cloister.server.correspondence import Correspondence, Log, Progress
+from cloister.server.exchange import Exchange
 from cloister.server.optimizers import stepping
-from cloister.server.post import Carrier, FlowerCarrier, Pace, Post
+from cloister.server.post import Pace
 from cloister.server.questions import Questions
-from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round, Standing
+from cloister.server.rounds import ACCEPTED, LOST, REFUSED, WAITING, Round
 from cloister.server.sums import Adding, Ask
 
 _PASSING = frozenset(
@@ -46,36 +46,6 @@ _PASSING = frozenset(
     }
 )
 """Reasons that cost a site a round and not the job."""
-
-
-class Log(Protocol):
-    """Where the aggregator's events go (``privacy.evidence.log.EventLog``)."""
-
-    def append(
-        self, type: str, *, job: str | None = None, round: int | None = None, **fields: object
-    ) -> object:
-        """Appends one event, synced."""
-
-    def note(
-        self, type: str, *, job: str | None = None, round: int | None = None, **fields: object
-    ) -> object:
-        """Appends one event that the next one syncs."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What an operator may see of a run: who answered and how much was moved, never how well it learns."""
-
-    round: int
-    rounds: int
-    standings: Mapping[str, Standing]
-    up: Mapping[str, int]
-    down: Mapping[str, int]
-
-
-BULKY = 16 << 20
-"""Bytes. Where envelopes may be larger, all go in pieces over the consortium service: Flower holds several
-copies of a message on its way, and takes none above 64 MiB."""
 
 
 @dataclass
@@ -98,6 +68,7 @@ class Federation:
         left: sites that have left the job, or that are asked no more, each with the id of the reason.
         pace: waiting times.
         up, down: bytes of envelopes by site, in this process.
+        mail: what goes to the sites and comes back.
     """
 
     plan: Plan
@@ -116,16 +87,23 @@ class Federation:
     pace: Pace = field(default_factory=Pace)
     up: Counter[str] = field(default_factory=Counter)
     down: Counter[str] = field(default_factory=Counter)
-    away: dict[str, float] = field(default_factory=dict)  # site -> since when it is not connected
+    mail: Correspondence = field(init=False)
 
     def __post_init__(self) -> None:
         if (self.descent is not None) != self.plan.stepped:
             raise ValueError("the server takes steps exactly in joint mode and in analytic rounds")
-
-    @property
-    def questions(self) -> Questions:
-        """What sites are asked, sealed, and what they answer, opened."""
-        return Questions(self.plan, self.identity, self.roster)
+        self.mail = Correspondence(
+            questions=Questions(self.plan, self.identity, self.roster),
+            log=self.log,
+            present=self.present,
+            stopping=self.stopping,
+            report=self.report,
+            exchange=self.exchange,
+            left=self.left,
+            pace=self.pace,
+            up=self.up,
+            down=self.down,
+        )
 
     def run(self, grid: Grid) -> Checkpoint:
         """Runs the rounds that are left and hands the final model to the sites.
@@ -166,17 +144,12 @@ class Federation:
         self._finish(grid, state)
         return state
 
-    def _connected(self) -> set[str]:
-        """Names of the sites that both ways lead to."""
-        present = set(self.present())
-        return present & self.exchange.reachable() if self.exchange is not None else present
-
     def _await_sites(self, state: Checkpoint) -> None:
         """Waits until every site is connected, or the minimum is and the time for joining is over."""
         joining = {site.name for site in self.plan.sites} - set(state.excluded)
         deadline = time.monotonic() + self.pace.join
-        while missing := (wanted := joining - set(self.left())) - self._connected():
-            self._check_stop()
+        while missing := (wanted := joining - set(self.left())) - self.mail.connected():
+            self.mail.check_stop()
             if time.monotonic() > deadline or len(wanted) < self.plan.aggregation.minimum_sites:
                 if len(wanted - missing) >= self.plan.aggregation.minimum_sites:
                     return
@@ -186,12 +159,6 @@ class Federation:
                     "Start `cloister site up` there and resume the job.",
                 )
             time.sleep(self.pace.poll)
-
-    def _check_stop(self) -> None:
-        if self.stopping():
-            raise RoundError(
-                "stopped", "The run was stopped by its operator.", "`cloister lead resume` continues it."
-            )
 
     # One round
 
@@ -205,9 +172,9 @@ class Federation:
         summing = ServerSum(terms, place, self._identities()) if terms else None
         acknowledged = dict(state.acknowledged)
         answer = sums.MASKED if terms else messages.UPDATE
-        for site, opened in self._exchange(grid, current, self._task(messages.TASK, answer, state)):
+        for site, opened in self.mail.ask(grid, current, self._task(messages.TASK, answer, state)):
             self._take(current, site, opened, acknowledged, summing)
-            self.progress(current)
+            self.mail.progress(current)
             del opened  # before the next one is fetched
         excluded = state.excluded | {
             name: standing.reason
@@ -351,19 +318,12 @@ class Federation:
         return Adding(
             terms,
             self._identities(),
-            lambda current, ask: self._exchange(grid, current, ask),
-            self._refused,
+            lambda current, ask: self.mail.ask(grid, current, ask),
+            self.mail.refuse,
         )
 
     def _identities(self) -> dict[str, PublicIdentity]:
         return {site.name: self.roster.member(site.name) for site in self.plan.sites}
-
-    def _refused(self, current: Round, site: str, reason: str) -> None:
-        if current.step:  # the update itself stands; why surplus noise was kept is written down once
-            return
-        self.log.append(
-            "update.refused", job=self.plan.digest, round=current.number, site=site, reason=reason
-        )
 
     def _stage(self, state: Checkpoint, number: int) -> Round:
         """An exchange with all sites that are still asked, from the model of a checkpoint."""
@@ -417,82 +377,12 @@ class Federation:
         write = self.log.note if current.of(WAITING) else self.log.append  # the last one syncs them all
         write("update.received", job=job, round=number, site=site, sealed=opened.digest)
 
-    def progress(self, current: Round) -> None:
-        """Reports where the sites stand in a round."""
-        rounds = self.plan.training.rounds
-        standings = dict(current.standings)
-        self.report(Progress(current.number, rounds, standings, dict(self.up), dict(self.down)))
-
-    # Moving envelopes
-
-    def _exchange(self, grid: Grid, current: Round, ask: Ask) -> Iterable[tuple[str, Opened]]:
-        """Sends every invited site its envelope and yields the answers one by one as they arrive.
-
-        A site that is away longer than ``pace.absence`` or silent longer than ``pace.answer`` is lost;
-        a connected but silent site is sent the same task again, because Flower delivers at most once.
-        """
-        carrier = self._carrier(grid, ask.kind)
-        post = Post(
-            carrier=carrier,
-            current=current,
-            envelopes=lambda sites: self.questions.sealed(current, ask, sites),
-            pace=self.pace,
-            patience=self.pace.answer if ask.patience is None else ask.patience,
-            present=self._connected if carrier is self.exchange else self.present,
-            away=self.away,
-            lose=lambda site, reason: self._lose(current, site, reason),
-        )
-        looked = float("-inf")
-        while current.of(WAITING):
-            if time.monotonic() - looked >= self.pace.look:
-                looked = time.monotonic()
-                self._check_stop()
-                self._lose_leavers(current)
-            for site, size in post.send():
-                self.down[site] += size
-            for answer in post.receive():
-                try:
-                    yield answer.site, self._opened(current, answer, (ask.answer, messages.REFUSAL))
-                except CloisterError as error:
-                    current.refuse(answer.site, error.id)
-                    self._refused(current, answer.site, error.id)
-                    self.progress(current)
-                del answer  # before the next one is fetched: one update in memory at a time
-            post.drop_absent()
-
-    def _lose_leavers(self, current: Round) -> None:
-        for site, reason in self.left().items():
-            if site in current.of(WAITING):
-                self._lose(current, site, reason)
-
-    def _carrier(self, grid: Grid, kind: str) -> Carrier:
-        """Models and updates go by Flower; steps of secure sums, joint steps and bulk go by the service."""
-        quick = kind in sums.ASKED or (self.plan.joint and kind == messages.TASK)
-        if self.exchange is not None and (quick or messages.largest_of(self.plan) > BULKY):
-            return self.exchange
-        return FlowerCarrier(grid, self.pace.answer + self.pace.resend)
-
-    def _lose(self, current: Round, site: str, reason: str) -> None:
-        current.lose(site, reason)
-        if not current.step:
-            self.log.append("site.lost", job=self.plan.digest, round=current.number, site=site, reason=reason)
-        self.progress(current)
-
-    def _opened(self, current: Round, answer: Answer, kinds: tuple[str, ...]) -> Opened:
-        if answer.refused:
-            reason = answer.refused if messages.known(answer.refused) else "internal"
-            raise RoundError("site_failed", f"{answer.site} answered with an error: {reason}.")
-        self.up[answer.site] += len(answer.data)
-        return self.questions.opened(current, answer.site, kinds, answer.data)
-
     # The end
 
     def _finish(self, grid: Grid, state: Checkpoint) -> None:
         """Hands every site that is present the final model; one that is away does not get it."""
         current = self._stage(state, self.plan.training.rounds + 1)
-        for site, opened in self._exchange(
-            grid, current, self._task(messages.FINISH, messages.CLOSED, state)
-        ):
+        for site, opened in self.mail.ask(grid, current, self._task(messages.FINISH, messages.CLOSED, state)):
             if opened.header.kind == messages.REFUSAL:
                 current.refuse(site, messages.refusal_reason(opened.content))
             else:

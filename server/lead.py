@@ -33,9 +33,10 @@ from cloister.privacy.errors import (
 )
 from cloister.privacy.evidence.keeping import Keeping
 from cloister.privacy.wire import bundle, messages
-from cloister.server.app import Federation, Progress, server_app
+from cloister.server.app import Federation, server_app
 from cloister.server.checkpoint import Checkpoint
 from cloister.server.consortium import ConsortiumServer
+from cloister.server.correspondence import Progress
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LOOPBACK, OPERATOR, SERVER, SITES, LeadFolder
 from cloister.server.jobs import APPROVED, FAILED, FINISHED, PROPOSED, RUNNING, STOPPED, Job

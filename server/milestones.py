@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cloister.server.app import Progress
+from cloister.server.correspondence import Progress
 from cloister.server.rounds import ACCEPTED
 
 EVERY_S = 30.0

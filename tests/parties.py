@@ -48,7 +48,7 @@ def start(plan: Plan) -> Vector:
 
 def asked(federation: Federation, current: Round, site: str, ask: Ask) -> bytes:
     """What a site is sent that is asked alone."""
-    return dict(federation.questions.sealed(current, ask, [site]))[site]
+    return dict(federation.mail.questions.sealed(current, ask, [site]))[site]
 
 
 def tasked(federation: Federation, current: Round, site: str) -> bytes:

@@ -218,7 +218,7 @@ class Stand:
 
     def _watch(self, federation: Federation) -> None:
         """Notes the size of every update that the lead opens."""
-        through = federation._opened
+        through = federation.mail.opened
 
         def opened(current: Round, answer: Answer, kinds: tuple[str, ...]) -> Opened:
             found = through(current, answer, kinds)
@@ -226,7 +226,7 @@ class Stand:
                 self.contents.append(sum(len(piece) for piece in found.pieces))
             return found
 
-        federation._opened = opened  # type: ignore[method-assign]
+        federation.mail.opened = opened  # type: ignore[method-assign]
 
     def _accuracy(self, site: Participant, plan: Plan, end: Checkpoint) -> float:
         learner = site.learner

@@ -177,7 +177,7 @@ def fold(folder: Path) -> None:
     for line in sys.stdin:
         site, count = line.strip(), count + 1
         data = (folder / "update").read_bytes()
-        opened = federation.questions.opened(current, site, (messages.UPDATE, messages.REFUSAL), data)
+        opened = federation.mail.questions.opened(current, site, (messages.UPDATE, messages.REFUSAL), data)
         current.accept(site, opened.pieces)
         print(current.standings[site].state, flush=True)
         del opened, data

@@ -126,6 +126,6 @@ def test_the_lead_hears_the_reason_and_no_figure(tmp_path: Path) -> None:
     current = federation._stage(federation.resume, 1)
     answer = made.sites["north"].handle(tasked(federation, current, "north"))
     assert peek(answer, 1 << 20).kind == messages.REFUSAL
-    opened = federation.questions.opened(current, "north", (messages.REFUSAL,), answer)
+    opened = federation.mail.questions.opened(current, "north", (messages.REFUSAL,), answer)
     assert messages.refusal_reason(opened.content) == "model_fell"
     assert opened.content == messages.refusal("model_fell")

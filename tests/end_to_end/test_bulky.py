@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloister.privacy.wire import messages
-from cloister.server.app import BULKY
+from cloister.server.correspondence import BULKY
 from cloister.server.terms import Terms
 from tests import models
 from tests.ensemble import stand

@@ -146,7 +146,7 @@ def test_an_update_of_minilm_with_lora_is_as_small_as_promised(
         tmp_path, FOUR, adapter=wide, aggregation=how, training=plan_json()["training"] | {"rounds": 1}
     )
     federation = found.federation()
-    sizes, through = [], federation._opened
+    sizes, through = [], federation.mail.opened
 
     def opened(*given: Any) -> Any:
         answer = through(*given)
@@ -154,7 +154,7 @@ def test_an_update_of_minilm_with_lora_is_as_small_as_promised(
             sizes.append(len(answer.content))
         return answer
 
-    federation._opened = opened  # type: ignore[method-assign]
+    federation.mail.opened = opened  # type: ignore[method-assign]
     federation.run(found.grid())
     assert len(sizes) == 4
     assert most - 4_000 < max(sizes) <= most

@@ -108,7 +108,7 @@ def uploads(found: Consortium) -> list[bytes]:
     """Runs the job; the contents of all masked updates."""
     seen: list[bytes] = []
     federation = found.federation()
-    through = federation._opened
+    through = federation.mail.opened
 
     def watched(*given: Any) -> Opened:
         answer = through(*given)
@@ -116,7 +116,7 @@ def uploads(found: Consortium) -> list[bytes]:
             seen.append(bytes(answer.content))
         return answer
 
-    federation._opened = watched  # type: ignore[method-assign]
+    federation.mail.opened = watched  # type: ignore[method-assign]
     federation.run(found.grid())
     return seen
 
@@ -227,7 +227,7 @@ def test_no_key_stream_serves_twice(tmp_path: Path) -> None:
 def test_the_rounding_comes_from_the_ratchet_and_from_nothing_else(tmp_path: Path) -> None:
     found = consortium(tmp_path)
     site, federation = found.sites["north"], found.federation()
-    header = federation.questions.header(
+    header = federation.mail.questions.header(
         federation._stage(federation.resume, 1), "north", sums.MASKED, up=True
     )
     contents = {}

@@ -337,7 +337,7 @@ class TestLies:
             current.attempt = 2
         site = found.sites["north"]
         answer = site.handle(asked(federation, current, "north", ask))
-        opened = federation.questions.opened(current, "north", (messages.REFUSAL,), answer)
+        opened = federation.mail.questions.opened(current, "north", (messages.REFUSAL,), answer)
         assert messages.refusal_reason(opened.content) == "wrong_context"
         assert not site.ledger.rows("notes")
         assert isinstance(site.learner, MeanLearner)

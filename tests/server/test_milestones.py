@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloister.server.app import Progress
+from cloister.server.correspondence import Progress
 from cloister.server.milestones import EVERY_S, Milestones
 from cloister.server.rounds import ACCEPTED, WAITING, Standing
 

@@ -264,7 +264,7 @@ def test_nothing_that_the_lead_holds_correlates_with_an_update(tmp_path: Path) -
         site.learner.train = lambda *_, delta=delta: delta
         clear[name] = np.frombuffer(encode(delta, found.plan.weight(name), found.plan.ring).content, "<i4")
     federation = found.federation()
-    opened = federation._opened
+    opened = federation.mail.opened
 
     def watched(current: Any, sent: Answer, kinds: tuple[str, ...]) -> Any:
         answer = opened(current, sent, kinds)
@@ -272,7 +272,7 @@ def test_nothing_that_the_lead_holds_correlates_with_an_update(tmp_path: Path) -
             arrived[sent.site] = sums.masked_from_bytes(answer.content, 5000).words.view(np.int32)
         return answer
 
-    federation._opened = watched  # type: ignore[method-assign]
+    federation.mail.opened = watched  # type: ignore[method-assign]
     end = federation.run(found.grid())
     assert set(arrived) == set(FOUR)
     six_errors = 6 / np.sqrt(5000)
@@ -299,7 +299,7 @@ def test_malformed_requests_are_refused_by_id(tmp_path: Path, kind: str, content
         assert header.kind == sums.INTRODUCTION
         return
     assert header.kind == messages.REFUSAL
-    expected = federation.questions.header(stage, "north", messages.REFUSAL, up=True)
+    expected = federation.mail.questions.header(stage, "north", messages.REFUSAL, up=True)
     opened = open_envelope(
         answer,
         expected=expected,

@@ -217,7 +217,9 @@ class TestLies:
         current.step = step
         ask = Ask(kind, sums.MASKED, lambda _: content)
         data = found.sites[site].handle(asked(federation, current, site, ask))
-        return federation.questions.opened(current, site, (sums.MASKED, sums.SIGNED, messages.REFUSAL), data)
+        return federation.mail.questions.opened(
+            current, site, (sums.MASKED, sums.SIGNED, messages.REFUSAL), data
+        )
 
     def reason(self, answer: Opened) -> str:
         assert answer.header.kind == messages.REFUSAL
