@@ -24,6 +24,8 @@ from cloister.privacy.task import Text
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 MOST_HIDDEN = 1024
+Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .+()/-]{0,99}$")]
+"""A name or an SPDX expression."""
 Unit = Literal["person", "record"]
 """What one unit of privacy is: a person with all rows that count, or one record."""
 
@@ -86,11 +88,14 @@ class Base(Part):
 
     Attributes:
         max_tokens: where texts are cut; absent from the bytes where there are none.
+        licence: what the lead declares that the model is licensed under, as its card has it or in the lead's
+            words; absent from the bytes where nothing is declared.
     """
 
     name: Text
     digest: Digest
     max_tokens: Annotated[int, Field(ge=8, le=8192)] | None = None
+    licence: Licence | None = None
 
 
 class Adapter(Part):

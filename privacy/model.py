@@ -62,6 +62,13 @@ _WIDTHS = ("hidden_size", "n_embd", "dim")
 _GENERATES = {"gpt2": "transformer", "llama": "model", "mistral": "model", "qwen2": "model"}
 _CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+_CARD, _HEADER_LIMIT = "README.md", 1 << 16
+# The card's header as model hubs have it, and the one line that names a licence.
+_HEADER = re.compile(r"---\r?\n(.*?)^---", re.DOTALL | re.MULTILINE)
+_LICENCE = re.compile(
+    r"^licen[sc]e:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9 .+()/-]{0,98}[A-Za-z0-9+)]|[A-Za-z0-9])[\"']?[ \t]*\r?$",
+    re.MULTILINE,
+)
 USE_SAFETENSORS = "Use a folder with safetensors weights, config.json and a tokenizer."
 
 
@@ -97,6 +104,20 @@ class BaseModel:
     def family(self) -> str:
         """What its architecture is called, such as ``bert``."""
         return str(self._config.get("model_type"))
+
+    @property
+    def licence(self) -> str | None:
+        """What the model's card declares; None where there is no card, or nothing of the kind in it.
+
+        The card is no part of the digest: who copies a model can write what they like into it.
+        """
+        card = self.path / _CARD
+        if not card.is_file():
+            return None
+        with card.open("rb") as opened:
+            header = _HEADER.match(opened.read(_HEADER_LIMIT).decode(errors="replace"))
+        found = _LICENCE.search(header[1]) if header else None
+        return found[1] if found else None
 
     @property
     def stem(self) -> str:
@@ -187,6 +208,11 @@ class Columns(BaseModel):
     def family(self) -> str:
         """None."""
         return "none"
+
+    @property
+    def licence(self) -> str | None:
+        """None."""
+        return None
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -299,7 +325,7 @@ def _downloaded(name: str) -> Path:
 
     try:
         with _hub():
-            return Path(snapshot_download(name, allow_patterns=list(_MEANT)))
+            return Path(snapshot_download(name, allow_patterns=[*_MEANT, _CARD]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             "model_missing",

@@ -101,6 +101,8 @@ class Plan(Part):
             raise ValueError("answers are learnt by LoRA alone, and no layer carries it")
         if (self.base.max_tokens is None) != (self.task.table is not None):
             raise ValueError("a length of texts belongs to texts, and to them alone")
+        if self.base.licence and self.task.table:
+            raise ValueError("a licence is that of a base model, and there is none")
         self._check_table()
         if self.canaries and not (self.task.of_texts or self.task.generates):
             raise ValueError("canaries are texts with a class or an answer, and the task has other rows")

@@ -77,6 +77,10 @@ Hidden = Annotated[
         min=1, max=MOST_HIDDEN, help="With --columns: width of a hidden layer; a linear model without it."
     ),
 ]
+Licensed = Annotated[
+    str | None,
+    typer.Option("--licence", help="The base model's licence, if not the one that its card declares."),
+]
 HERE = Path()
 
 
@@ -222,6 +226,7 @@ def propose(
     liars: Annotated[int, typer.Option(min=1, help="With --robust, how many sites may lie.")] = 1,
     most_bytes: MostBytes = None,
     model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
+    licence: Licensed = None,
     json: Json = False,
 ) -> None:
     """Propose a plan to every site that has offered a dataset. It runs once all have approved.
@@ -246,6 +251,7 @@ def propose(
         secure=secure,
         colluding=colluding,
         surplus=take_back,
+        licence=licence or None,
         bits=bits,
         canaries=canaries,
         server=_server(server_optimizer, server_rate),

@@ -98,7 +98,12 @@ def _draft(
         roster=roster.digest(),
         lead=Party(name=roster.lead.name, identity=roster.lead.digest(), code=code),
         sites=sites,
-        base=Base(name=base.name, digest=base.digest, max_tokens=None if terms.table else terms.max_tokens),
+        base=Base(
+            name=base.name,
+            digest=base.digest,
+            max_tokens=None if terms.table else terms.max_tokens,
+            licence=terms.licence or base.licence,
+        ),
         task=task,
         adapter=adapter.part,
         training=training,

@@ -81,6 +81,7 @@ class Terms:
         robust: what stands in the place of the mean; None for the mean. Not with ``secure``.
         analytic: one analytic round in the place of training; None to train by steps.
         start: an analytic round as the first, whose solution the head starts from; None to start from zeros.
+        licence: what the base model is licensed under; None for what its card declares, if it does.
         table: the columns, where rows are those of a table; the base model is then ``model.Columns``.
         hidden: the width of a hidden layer on these columns; None for a linear model.
         surplus: in joint mode, whether noise for losses that did not happen is taken back.
@@ -110,6 +111,7 @@ class Terms:
     secure: bool = False
     colluding: int = 1
     surplus: bool = False
+    licence: str | None = None
     bits: int | None = None
     canaries: int | None = None
     rehearsal: Rehearsal | None = None

@@ -46,6 +46,11 @@ def per_person(most_rows: int = 8) -> dict[str, Any]:
     return value
 
 
+def licensed(licence: str = "apache-2.0") -> dict[str, Any]:
+    """The evidence of a run whose lead declared a licence of the base model."""
+    return replanned(base=evidence()["plan"]["base"] | {"licence": licence})
+
+
 def jointly() -> dict[str, Any]:
     """The evidence of a run whose sites took every step together, each with a share of the noise."""
     plan = evidence()["plan"]

@@ -202,8 +202,14 @@ any message between them. What was trained is {grouped(evidence.model.parameters
 | model | `{evidence.model.digest}` |
 | {_ground(plan)} | {_text(evidence.model.base)}, `{evidence.model.base_digest}` |
 | made | {evidence.created} |
-| licence | not declared; ask the lead of the consortium |
+{_licence(plan)}| licence | not declared; ask the lead of the consortium |
 """
+
+
+def _licence(plan: Plan) -> str:
+    """What the lead declared of the model below; "" where it declared nothing."""
+    licence = plan.base.licence
+    return f"| licence of the base model | {_text(licence)}, as the lead declared it |\n" if licence else ""
 
 
 def _below(evidence: Evidence) -> str:

@@ -40,6 +40,17 @@ def test_equal_terms_with_another_nonce_are_another_job() -> None:
     assert plan().digest != plan(nonce="1" * 32).digest
 
 
+def test_a_licence_is_declared_in_few_words_or_absent() -> None:
+    value = plan_json()
+    assert b"licence" not in Plan.from_bytes(canonical.encode(value)).to_bytes()
+    value["base"]["licence"] = "Apache-2.0 OR MIT"
+    assert Plan.from_bytes(canonical.encode(value)).base.licence == "Apache-2.0 OR MIT"
+    for wrong in ("", " mit", "<b>mit</b>", "mit\n", "x" * 101):
+        value["base"]["licence"] = wrong
+        with pytest.raises(PlanError, match="licence"):
+            Plan.from_bytes(canonical.encode(value))
+
+
 def test_weights_are_public_and_add_up_to_one() -> None:
     value = plan_json()
     value["sites"][0]["rows"] = {"low": 512, "high": 1023}

@@ -177,6 +177,7 @@ def test_a_plan_has_its_columns_in_its_bytes_and_others_have_nothing_of_them() -
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"base": plan_json()["base"]}, "a length of texts belongs to texts"),
     ({"base": {"name": "columns of a table", "digest": "sha256:" + "3" * 64}}, "not those of the digest"),
+    ({"base": {**table_plan()["base"], "licence": "mit"}}, "a licence is that of a base model"),
     ({"adapter": plan_json()["adapter"]}, "a model without a base model learns rows of a table"),
     ({"task": plan_json()["task"]}, "a length of texts belongs to texts"),
     (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_a_draft_names_the_consortiums_policy_only_where_there_is_one(base: Base
     without, _ = draft(TERMS, ROSTER, OFFERS, base, CODE)
     assert without.policy is None
     assert b'"policy"' not in without.to_bytes()
+
+
+def test_a_licence_is_what_the_lead_says_or_the_card_or_nothing(base: BaseModel, tmp_path: Path) -> None:
+    assert draft(TERMS, ROSTER, OFFERS, base, CODE)[0].base.licence is None
+    copy = tmp_path / base.name
+    shutil.copytree(base.path, copy)
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n")
+    carded = describe(copy)
+    assert carded.digest == base.digest
+    assert draft(TERMS, ROSTER, OFFERS, carded, CODE)[0].base.licence == "mit"
+    said = replace(TERMS, licence="our own terms 1.0")
+    assert draft(said, ROSTER, OFFERS, carded, CODE)[0].base.licence == "our own terms 1.0"
+    with pytest.raises(PlanError, match="licence"):
+        draft(replace(TERMS, licence="<b>"), ROSTER, OFFERS, base, CODE)
 
 
 def test_the_noise_keeps_the_target_over_the_whole_plan_by_the_ruling_number(base: BaseModel) -> None:

@@ -52,6 +52,7 @@ def bom(evidence: Evidence) -> bytes:
                         "bom-ref": ref,
                         "type": "machine-learning-model",
                         "name": plan.base.name,
+                        **_licences(plan),
                         "properties": _properties(manifest_digest=plan.base.digest),
                     }
                     for ref in below
@@ -74,6 +75,12 @@ def bom(evidence: Evidence) -> bytes:
             ],
         }
     )
+
+
+def _licences(plan: Plan) -> dict[str, Json]:
+    """What the lead declared of the base model, in the form's word for what nobody checked."""
+    licence = plan.base.licence
+    return {"licenses": [{"license": {"name": licence, "acknowledgement": "declared"}}]} if licence else {}
 
 
 def _properties(**values: str) -> list[Json]:

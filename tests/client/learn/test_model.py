@@ -51,6 +51,30 @@ def test_the_name_says_nothing_of_the_machine(folder: Path) -> None:
     assert model.describe(f"{folder}/").name == "tiny"
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlanguage: en\nlicense: apache-2.0\n---\n# Tiny\n", "apache-2.0"),
+        ('---\r\nlicense: "cc-by-4.0"\r\n---\r\n', "cc-by-4.0"),
+        ("---\nlicence: MIT OR Apache-2.0\n---\n", "MIT OR Apache-2.0"),
+        ("---\nlanguage: en\n---\nlicense: mit\n", None),
+        ("license: mit\n", None),
+        ("---\nlicense: [mit, other]\n---\n", None),
+        ("---\nlicense: " + "x" * 200 + "\n---\n", None),
+        ("---\nlicense:\n---\n", None),
+    ],
+)
+def test_the_licence_is_what_the_header_of_the_card_declares(
+    folder: Path, card: str, licence: str | None
+) -> None:
+    before = model.describe(folder)
+    assert before.licence is None
+    (folder / "README.md").write_bytes(card.encode())
+    after = model.describe(folder)
+    assert after.licence == licence
+    assert after.digest == before.digest
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_changed_byte_changes_the_digest(folder: Path, name: str) -> None:
     before = model.describe(folder)

@@ -14,7 +14,7 @@ import yaml
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.card import card, loading_code
 from cloister.privacy.evidence.evidence import Evidence
-from tests.reports import evidence, per_person, replanned, without_privacy
+from tests.reports import evidence, licensed, per_person, replanned, without_privacy
 
 HOSTILE = "<script>alert(1)</script>\n# Title\n---\n| a | [b](javascript:c) `d` $e$ ![f](g)"
 
@@ -57,6 +57,13 @@ def test_the_header_claims_no_more_than_there_is() -> None:
     assert header(card(head_only()))["library_name"] == "transformers"
     assert "base_model" not in header(card(named("our own model")))
     assert header(card(named("owner/model")))["base_model"] == "owner/model"
+
+
+def test_a_licence_is_that_of_the_base_model_as_it_was_declared() -> None:
+    text = card(licensed())
+    assert "| licence of the base model | apache-2.0, as the lead declared it |" in text
+    assert header(text)["license"] == "unknown"
+    assert "licence of the base model" not in card(evidence())
 
 
 def test_the_sections() -> None:

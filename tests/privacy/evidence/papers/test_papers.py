@@ -17,7 +17,7 @@ from cloister.privacy.evidence import papers, reading
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.papers import annex, crosswalk, forms
-from tests.reports import VECTOR, evidence, jointly, per_person, replanned, without_privacy
+from tests.reports import VECTOR, evidence, jointly, licensed, per_person, replanned, without_privacy
 
 pytestmark = pytest.mark.job
 
@@ -42,6 +42,7 @@ CASES = {
     "off": without_privacy(),
     "nothing measured": evidence(accuracy=None, traffic=[], channels=[], progress=[], logs=[]),
     "simulation": evidence(kind="simulation"),
+    "licensed": licensed(),
 }
 
 
@@ -111,6 +112,14 @@ def test_the_bill_of_materials_names_model_base_code_and_datasets() -> None:
     (metric,) = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     low, high = (float(bound) for bound in metric["confidenceInterval"].values())
     assert low < float(metric["value"]) < high
+
+
+def test_a_licence_of_the_base_model_is_called_declared() -> None:
+    refs = {one["bom-ref"]: one for one in read("bom.cdx.json", licensed())["components"]}
+    said = {"license": {"name": "apache-2.0", "acknowledgement": "declared"}}
+    assert refs["base-model"]["licenses"] == [said]
+    refs = {one["bom-ref"]: one for one in read("bom.cdx.json", evidence())["components"]}
+    assert "licenses" not in refs["base-model"]
 
 
 def test_accuracy_of_few_test_records_is_held_back() -> None:
