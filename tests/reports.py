@@ -43,6 +43,8 @@ def per_person(most_rows: int = 8) -> dict[str, Any]:
         sites=[site | {"persons": persons} for site in plan["sites"]],
     )
     value["privacy"] = [stated | {"unit": "person"} for stated in value["privacy"]]
+    size = {"unit": "person", "persons": "64-127", "cap": str(most_rows)}
+    value["datasets"] = [opened | size for opened in value["datasets"]]
     return value
 
 

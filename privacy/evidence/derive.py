@@ -17,6 +17,7 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.clocks import clocks
+from cloister.privacy.evidence.datasets import datasets
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.evidence import MOST_PHANTOMS, lower_bound
 from cloister.privacy.evidence.extraction import possible, shares
@@ -88,6 +89,7 @@ def derived(
             for name in order
             if name in heads
         ],
+        "datasets": datasets(plan, shown),
         **lists,
         "cited": happenings.cited(shown, *lists.values()),
     }
@@ -222,9 +224,11 @@ def _channels(plan: Plan, logs: Logs) -> Iterator[dict[str, Any]]:
         ]
         flower = happenings.connection(own, plan.lead.name, "flower")
         served = happenings.connection(at_lead, site.name, "flower")
+        issued = happenings.issued(at_lead, site.name, found)
         yield {
             "site": site.name,
             **met,
+            "until": None if issued is None else issued.body["not_after"],
             "seen_at_site": met if met in ends else ends[-1] if ends else None,
             "flower": None if flower is None else _end(flower.body, "local", "remote"),
             "flower_at_lead": None if served is None else _end(served.body, "remote", "local"),
@@ -236,6 +240,7 @@ def _end(body: Mapping[str, Any], site: str, lead: str) -> dict[str, Any]:
     return {
         "tls": body["tls"],
         "group": body["group"],
+        "cipher": body["cipher"],
         "site_certificate": body.get(site),
         "lead_certificate": body.get(lead),
     }
@@ -244,6 +249,7 @@ def _end(body: Mapping[str, Any], site: str, lead: str) -> dict[str, Any]:
 def _guarantee(plan: Plan, name: str, events: Sequence[Event]) -> dict[str, Any]:
     privacy, training = plan.privacy, plan.training
     value: dict[str, Any] = {"site": name, "mode": privacy.mode, "unit": privacy.unit, "outside": None}
+    value |= {field: _only(plan, events, field) for field in ("sampler", "entropy")}
     charged = charges(plan, events)
     if privacy.mode == "off":
         missing = ("epsilon", "delta", "budget", "accountants", "steps", "noise_multiplier", "rate", "bound")
@@ -266,6 +272,13 @@ def _guarantee(plan: Plan, name: str, events: Sequence[Event]) -> dict[str, Any]
         "outside": rounded_up(outside(plan, events)) if plan.joint else None,
         "audit": audited(plan, events),
     }
+
+
+def _only(plan: Plan, events: Iterable[Event], field: str) -> str | None:
+    """What a site's log says of all its steps alike."""
+    mine = (e for e in events if (e.type, e.job) == ("dp.step_summary", plan.digest))
+    found = {str(event.body[field]) for event in mine}
+    return "mixed" if len(found) > 1 else next(iter(found), None)
 
 
 def charges(plan: Plan, events: Iterable[Event]) -> dict[int, GaussianSteps]:

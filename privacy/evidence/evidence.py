@@ -28,9 +28,10 @@ from cloister.privacy.dp import tails
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.clocks import Clocked
+from cloister.privacy.evidence.datasets import Opened
 from cloister.privacy.evidence.extraction import Extraction
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
-from cloister.privacy.evidence.kinds import Audience, Group, Moment, Number, Reason, Share, Whole
+from cloister.privacy.evidence.kinds import Audience, Day, Group, Moment, Number, Reason, Share, Whole
 from cloister.privacy.frozen import Part
 from cloister.privacy.plan import Plan
 from cloister.privacy.task import Text
@@ -119,6 +120,8 @@ class Guarantee(Part):
         steps: noised steps that were charged.
         noise_multiplier, rate, bound: of one step.
         outside: in joint mode, epsilon against whoever knows no site's share of the noise; else None.
+        sampler, entropy: how units were drawn and where noise came from, by the site's log; ``mixed`` where
+            that was not the same in all rounds, None where it says nothing.
         audit: of the pipeline; None where there was none or the site did not finish the job.
     """
 
@@ -134,6 +137,8 @@ class Guarantee(Part):
     rate: Number | None
     bound: Number | None
     outside: Number | None = None
+    sampler: Literal["poisson", "full-batch", "shuffled", "mixed"] | None = None
+    entropy: Literal["ratchet", "fixed", "mixed"] | None = None
     audit: Audited | None = None
 
     @model_validator(mode="after")
@@ -223,12 +228,17 @@ class Traffic(Part):
 
 
 class ChannelEnd(Part):
-    """A connection between a site and the lead, as one end of it wrote it down."""
+    """A connection between a site and the lead, as one end of it wrote it down.
+
+    Attributes:
+        cipher: None in evidence that does not say.
+    """
 
     tls: Literal["1.3", "1.2", "not-seen"]
     group: Group
     site_certificate: Digest | None
     lead_certificate: Digest | None
+    cipher: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] | None = None
 
 
 class Channel(ChannelEnd):
@@ -237,9 +247,11 @@ class Channel(ChannelEnd):
     Attributes:
         seen_at_site: the same connection, as the site's end wrote it down; None where it did not.
         flower, flower_at_lead: both ends of its connection to Flower; likewise. Neither sees the group.
+        until: the last day of the site's certificate, as the lead's log says that it was issued.
     """
 
     site: Name
+    until: Day | None = None
     seen_at_site: ChannelEnd | None = None
     flower: ChannelEnd | None = None
     flower_at_lead: ChannelEnd | None = None
@@ -358,6 +370,7 @@ class Evidence(Part):
     attacks: tuple[Attack, ...] = ()
     extractions: tuple[Extraction, ...] = ()
     clocks: tuple[Clocked, ...] = ()
+    datasets: tuple[Opened, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -457,6 +470,7 @@ class Evidence(Part):
         yield [stated.site for stated in self.privacy]
         yield [moved.site for moved in self.traffic]
         yield [seen.site for seen in self.channels]
+        yield [opened.site for opened in self.datasets]
         for done in self.rounds:
             yield [*done.accepted, *(absence.site for absence in (*done.refused, *done.lost))]
         if self.accuracy:

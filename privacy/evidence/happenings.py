@@ -300,10 +300,11 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
     dataset, everything = plan.site(name).dataset, logs.get(name, ())
     own = [event for event in everything if event.job == plan.digest]
     opened = [e for e in _typed(everything, "budget.opened") if e.body["dataset"] == dataset]
-    enrolled = _typed(logs.get(plan.lead.name, ()), "key.enrolled")
-    met = connection(logs.get(plan.lead.name, ()), name), connection(everything, plan.lead.name)
+    at_lead = logs.get(plan.lead.name, ())
+    enrolled = _typed(at_lead, "key.enrolled")
+    met = connection(at_lead, name), connection(everything, plan.lead.name)
     flower = (
-        connection(logs.get(plan.lead.name, ()), name, "flower"),
+        connection(at_lead, name, "flower"),
         connection(everything, plan.lead.name, "flower"),
     )
     counted = [e for e in _typed(lead, "traffic.counted") if e.body["site"] == name]
@@ -324,10 +325,21 @@ def _of_site(plan: Plan, name: str, logs: Logs, lead: Sequence[Event]) -> dict[s
         ],
         f"membership.{name}": _attack(own, "membership"),
         f"extraction.{name}": _typed(own, "audit.extracted")[:1],
+        f"data.{name}": of_data(plan, name, everything),
         f"traffic.{name}": _ends(counted),
-        f"channel.{name}": [*filter(None, met)],
+        f"channel.{name}": [*filter(None, (*met, met[0] and issued(at_lead, name, met[0])))],
         f"flower.{name}": [*filter(None, flower)],
     }
+
+
+def of_data(plan: Plan, name: str, events: Iterable[Event]) -> list[Event]:
+    """What a site wrote down of the data of a job while it was at it."""
+    dataset = plan.site(name).dataset
+    found = (event for event in _typed(events, *_DATA) if event.job == plan.digest)
+    return [event for event in found if event.body["dataset"] == dataset]
+
+
+_DATA = ("dataset.opened", "dataset.changed", "deid.scan")
 
 
 def connections(events: Iterable[Event], party: str) -> list[Event]:
@@ -339,6 +351,13 @@ def connection(events: Iterable[Event], party: str, route: str = "consortium") -
     """The newest connection with a party, by one of the two ways."""
     found = [event for event in connections(events, party) if event.body["route"] == route]
     return found[-1] if found else None
+
+
+def issued(events: Iterable[Event], party: str, channel: Event) -> Event | None:
+    """How the certificate was issued that a party showed on a connection, by the log of the lead."""
+    certificate = channel.body.get("remote")
+    found = [e for e in _typed(events, "certificate.issued") if e.body["party"] == party]
+    return next((e for e in reversed(found) if e.body["certificate"] == certificate), None)
 
 
 def _attack(events: Iterable[Event], attack: str) -> list[Event]:

@@ -99,6 +99,48 @@ def _several(what: str, number: int, epsilon: float, delta: float) -> Several:
     return Several(what, number, printed, even_odds(float(printed), delta))
 
 
+@dataclass(frozen=True)
+class State:
+    """When a report speaks of, and until when it counts.
+
+    Attributes:
+        started, finished: of the job, by the lead's log; None where it does not show both.
+        at: the newest of what the report names, else when it was made.
+        until: the first day on which a paper ends that a site recorded for its data; None where none is.
+        sites: whose papers end on that day.
+    """
+
+    started: str | None
+    finished: str | None
+    at: str
+    until: str | None
+    sites: tuple[str, ...]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> State:
+        """A paper that was recorded again counts as it was recorded last."""
+        moments = {one.event: one.at for one in evidence.cited}
+        ends = next((source.events for source in evidence.sources if source.about == "job"), ())
+        started, finished = (moments[ends[0]], moments[ends[-1]]) if len(ends) > 1 else (None, None)
+        papers = {
+            (one.party, one.about, one.form): one.until
+            for one in evidence.consents
+            if one.type == "consent.recorded" and one.until
+        }
+        until = min(papers.values(), default=None)
+        sites = dict.fromkeys(party for (party, *_), day in papers.items() if day == until)
+        at = max(moments.values(), default=evidence.created)
+        return cls(started, finished, at, until, tuple(sites))
+
+
+def by_site(evidence: Evidence, field: str) -> list[tuple[str, list[str]]]:
+    """What ``sampler`` or ``entropy`` was, ``unknown`` where no log says, and at which sites."""
+    found: dict[str, list[str]] = {}
+    for stated in evidence.privacy:
+        found.setdefault(getattr(stated, field) or "unknown", []).append(stated.site)
+    return [*found.items()]
+
+
 CHECKED = (
     *("shared_seed", "key_reuse", "sampling_not_poisson", "empty_step_skipped", "parameter_uncovered"),
     *("norm_of_another_vector", "unit_split", "stale_rows", "row_not_finite", "private_denominator"),

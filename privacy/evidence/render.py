@@ -22,6 +22,8 @@ from cloister.privacy.evidence.evidence import Accuracy, Evidence, Guarantee, lo
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.happenings import MOST_CITED
 from cloister.privacy.evidence.language import Language, language
+from cloister.privacy.evidence.recall import Recall, recalls
+from cloister.privacy.evidence.vocabulary import IDENTIFIERS
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MANY = 8
@@ -45,7 +47,22 @@ def render(evidence: Mapping[str, Any], name: str = "en") -> str:
 
 def written(found: Evidence, name: str) -> str:
     """The same of evidence that has been read already."""
-    return _template(found.version).render(_context(found, language(name)))
+    template, context = _template(found.version), _context(found, language(name))
+    first = template.render(context, counts=dict.fromkeys(Grade, 0))
+    return template.render(context, counts=_lines_by_grade(first))
+
+
+def _lines_by_grade(page: str) -> dict[Grade, int]:
+    """How many lines of a page have each grade; its legend, which names each once, is no line.
+
+    Whatever parties named is escaped, so a tag in the page is one of the template.
+    """
+    return {grade: page.count(f'<span class="grade {slug(grade)}">') - 1 for grade in Grade}
+
+
+def slug(grade: Grade) -> str:
+    """How the page's style calls a grade."""
+    return grade.name.lower().replace("_", "-")
 
 
 @cache
@@ -79,6 +96,9 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "codes": [*dict.fromkeys(party.code for party in (plan.lead, *plan.sites))],
         "many": _MANY,
         "grade": {grade.name.lower(): grade for grade in Grade},
+        "slug": slug,
+        "state": reading.State.of(evidence),
+        "by_site": lambda field: reading.by_site(evidence, field),
         "contributors": [
             site.name for site in plan.sites if any(site.name in done.accepted for done in evidence.rounds)
         ],
@@ -90,6 +110,11 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "most_refuted": _most_refuted,
         "missing": _missing(evidence, words),
         "datasets": {site.name: site.dataset for site in plan.sites},
+        "opened": {opened.site: opened for opened in evidence.datasets},
+        "recalls": _recalls(evidence),
+        "reached": _reached(evidence),
+        "withdrawn": [*dict.fromkeys(i.about for i in evidence.incidents if i.type == "site.withdrew")],
+        "unchecked": sum(int(i.times) for i in evidence.incidents if i.type == "step.unchecked"),
         "interval": reading.interval,
         "too_few": reading.too_few,
         "minimum_cell": reading.MINIMUM_CELL,
@@ -101,6 +126,19 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         **_survivors(evidence),
         **_citations(evidence),
     }
+
+
+def _recalls(evidence: Evidence) -> dict[str, list[Recall]]:
+    """Digest of the detectors that sites ran -> how much these find of each kind that was measured."""
+    ran = dict.fromkeys(scan.detector for opened in evidence.datasets for scan in opened.scans)
+    found = {detector: recalls(detector, IDENTIFIERS) for detector in ran}
+    return {detector: [one for one in rows if one.others or one.ours] for detector, rows in found.items()}
+
+
+def _reached(evidence: Evidence) -> dict[str, str]:
+    """Site -> what its ledger stood at after the last round that it was charged for, rounded up."""
+    points = sorted(evidence.progress, key=lambda point: point.round)
+    return {one.site: f"{math.ceil(one.epsilon * 1000) / 1000:.3f}" for one in points if one.epsilon}
 
 
 def _survivors(evidence: Evidence) -> dict[str, Any]:

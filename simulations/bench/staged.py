@@ -18,6 +18,7 @@ from cloister.privacy import canonical
 from cloister.privacy.channel.facts import CallerSide, ListenerSide
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
+from cloister.privacy.evidence import recall
 from cloister.privacy.evidence.bundle import Contents
 from cloister.privacy.evidence.derive import Said
 from cloister.privacy.evidence.heads import Growth
@@ -25,6 +26,7 @@ from cloister.privacy.evidence.keeping import BEAT_S
 from cloister.privacy.evidence.kinds import Audience
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.part import Part
+from cloister.privacy.evidence.vocabulary import IDENTIFIERS
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan, Rehearsal
 from cloister.privacy.policy import reading
@@ -204,7 +206,7 @@ class Play:
         self.up = dict.fromkeys(self.names, 0)
         self.entropy = "ratchet"
 
-    def log(self, name: str, type: str, *, round: int | None = None, **fields: Any) -> None:
+    def log(self, name: str, type: str, /, *, round: int | None = None, **fields: Any) -> None:
         """One event of the job."""
         self.staged.logs[name].append(type, job=self.job, round=round, **fields)
 
@@ -247,6 +249,7 @@ class Play:
             self.log(name, "approval.requested", **about)
             self.decide(name)
             self.log(name, "approval.granted", **about)
+            self.open_data(name)
             self.log("lead", "job.accepted", site=name)
         self.log("lead", "clock.status", occasion="job", **_CLOCK)
         self.log("lead", "job.started", model=made_up("model", 0), code=plan.lead.code)
@@ -270,6 +273,23 @@ class Play:
             self.staged.policies[request.digest] = canonical.encode(request.to_json())
         paper: dict[str, Any] = {"document": PAPER, "form": "ethics-approval", "not_after": "2026-12-31"}
         self.log(name, "consent.recorded", dataset=DATASET, **paper)
+
+    def open_data(self, name: str) -> None:
+        """The site reads its records, and its detectors look for identifiers."""
+        (rows,) = [site.rows for site in self.staged.plan.sites if site.name == name]
+        size: dict[str, Any] = {"rows": f"{rows.low}-{rows.high}", "unit": "record"}
+        digests: dict[str, Any] = {
+            "columns": made_up("columns", name),
+            "commitment": made_up("fingerprint", name),
+        }
+        self.log(name, "dataset.opened", dataset=DATASET, **size, **digests)
+        found: dict[str, Any] = dict.fromkeys(IDENTIFIERS, "0-15") | {"name": "64-127", "date": "16-31"}
+        how: dict[str, Any] = {
+            "action": "mask",
+            "detector": recall.everything()[-1]["detector"],
+            "texts": size["rows"],
+        }
+        self.log(name, "deid.scan", dataset=DATASET, **how, **found)
 
     def come_back(self, model: str, clock: Clock, away: timedelta) -> None:
         """The lead's process ends as it should, and after a while another goes on; the sites wait."""

@@ -1,27 +1,26 @@
 """Recall and precision of the detectors that ship, as they were measured, to be printed beside every scan.
 
-``measured.json`` holds them with the digest of the detectors that they are figures of; a test measures again
-and compares. Recall is the share of gold spans that findings cover wholly, of whatever kind: what is left
-of a span when all findings are masked is a miss. Precision is the share of findings that touch a gold span
-of their kind.
+``privacy.evidence.recall`` holds them with the digest of the detectors that they are figures of, for the
+report prints them, too; a test measures again and compares. Recall is the share of gold spans that findings
+cover wholly, of whatever kind: what is left of a span when all findings are masked is a miss. Precision is
+the share of findings that touch a gold span of their kind.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from cloister.client.site.identifiers import detection
 from cloister.client.site.identifiers.detection import Scanner
 from cloister.client.site.identifiers.findings import KINDS, Counts, Found
+from cloister.privacy.evidence import recall
+from cloister.privacy.evidence.recall import OTHERS as OTHERS
+from cloister.privacy.evidence.recall import OURS as OURS
 
-FILE = Path(__file__).parent / "measured.json"
-OTHERS, OURS = "presidio_pii test", "our synthetic notes"
 _PART_OF = {"zip": "address"}
 """Kinds whose findings are right within a gold span of another kind."""
 
@@ -121,8 +120,8 @@ def _words(name: str, score: Score) -> str:
 
 @cache
 def figures() -> Figures:
-    """The figures that ship."""
-    value = json.loads(FILE.read_bytes())
+    """The figures that ship: those of the newest detectors that were measured."""
+    value = recall.everything()[-1]
     sets = {
         name: {kind: Score(**score) for kind, score in scores.items()}
         for name, scores in value["sets"].items()

@@ -17,6 +17,7 @@ from cloister.privacy.evidence.checks import (
     claims,
     clocks,
     consents,
+    data,
     decisions,
     logs,
     meeting,
@@ -44,6 +45,7 @@ ALONE: tuple[Check, ...] = (
     audits.openings,
     surplus.given,
     consents.documents,
+    data.opened,
     decisions.policies,
     decisions.handed_over,
 )

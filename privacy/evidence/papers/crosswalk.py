@@ -78,7 +78,7 @@ def crosswalk(evidence: Evidence) -> bytes:
             "as_of": found.as_of,
             "kind": evidence.kind,
             "job": evidence.job,
-            "model_kind": "discriminative",
+            "model_kind": "generative" if evidence.plan.task.generates else "discriminative",
             "note": f"{DISCLAIMER} The mapping is dated and the rules change. Rows marked 'memory' were "
             "written down without re-reading the text.",
             "rows": rows,
@@ -131,6 +131,11 @@ def _shown(evidence: Evidence) -> dict[str, Json]:
         "annex": ("annex-iv.json", "items of Annex IV as far as the software knows them", Grade.DECLARED),
         "limits": ("report.html#s9", "what is not shown", Grade.DECLARED),
         "attacks": ("report.html#s13", "attacks that were not tried on the model", Grade.NOT_KNOWN),
+        "data": (
+            "evidence.json#/datasets, report.html#s18",
+            "what each site wrote of its data, in bands and digests, and what detectors found in texts",
+            Grade.RECORDED if evidence.datasets else Grade.NOT_KNOWN,
+        ),
         "egress": (
             "report.html#s11",
             "a sheet for the decision whether the model may leave",

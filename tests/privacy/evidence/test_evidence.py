@@ -12,6 +12,8 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
 from tests.reports import audit, evidence, jointly, per_person, replanned, without_privacy
 
+LATER = frozenset({"datasets"})
+"""Fields that older evidence does not have."""
 OTHER = digest(b"another")
 
 
@@ -58,7 +60,7 @@ def test_the_unit_is_that_of_the_plan() -> None:
         assert "the unit of privacy is not that of the plan" in refused(value)
 
 
-@pytest.mark.parametrize("field", sorted(evidence()))
+@pytest.mark.parametrize("field", sorted({*evidence()} - LATER))
 def test_no_field_may_be_missing(field: str) -> None:
     value = evidence()
     del value[field]

@@ -73,7 +73,7 @@ def test_a_line_cites_few_events(stage: Stage) -> None:
 
 
 def anchors(root: Element) -> set[str]:
-    return {row.attributes["id"] for row in section(root, 18).tags("tr") if "id" in row.attributes}
+    return {row.attributes["id"] for row in section(root, 19).tags("tr") if "id" in row.attributes}
 
 
 @pytest.mark.parametrize("name", ["en", "zh"])
@@ -145,7 +145,7 @@ def test_where_nothing_is_recorded_it_is_said() -> None:
     root = Page(render(evidence(**nothing))).root
     for number in (15, 16, 17):
         assert section(root, number).tags("li")[0].grades() == ["Recorded"]
-    assert section(root, 18).grades() == ["Not known"]
+    assert section(root, 19).grades() == ["Not known"]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def spoken(root: Element, value: dict[str, Any]) -> str:
     names = [party["name"] for party in (plan["lead"], *plan["sites"])]
     names += [site["dataset"] for site in plan["sites"]] + plan["task"]["labels"] + plan["adapter"]["targets"]
     named = (plan["purpose"], plan["consortium"], plan["base"]["name"], *names)
+    named += (plan["base"]["licence"],) if "licence" in plan["base"] else ()
     named += (*(one["event"] for one in value["cited"]), *(seen["group"] for seen in value["channels"]))
     for one in sorted({*named}, key=len, reverse=True):
         found = found.replace(one, " ")

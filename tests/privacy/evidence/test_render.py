@@ -23,7 +23,17 @@ from cloister.privacy.evidence import render as module
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.language import language
 from cloister.privacy.evidence.render import render
-from tests.reports import VECTOR, audit, evidence, jointly, per_person, replanned, with_audit, without_privacy
+from tests.reports import (
+    VECTOR,
+    audit,
+    evidence,
+    jointly,
+    licensed,
+    per_person,
+    replanned,
+    with_audit,
+    without_privacy,
+)
 
 ROOT = Path(__file__).parents[3]
 VOID = {"meta", "br", "line", "circle", "path", "rect"}
@@ -137,6 +147,17 @@ def with_many_sites() -> dict[str, Any]:
     return value
 
 
+def older() -> dict[str, Any]:
+    """Evidence from before it said how units were drawn, where noise came from, and what data there were."""
+    value = evidence()
+    del value["datasets"]
+    value["privacy"] = [
+        {name: said for name, said in stated.items() if name not in ("sampler", "entropy")}
+        for stated in value["privacy"]
+    ]
+    return value
+
+
 def with_nothing() -> dict[str, Any]:
     """A run in which nothing happened and nothing was measured."""
     lists = ("rounds", "privacy", "traffic", "channels", "progress", "logs")
@@ -156,6 +177,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "nothing": with_nothing,
     "audited": lambda: with_audit(165, 171),
     "refuted": lambda: with_audit(200, claimed="3.000"),
+    "licensed": licensed,
+    "older": lambda: older(),
     "secure": lambda: replanned(aggregation=SECURE),
     "hostile": lambda: replanned(purpose=HOSTILE),
 }
@@ -487,7 +510,10 @@ def test_many_sites_are_listed_in_tables_only() -> None:
         "A site can misstate its data, its noise or its code",
         "metrics, timing, participation, message sizes and row bands",
         "Nobody outside the project has reviewed",
-        "If all parties agree to it, every log can be forged. What nobody wrote down cannot be found either",
+        "If all parties agree to it, every log can be forged, unless somebody outside holds a head of one",
+        "What nobody wrote down cannot be found either",
+        "the time of day is only what its clock said",
+        "The mapping to laws and standards in the bundle has a date",
         "are words of whoever made the report",
         "It is written from evidence that travels in a bundle; section 14 has the command that checks it",
         "no legal advice, no certificate",
@@ -563,11 +589,16 @@ def test_the_first_page_has_the_odds_of_whoever_is_there_more_than_once() -> Non
     assert "records at one site" not in section(page(per_person()), 1).text()
 
 
-def test_the_ledger_page_says_what_was_charged_and_not_what_is_left() -> None:
+def test_the_ledger_page_says_what_was_charged_and_where_the_ledger_stood() -> None:
     rows = section(page(evidence()), 10).tags("tbody")[0].tags("tr")
     assert len(rows) == 4
     assert "epsilon 6.31" in rows[2].text()
-    assert all("not known" in row.text() for row in rows)
+    reached = {p["site"]: p["epsilon"] for p in evidence()["progress"] if p["epsilon"]}
+    for row, total in zip(rows, reached.values(), strict=True):
+        (said,) = re.findall(r"Ledger ([\d.]+)", row.text())
+        assert total <= float(said) < total + 0.001
+    unknown = section(page(evidence(progress=[])), 10).tags("tbody")[0].tags("tr")
+    assert all("Ledger not known" in row.text() for row in unknown)
     assert "Nothing was charged" in section(page(without_privacy()), 10).text()
 
 
@@ -649,3 +680,111 @@ def test_a_connection_stands_as_both_ends_saw_it_or_is_not_known() -> None:
     assert f"{second}: what its end saw of the connection to Flower." in text
     rows = section(page(value), 6).tags("tbody")[0].tags("tr")
     assert len(rows) == len(value["channels"]) + 3
+
+
+def fact(root: Element, term: str) -> Element:
+    """The fact of a page that has this heading; of several, the first."""
+    found = root.all(lambda e: "fact" in e.classes and e.tags("dt")[0].text() == term)
+    return found[0]
+
+
+def test_the_cover_counts_the_lines_of_its_page_by_grade(value: dict[str, Any]) -> None:
+    root = page(value)
+    counted = Counter(word for line in lines(root) for word in line.grades())
+    (legend,) = root.all(lambda element: "legend" in element.classes)
+    for word in WORDS:
+        (entry,) = [one for one in legend.tags("div") if one.grades() == [word]]
+        number = counted[word]
+        assert entry.text().endswith(f" {number} line{'s' if number != 1 else ''}")
+    said = fact(root, "Left to people").text()
+    assert f"Declared: {counted['Declared']}, and nobody confirmed any" in said
+    assert f"Not known: {counted['Not known']}. All lines with a grade: {counted.total()}." in said
+
+
+def test_the_cover_says_of_when_it_speaks_and_until_when_it_counts() -> None:
+    root = page(evidence())
+    period = "Period 2026-11-24T14:11:46.920Z to 2026-11-24T14:12:02.144Z"
+    assert fact(root, "Period").text().startswith(period)
+    until = fact(root, "Counts until")
+    assert until.text().startswith("Counts until 2027-12-31, when the first paper ends")
+    assert "state at 2026-11-24T14:12:02.317Z" in until.text()
+    assert until.grades() == ["Recorded"]
+    value = evidence()
+    for one in value["consents"]:
+        one["until"] = None
+    assert fact(page(value), "Counts until").grades() == ["Not known"]
+
+
+def test_a_site_says_of_its_data_what_its_log_holds_or_nothing() -> None:
+    data = section(page(evidence()), 18)
+    rows = {row.tags("th")[0].text().split()[0]: row for row in data.tags("tbody")[0].tags("tr")}
+    assert rows["hill-clinic"].grades() == rows["lake-hospital"].grades() == ["Recorded"]
+    assert "1024–2047 records" in rows["hill-clinic"].text()
+    assert "each time" not in rows["hill-clinic"].text()
+    assert "3 times 1 of these with other data" in rows["lake-hospital"].text()
+    assert rows["river-practice"].grades() == ["Not known"]
+    assert "256–511 records" in rows["river-practice"].text()
+    assert "not recorded; the size is the plan’s" in rows["river-practice"].text()
+    assert "There is no cap" in data.text()
+    value = evidence()
+    value["datasets"][0]["times"] = "2"
+    assert "2 times the same data each time" in section(page(value), 18).text()
+    assert "64–127 persons, at most 8 records of each" in section(page(per_person()), 18).text()
+
+
+def test_a_search_stands_in_bands_beside_the_recall_of_its_detectors() -> None:
+    data = section(page(evidence()), 18)
+    assert "name after a title or cue 128–255" in data.text()
+    assert "0–15 of every other kind" in data.text()
+    assert "0–15 of every kind" in data.text()
+    assert "river-practice: no search for identifiers is recorded." in data.text()
+    (names,) = [row for row in data.tags("tr") if row.text().startswith("name after a title or cue")]
+    assert names.grades() == ["Declared"]
+    assert "0.15 of 247" in names.text()
+    value = evidence()
+    for opened in value["datasets"]:
+        opened["scans"][0]["detector"] = "sha256:" + "0" * 64
+    unknown = section(page(value), 18).text()
+    assert "find: not measured here" in unknown
+    assert "0.15 of 247" not in unknown
+
+
+def test_a_licence_is_declared_or_not_known() -> None:
+    assert fact(page(licensed()), "Its licence").grades() == ["Declared"]
+    assert "apache-2.0, as the lead declared it" in fact(page(licensed()), "Its licence").text()
+    assert fact(page(evidence()), "Its licence").grades() == ["Not known"]
+    for shown in (page(licensed()), page(evidence())):
+        for_the_manager = fact(section(shown, 12), "Base model")
+        assert for_the_manager.grades() == fact(section(shown, 8), "Its licence").grades()
+
+
+def _sourced(**sites: str | None) -> Element:
+    value = evidence()
+    for stated in value["privacy"]:
+        stated["entropy"] = sites.get(stated["site"].split("-")[0], "ratchet")
+    return section(page(value), 8)
+
+
+def test_whether_it_can_be_made_again_depends_on_where_noise_came_from() -> None:
+    assert "At every site, the training, bit for bit: by nobody" in _sourced().text()
+    mixed = _sourced(hill="fixed", lake=None, town="mixed").text()
+    assert "At river-practice, the training, bit for bit: by nobody, since the secrets" in mixed
+    assert "At hill-clinic, the training, bit for bit: from the seed, which is known" in mixed
+    assert "At lake-hospital, the training, bit for bit: where noise and draws came from is not" in mixed
+    assert "At town-hospital, the training, bit for bit: by nobody, since noise did not" in mixed
+
+
+def test_steps_that_sites_took_again_are_recorded_in_joint_mode_alone() -> None:
+    again = "the software of every site takes each step again"
+    assert again in section(page(jointly()), 8).text()
+    assert again not in section(page(evidence()), 8).text()
+    assert "no site took the steps of the lead again" in section(page(evidence()), 8).text()
+
+
+def test_who_withdrew_is_said() -> None:
+    assert "Withdrawn: river-practice" in section(page(evidence()), 15).text()
+    value = evidence()
+    left = [one for one in value["incidents"] if one["type"] != "site.withdrew"]
+    gone = {event for one in value["incidents"] if one not in left for event in one["events"]}
+    value |= {"incidents": left, "cited": [one for one in value["cited"] if one["event"] not in gone]}
+    assert "Withdrawn: nobody" in section(page(value), 15).text()

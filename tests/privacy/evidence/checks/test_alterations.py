@@ -585,6 +585,60 @@ _claims(
     "evidence",
 )
 _claims("leave out a site's end", lambda e: e["channels"][0].update(seen_at_site=None), "evidence")
+_claims("claim another cipher", lambda e: e["channels"][0]["flower"].update(cipher="other"), "evidence")
+_claims("prolong a certificate", lambda e: e["channels"][0].update(until="2099-12-31"), "evidence")
+_claims("claim that units were drawn otherwise", claim(sampler="full-batch"), "evidence")
+_claims("claim another source of noise", claim(entropy=None), "evidence")
+
+
+def data(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of what the evidence says of the first site's data."""
+    return lambda e: e["datasets"][0].update(fields)
+
+
+def scan(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of what it says of the search for identifiers there."""
+    return lambda e: e["datasets"][0]["scans"][0].update(fields)
+
+
+def _found_nothing(evidence: dict[str, Any]) -> None:
+    (first,) = evidence["datasets"][0]["scans"]
+    first["found"] = dict.fromkeys(first["found"], "0-15")
+
+
+_claims("claim another band of records", data(rows="2048-4095"), "evidence")
+_claims("claim a cap that there is not", data(persons="512-1023", cap="1"), "evidence")
+_claims("claim that data are per person", data(unit="person"), "evidence")
+_claims("name other columns", data(columns=FAKE), "evidence")
+_claims("show another fingerprint", data(commitment=FAKE), "evidence")
+_claims("hide that data were opened", data(times="0"), "evidence")
+_claims("claim that data changed", data(others="1"), "evidence")
+_claims("leave the data of a site out", lambda e: e.update(datasets=e["datasets"][1:]), "evidence")
+_claims("leave a search for identifiers out", data(scans=[]), "evidence")
+_claims("claim that a search found nothing", _found_nothing, "evidence")
+_claims("claim that findings were refused", scan(action="refuse"), "evidence")
+_claims("name other detectors", scan(detector=FAKE), "evidence")
+_claims(
+    "leave a kind of identifier out",
+    lambda e: e["datasets"][0]["scans"][0]["found"].pop("name"),
+    "evidence",
+    consistent=False,
+)
+
+
+def _prolong(evidence: dict[str, Any]) -> None:
+    for one in evidence["consents"]:
+        if one["until"]:
+            one["until"] = "2099-12-31"
+
+
+_claims("prolong what the report counts until", _prolong, "evidence")
+_claims(
+    "claim a licence of the base model",
+    lambda e: e.update(plan={**e["plan"], "base": {**e["plan"]["base"], "licence": "mit"}}),
+    "evidence",
+    consistent=False,
+)
 _claims("leave out who refused", lambda e: e["rounds"][1].update(refused=[]), "evidence")
 
 
@@ -634,6 +688,33 @@ def edit_the_page(stage: Any) -> Bundle:
 def put_another_report_in_its_place(stage: Any) -> Bundle:
     value = dict(stage.plain.job.contents(stage.plain.parts()).evidence)
     return _report_signed(stage, lambda _: render({**value, "seconds": "1.0"}).encode())
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def count_fewer_lines_that_nobody_confirmed(stage: Any) -> Bundle:
+    def fewer(page: bytes) -> bytes:
+        before, after = page.split(b"Declared: ", 1)
+        return before + b"Declared: 0" + after.lstrip(b"0123456789")
+
+    return _report_signed(stage, fewer)
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def cut_the_last_day_out_of_the_page(stage: Any) -> Bundle:
+    def cut(page: bytes) -> bytes:
+        assert b"<dd><div>2026-12-31, " in page
+        return page.replace(b"<dd><div>2026-12-31, ", b"<dd><div>2099-12-31, ")
+
+    return _report_signed(stage, cut)
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def print_a_better_recall(stage: Any) -> Bundle:
+    def better(page: bytes) -> bytes:
+        assert b"0.15 of 247" in page
+        return page.replace(b"0.15 of 247", b"0.95 of 247")
+
+    return _report_signed(stage, better)
 
 
 @found_by("report", Result.NOT_REPRODUCIBLE)
@@ -1016,6 +1097,43 @@ def charge_after_the_update_left(stage: Any) -> Bundle:
         late = lines.pop(where(lines, "budget.reserved", 3))
         place = where(lines, "update.sent", 3)
         return [*lines[: place + 1], late, *lines[place + 1 :]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+def _opened(stage: Any, **other: Any) -> Bundle:
+    """A site that opened, or says that it opened, other data than the plan names."""
+
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "dataset.opened", lambda e: changed(e, **other))
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
+def train_on_another_dataset_than_the_plan_names(stage: Any) -> Bundle:
+    return _opened(stage, dataset="other-records")
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
+def train_on_data_of_another_size(stage: Any) -> Bundle:
+    return _opened(stage, rows="16-31")
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
+def keep_another_cap_than_the_plan_names(stage: Any) -> Bundle:
+    return _opened(stage, persons="512-1023", cap=50)
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
+def count_records_where_the_plan_counts_records_of_persons(stage: Any) -> Bundle:
+    return _opened(stage, unit="person")
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
+def search_another_dataset_for_identifiers(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "deid.scan", lambda e: changed(e, dataset="other-records"))
 
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
