@@ -41,7 +41,7 @@ class Admission:
 
         Raises:
             PlanError: ``code_mismatch``, ``plan_conflict``.
-            BudgetError: ``budget_missing``, ``budget_conflict``, ``budget_exceeded``.
+            BudgetError: ``budget_missing``, ``budget_conflict``, ``budget_exceeded``, ``ledger_behind``.
             InputError, StateError: there is no such dataset here.
         """
         plan, datasets = self.plan, Datasets(self.site)
@@ -114,6 +114,7 @@ class Admission:
             raise BudgetError(
                 "budget_conflict", f"The budget of {dataset} is per {budget.unit}, not {plan.privacy.unit}."
             )
+        ledger.require_whole()
         # What this job has spent is part of the whole plan: a site that restarts in the middle may go on.
         others = [row.reservation for row in ledger.rows(dataset) if row.kind == "reserved"]
         spent = [kept.mechanism for kept in others if kept.job != plan.digest]

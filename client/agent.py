@@ -26,8 +26,9 @@ from cloister.client.guard import Guard, Tolerance
 from cloister.client.jobs import APPROVED, DONE, REFUSED, WAITING, Job, Jobs
 from cloister.client.node import FleetSettings
 from cloister.client.participation import Participant
+from cloister.client.reconciliation import reconcile
 from cloister.client.replies import Replies
-from cloister.client.site import rotation
+from cloister.client.site import rotation, sharing
 from cloister.client.site.canaries import canaries_of
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder, refuse_restored
@@ -40,7 +41,7 @@ from cloister.privacy.channel import certificates
 from cloister.privacy.channel.facts import CallerSide
 from cloister.privacy.descent import steps_of
 from cloister.privacy.entropy import Ratchet
-from cloister.privacy.errors import CloisterError, EnrolmentError, PolicyError, TransportError
+from cloister.privacy.errors import CloisterError, EnrolmentError, LogError, PolicyError, TransportError
 from cloister.privacy.evidence.keeping import Keeping
 from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.identity import PublicIdentity
@@ -96,7 +97,8 @@ class Agent:
             StateError: ``state_locked``, another agent works in the folder.
             EnrolmentError: ``not_enrolled``.
             TransportError: Flower refuses this site for good.
-            StateError, LogError, EntropyError: this machine cannot write.
+            StateError, LogError, EntropyError: this machine cannot write; or the ledger is not what the
+                event log says.
         """
         with self._site.running(), self._datasets.ledger.held(), Consortium(self._site) as member:
             refuse_restored(self._site)
@@ -111,6 +113,7 @@ class Agent:
             warm.start()
             if not self._may_begin(stop):
                 return not warm.is_alive()
+            self._compare()
             self._keeping.come()
             self._keeping.start()
             for job in self._jobs:  # before the lead hears of this site: its next message may be for one
@@ -156,10 +159,19 @@ class Agent:
             try:
                 self._heads.check()
                 return True
+            except LogError as error:
+                if error.id == "log_rolled_back":
+                    sharing.doubt(self._site)  # the ledger may be as old, and other folders may charge it
+                raise
             except TransportError as error:
                 self._once(f"The lead cannot be reached: {error.line()}")
                 stop.wait(_AGAIN_S)
         return False
+
+    def _compare(self) -> None:
+        """Holds the ledger to the log, which is whole as far as others know (``client.reconciliation``)."""
+        if added := reconcile(self._site):
+            self._say(f"{added} charges stood in the event log only; they are in the ledger again.")
 
     def _largest(self) -> int:
         """Bytes of the largest envelope that the lead may send now."""
@@ -217,6 +229,8 @@ class Agent:
             self._deposing.mark()
         if watch.trouble is not None:
             self._once(f"The lead cannot be reached: {watch.trouble.line()}")
+        if sharing.behind(self._site):  # another folder that shares the ledger doubts it
+            self._compare()
         busy = False
         for job in self._jobs:
             self._advance(member, job)

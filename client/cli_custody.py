@@ -1,4 +1,4 @@
-"""``cloister site``: what a site keeps over time: backups, new keys, and leaving."""
+"""``cloister site``: what a site keeps over time: one ledger, backups, new keys, and leaving."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.client import restoration
+from cloister.client import reconciliation, restoration
 from cloister.client.consortium import Consortium
 from cloister.client.jobs import APPROVED, DONE, LEFT, WAITING, Job, Jobs
 from cloister.client.site import backup as archive
-from cloister.client.site import rotation
+from cloister.client.site import rotation, sharing
 from cloister.client.site.folder import SiteFolder, refuse_restored
 from cloister.privacy import canonical, folder
 from cloister.privacy.consent import Withdrawal
@@ -34,8 +34,32 @@ _UNDONE = (
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module to ``cloister site``."""
-    for command in (backup, restore, rotate, withdraw):
+    for command in (share, backup, restore, rotate, withdraw):
         app.command()(command)
+
+
+def share(
+    ledger: Annotated[Path, typer.Argument(help="The site's other folder, whose ledger counts for both.")],
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Charge the ledger of another folder of this site: one budget of the same records in both consortia.
+
+    For a folder in which no data set was registered yet; its agent must not run. Register the data set in
+    each folder, under the same name. Run it again if the other folder was moved.
+
+    Example: cloister site share north --dir north-in-europe
+    """
+    site = SiteFolder.open(directory)
+    with folder.hold(directory / "lock"):
+        reconciliation.share(site, SiteFolder.open(ledger))
+    owner = sharing.home(site).path
+    paths = [sharer.path for sharer in sharing.sharers(site)]
+    if json:
+        _print({"ledger": str(sharing.place(site)), "folders": paths})
+        return
+    typer.echo(f"{directory} charges the ledger in {owner}, as do: {', '.join(paths)}")
+    typer.echo(f"Make a backup of {owner} now: one from before does not know who shares its ledger.")
 
 
 def backup(

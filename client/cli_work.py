@@ -181,11 +181,12 @@ def refuse(
 
 
 def ledger(directory: Directory = HERE, json: Json = False) -> None:
-    """Show every dataset's budget, and each reserve, spend and release.
+    """Show every dataset's budget, and each reserve, spend and release, in all consortia if folders share it.
 
     Example: cloister site ledger --dir north
     """
-    book = Datasets(SiteFolder.open(directory)).ledger
+    site = SiteFolder.open(directory)
+    book, own = Datasets(site).ledger, {job.plan.digest for job in Jobs(site)}
     budgets: list[dict[str, Any]] = [
         {
             "dataset": budget.dataset,
@@ -200,6 +201,7 @@ def ledger(directory: Directory = HERE, json: Json = False) -> None:
                     "round": row.reservation.round,
                     "attempt": row.reservation.attempt,
                     "total": row.total,
+                    "here": row.reservation.job in own,
                 }
                 for row in book.rows(budget.dataset)
             ],
@@ -215,7 +217,9 @@ def ledger(directory: Directory = HERE, json: Json = False) -> None:
             f"(delta {entry['delta']:g}, per {entry['unit']})"
         )
         for row in entry["rows"]:
-            typer.echo(f"  {row['job'][7:19]} round {row['round']:>3}  {row['kind']:<9} {row['total']:.4f}")
+            place = "" if row["here"] else "  in another folder"
+            line = f"{row['job'][7:19]} round {row['round']:>3}  {row['kind']:<9} {row['total']:.4f}{place}"
+            typer.echo(f"  {line}")
 
 
 def log(

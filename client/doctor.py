@@ -26,6 +26,9 @@ import psutil
 from cloister.client.consortium import Line
 from cloister.client.policy_review import policies
 from cloister.client.proxy import Proxy, proxy_for
+from cloister.client.reconciliation import compare
+from cloister.client.site import sharing
+from cloister.client.site.entries import VERSION, Entries
 from cloister.client.site.folder import SECRETS, SiteFolder, Stored
 from cloister.privacy import checkup, code, durable
 from cloister.privacy.channel import certificates, tls
@@ -59,7 +62,7 @@ def findings(site: SiteFolder, plans: tuple[Plan, ...] = ()) -> Iterator[Finding
     yield examine("keys", lambda: keys(site))
     yield from policies(site)
     yield from versions(plans)
-    yield databases(site.path)
+    yield examine("ledger", lambda: databases(site))
     yield examine("event log", lambda: checkup.log(site.path / "log", site.identity.public))
     if not site.joined:
         yield Finding("lead", "warning", "this site is not a member yet.", "cloister site join INVITE")
@@ -81,19 +84,56 @@ def keys(site: SiteFolder) -> Finding:
     return Finding("keys", "ok", f"the keys of {site.name} open; they are {how}.")
 
 
-def databases(folder: Path) -> Finding:
-    """Whether SQLite finds the ledger whole."""
-    path = folder / "ledger.sqlite"
+def databases(site: SiteFolder) -> Finding:
+    """Whether SQLite finds the ledger whole, and it is what this folder's event log says.
+
+    Raises:
+        StateError: ``state_damaged`` or ``permissions`` of ``config.json``.
+        LogError: ``event_malformed``.
+    """
+    path, shared = sharing.place(site), site.ledger is not None
     if not path.exists():
+        if shared or sharing.logged(site):
+            return Finding("ledger", "failed", f"{path} is gone.", "Put it back: docs/backup.md")
         return Finding("ledger", "ok", "there is none yet: no dataset was registered.")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            answer = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.Error as error:
-        answer = str(error)
-    if answer != "ok":
-        return Finding("ledger", "failed", "ledger.sqlite is damaged.", "Restore it from a backup.")
-    return Finding("ledger", "ok", "SQLite finds ledger.sqlite whole.")
+            if database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+                return _held_to_log(site, Entries(database))
+    except sqlite3.Error:
+        pass
+    return Finding("ledger", "failed", f"{path} is damaged.", "Restore it from a backup.")
+
+
+def _held_to_log(site: SiteFolder, entries: Entries) -> Finding:
+    found = compare(sharing.logged(site), entries.budgets(), entries.rows())
+    who = entries.sharers() if entries.version == VERSION else ()
+    what = f"SQLite finds {sharing.place(site)} whole, and it is what the event log says"
+    if len(who) > 1:
+        what += f"; {', '.join(one.path for one in who)} share it"
+    late = [one.path for one in who if not one.settled]
+    mine = site.ledger
+    if found.altered:
+        return Finding(
+            "ledger", "failed", "rows are not what the event log says.", "Find out who wrote in it."
+        )
+    if mine is not None and mine.id not in {one.id for one in who}:
+        return Finding(
+            "ledger",
+            "failed",
+            f"{sharing.place(site)} does not know this folder.",
+            f"cloister site share {sharing.home(site).path} --dir {site.path}",
+        )
+    if late:
+        do = "Start the agent of each once; until then nothing is charged."
+        return Finding("ledger", "failed", f"it may lack charges of {', '.join(late)}.", do)
+    if found.charges:
+        missing = f"it lacks {len(found.charges)} budgets or charges of the event log."
+        return Finding("ledger", "warning", missing, "Start the agent: it adds them.")
+    if found.notes and not found.interrupted:
+        missing = f"{len(found.notes)} notes of what was spent or released are gone; charges are whole."
+        return Finding("ledger", "warning", missing, "Nothing is to be done; say so to an auditor.")
+    return Finding("ledger", "ok", f"{what}.")
 
 
 def gpu() -> Finding:

@@ -7,7 +7,9 @@ the lead has the plans. So, in this order, each step safe to repeat:
 2. the newest head of this site's log that others hold, and the plans of the lead, are fetched;
 3. the site gets new keys, signed by the old ones: the old log is not whole, so nothing may be added to it
    under the old keys, which would contradict the head that others hold. The new log goes on from it;
-4. every plan that may have been worked on since is charged in full, and the incident is written down;
+4. every plan that may have been worked on since is charged in full, and the incident is written down; a
+   ledger that other folders share is doubted first, for it may be as old (``client.site.sharing``), and gets
+   what the copy's own log has of jobs that are over;
 5. every job that was open is left: the copy has no ratchet and no pair keys, and must not make new ones.
 
 Formal guarantees:
@@ -26,7 +28,8 @@ from typing import Any
 
 from cloister.client.consortium import Consortium, Proposal
 from cloister.client.jobs import DONE, LEFT, REFUSED, Job, Jobs
-from cloister.client.site import backup, rotation
+from cloister.client.reconciliation import reconcile
+from cloister.client.site import backup, rotation, sharing
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import RESTORED, SiteFolder
 from cloister.client.witnessing import Heads
@@ -72,7 +75,9 @@ def settle(path: Path) -> Restored:
     """Brings a copy to where it may be used again; see the head of this module.
 
     Raises:
-        StateError: ``state_locked``, an agent runs in it; ``state_missing``, nothing says that it is a copy.
+        StateError: ``state_locked``, an agent runs in it; ``state_missing``, nothing says that it is a copy;
+            ``ledger_missing`` or ``ledger_foreign``, the ledger that it shares is not there, or this copy of
+            it is where nobody else looks for it.
         TransportError: the lead cannot be reached; try again.
         CloisterError: the lead refuses this site: its keys were changed or revoked since.
     """
@@ -80,11 +85,12 @@ def settle(path: Path) -> Restored:
         raise StateError("state_missing", f"{path} is not a restored folder.", "Name it, or use --here.")
     with folder.hold(path / "lock"):
         site = rotation.settle(path)
+        doubt(site)
         site, facts = _renew(site)
         with Consortium(site) as member:
             member.roster()
             plans = listed(Jobs(site), member.proposals())
-            charged = charge(site, plans)
+            charged = account(site, plans)
             left = leave(Jobs(site), plans)
             for job in left:
                 member.withdraw(Withdrawal(site=site.name, plan=job.plan.digest, reason="state_restored"))
@@ -92,6 +98,17 @@ def settle(path: Path) -> Restored:
         durable.sync_folder(path)
         rotation.forget(site, set())
     return Restored(facts["had"], facts["held"], charged, tuple(job.plan.digest for job in left))
+
+
+def doubt(site: SiteFolder) -> None:
+    """Stops what is new at all folders that share the ledger, until each has compared its log with it.
+
+    Raises:
+        StateError: ``ledger_missing`` or ``ledger_foreign``.
+    """
+    sharing.opened(site)
+    sharing.require_place(site)
+    sharing.doubt(site)
 
 
 def _renew(site: SiteFolder) -> tuple[SiteFolder, dict[str, Any]]:
@@ -118,6 +135,15 @@ def listed(jobs: Jobs, proposals: Iterable[Proposal]) -> tuple[Job, ...]:
     return tuple(
         job for job in jobs if job.state not in (DONE, REFUSED, LEFT) or job.leaving == "state_restored"
     )
+
+
+def account(site: SiteFolder, jobs: Iterable[Job]) -> dict[str, float]:
+    """Charges whole plans, then what only the copy's own log has: of jobs that are over, where the ledger is
+    older than the copy. Plan digest -> epsilon of its dataset once its plan was charged.
+    """
+    charged = charge(site, jobs)
+    reconcile(site)
+    return charged
 
 
 def charge(site: SiteFolder, jobs: Iterable[Job]) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """What a site's backup holds, and what it never holds.
 
-It holds the ledger, the log, keys, datasets' descriptions, plans and decisions, and whatever else lies in
-the folder; it never holds what noise or masks of a job could be made again from (``ratchet.key``,
-``sums.json``, ``audit.json``, ``canaries.json``), nor replies: a restored site
-leaves every job that was open. Of ``jobs/`` only files that are named here are taken: no secret gets in
-because somebody forgot to leave it out.
+It holds the ledger (where folders share one, its owner's does), the log, keys, datasets' descriptions,
+plans and decisions, and whatever else lies in the folder; it never holds what noise or masks of a job could
+be made again from (``ratchet.key``, ``sums.json``, ``audit.json``, ``canaries.json``), nor replies: a
+restored site leaves every job that was open. Of ``jobs/`` only files that are named here are taken: no
+secret gets in because somebody forgot to leave it out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 The records stay where they are. Registering reads them once, to find faults before any job does, sets the
 budget, and fixes the public bands of the numbers of training rows and persons and the dataset's fingerprint.
 A held-out tenth is kept back for scoring at the site; which rows these are follows from a secret key and
-their person or, where no column names persons, their text, so it never changes.
+their person or, where no column names persons, their text, so it never changes. Folders of one site that
+share a ledger share these keys (``client.site.sharing``): what is held out in one consortium is held out in
+all.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from cloister.client.site import persons, records
+from cloister.client.site import persons, records, sharing
 from cloister.client.site.fingerprint import fingerprint
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.identifiers import gate
@@ -188,8 +191,12 @@ class Datasets:
 
     @property
     def ledger(self) -> Ledger:
-        """The site's ledger, over all its datasets and jobs."""
-        return Ledger(self.site.path / "ledger.sqlite", self.site.log)
+        """The site's ledger, over all its datasets and jobs.
+
+        Raises:
+            StateError: as ``sharing.opened``.
+        """
+        return sharing.opened(self.site)
 
     def register(
         self,
@@ -225,7 +232,8 @@ class Datasets:
             InputError: the source or its columns cannot be used, or it has fewer units than ``SMALLEST``;
                 ``identifiers_found``.
             UsageError: ``option_invalid``, pairs are not for this task.
-            BudgetError: ``budget_conflict``, another budget was set before.
+            BudgetError: ``budget_conflict``, another budget was set before; ``data_twice``, for the same data
+                under another name.
         """
         place = source if isinstance(source, Place) else Place.of(source)
         selection = selected(place, columns, Selection(place, "", "", person, missing, task, pair))
@@ -253,12 +261,19 @@ class Datasets:
             pinned=pinned,
             identifiers=identifiers,
         )
-        self.ledger.open_budget(name, found.unit, *budget)
+        self._set_budget(found, budget)
         durable.private_folder(self._folder)
         self._seen(name).unlink(missing_ok=True)
         durable.write(self._folder / f"{name}.json", canonical.encode(found.model_dump(mode="json")))
         self.site.log.append("dataset.registered", **_event(found, found.fingerprint), pinned=pinned)
         return found
+
+    def _set_budget(self, found: Dataset, terms: tuple[float, float]) -> None:
+        """Sets the budget, and has it in this folder's log: it may have been set from another one."""
+        budget = self.ledger.open_budget(found.name, found.unit, *terms, fingerprint=found.fingerprint)
+        opened = (e.body["dataset"] for e in self.site.log.entries() if e.type == "budget.opened")
+        if found.name not in opened:
+            self.site.log.append("budget.opened", **vars(budget))
 
     def __getitem__(self, name: str) -> Dataset:
         path = self._folder / f"{name}.json"
@@ -394,13 +409,21 @@ class Datasets:
                 "Put the data back, or register it again with `cloister site data add`.",
             )
 
+    @cached_property
+    def _home(self) -> SiteFolder:
+        """Where the keys are: with the ledger."""
+        return sharing.home(self.site)
+
     def _key(self, name: str) -> bytes:
         """A secret of this site, made once and kept for its owner only."""
-        path = self._folder / name
+        place, vault = self._home.path / "datasets", self._home.vault
+        path = place / name
         if not path.exists():
-            durable.private_folder(self._folder)
-            self.site.vault.write(path, secrets.token_bytes(32))
-        return self.site.vault.read(path)
+            durable.private_folder(place)
+            with folder.edit(place / "keys.lock"):  # two folders may ask for it at once
+                if not path.exists():
+                    vault.write(path, secrets.token_bytes(32))
+        return vault.read(path)
 
 
 def selected(place: Place, columns: tuple[str, str] | Table, wanted: Selection) -> Selection:

@@ -1,6 +1,7 @@
 """The rows of a site's privacy ledger: their values, their tables, and every line of SQL about them.
 
-Rows are only ever added; triggers refuse everything else.
+Rows are only ever added; triggers refuse everything else. A file of an earlier version gets the tables that
+it lacks when it is opened; what is in it stays.
 """
 
 from __future__ import annotations
@@ -13,9 +14,20 @@ from cloister.privacy import canonical
 from cloister.privacy.dp.events import RELATION, GaussianSteps
 from cloister.privacy.errors import StateError
 
-VERSION = 1
+VERSION = 2
 
-_SCHEMA = (
+
+def _fixed(*tables: str) -> tuple[str, ...]:
+    """What keeps the rows of tables as they are."""
+    return tuple(
+        f"CREATE TRIGGER {table}_{change} BEFORE {change} ON {table}"
+        " BEGIN SELECT RAISE(ABORT, 'rows of the ledger are never changed'); END"
+        for table in tables
+        for change in ("UPDATE", "DELETE")
+    )
+
+
+_FIRST = (
     """CREATE TABLE budgets (
     dataset TEXT PRIMARY KEY NOT NULL,
     unit TEXT NOT NULL CHECK (unit IN ('person', 'record')),
@@ -37,14 +49,22 @@ _SCHEMA = (
     event TEXT,
     UNIQUE (dataset, job, round, attempt, kind)
 )""",
-    *(
-        f"CREATE TRIGGER {table}_{change} BEFORE {change} ON {table}"
-        " BEGIN SELECT RAISE(ABORT, 'rows of the ledger are never changed'); END"
-        for table in ("budgets", "entries")
-        for change in ("UPDATE", "DELETE")
-    ),
-    f"PRAGMA user_version = {VERSION}",
+    *_fixed("budgets", "entries"),
 )
+_SECOND = (
+    """CREATE TABLE prints (
+    fingerprint TEXT PRIMARY KEY NOT NULL,
+    dataset TEXT NOT NULL
+)""",
+    """CREATE TABLE sharing (
+    seq INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('shared', 'doubted', 'settled')),
+    sharer TEXT NOT NULL,
+    path TEXT NOT NULL
+)""",
+    *_fixed("prints", "sharing"),
+)
+_VERSIONS = (_FIRST, _SECOND)
 _BUDGETS = "SELECT dataset, unit, epsilon, delta FROM budgets"
 _ROWS = "SELECT kind, dataset, job, round, attempt, mechanism, total, result, event, seq FROM entries"
 
@@ -103,6 +123,21 @@ class Row:
     seq: int = 0
 
 
+@dataclass(frozen=True)
+class Sharer:
+    """A folder that charges the ledger, where several do (``client.site.sharing``).
+
+    Attributes:
+        id: what the ledger calls it.
+        path: where it was when it last said so.
+        settled: whether its log was compared with the ledger since the ledger was last doubted.
+    """
+
+    id: str
+    path: str
+    settled: bool
+
+
 class Entries:
     """The tables of a ledger, behind an open connection. It decides nothing."""
 
@@ -110,16 +145,24 @@ class Entries:
         self._database = database
 
     def prepare(self) -> None:
-        """Make the tables in an empty file.
+        """Make the tables that an empty or an older file lacks.
 
         Raises:
-            StateError: ``state_damaged``, the file was written by another version.
+            StateError: ``state_damaged``, the file was written by a later version.
         """
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, VERSION):
+        version = self.version
+        if not 0 <= version <= VERSION:
             raise StateError("state_damaged", f"The ledger is of version {version}, not {VERSION}.")
-        for statement in _SCHEMA if version == 0 else ():
-            self._database.execute(statement)
+        for statements in _VERSIONS[version:]:
+            for statement in statements:
+                self._database.execute(statement)
+        if version < VERSION:
+            self._database.execute(f"PRAGMA user_version = {VERSION}")
+
+    @property
+    def version(self) -> int:
+        """Of the tables; 0 for a file that is empty."""
+        return int(self._database.execute("PRAGMA user_version").fetchone()[0])
 
     def budget(self, dataset: str) -> Budget | None:
         """The budget of a dataset."""
@@ -162,6 +205,32 @@ class Entries:
         """Write a budget."""
         terms = (budget.dataset, budget.unit, RELATION, budget.epsilon, budget.delta, event)
         self._database.execute("INSERT INTO budgets VALUES (?, ?, ?, ?, ?, ?)", terms)
+
+    def dataset_of(self, fingerprint: str) -> str | None:
+        """The dataset whose data had a fingerprint."""
+        where = "SELECT dataset FROM prints WHERE fingerprint = ?"
+        found = self._database.execute(where, (fingerprint,)).fetchone()
+        return found and str(found[0])
+
+    def add_print(self, fingerprint: str, dataset: str) -> None:
+        """Write whose data have a fingerprint; again has no effect."""
+        self._database.execute("INSERT OR IGNORE INTO prints VALUES (?, ?)", (fingerprint, dataset))
+
+    def sharers(self) -> tuple[Sharer, ...]:
+        """Who shares the ledger, in the order in which they came; nobody where one folder has it."""
+        found, doubted = dict[str, tuple[str, int]](), 0
+        rows = self._database.execute("SELECT seq, kind, sharer, path FROM sharing ORDER BY seq")
+        for seq, kind, sharer, path in rows:
+            if kind == "doubted":
+                doubted = seq
+            else:
+                found[sharer] = path, seq
+        return tuple(Sharer(id_, path, seq > doubted) for id_, (path, seq) in found.items())
+
+    def add_sharing(self, kind: str, sharer: str, path: str) -> None:
+        """Write that a folder shares the ledger, doubts it, or has compared its log with it."""
+        row = (kind, sharer, path)
+        self._database.execute("INSERT INTO sharing (kind, sharer, path) VALUES (?, ?, ?)", row)
 
     def add(self, row: Row, event: str | None) -> None:
         """Write a row."""

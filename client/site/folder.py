@@ -3,7 +3,7 @@
 In a locked folder, the files that ``SECRETS`` names are encrypted (``privacy.vault``).
 
 =====================  ======================================================================
-``config.json``        the site's name
+``config.json``        the site's name, and whose ledger it charges if several folders share one
 ``vault.json``         where the key of a locked folder is (``privacy.keyring``)
 ``identity/``          the site's keys; the Flower node key is one of them
 ``tls/site.key``       the key of the site's certificate
@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cloister.client.site.members import Handovers, Known, follow
 from cloister.privacy import canonical, durable, folder, keyring
@@ -74,11 +74,24 @@ SECRETS = (
 """Patterns of all secret files of a site."""
 
 
+class Shared(Part):
+    """Which ledger a folder charges, where several folders share one (``client.site.sharing``).
+
+    Attributes:
+        folder: the owner's, as an absolute path; "" where the ledger is this folder's own.
+        id: what the ledger calls this folder.
+    """
+
+    folder: str
+    id: Annotated[str, Field(pattern=r"^(owner|[0-9a-f]{32})$")]
+
+
 class Settings(Part):
     """``config.json``."""
 
     version: Literal[1] = 1
     name: Name
+    ledger: Shared | None = None
 
 
 class Stored(Part):
@@ -229,6 +242,20 @@ class SiteFolder:
     def log(self) -> EventLog:
         """The site's event log."""
         return EventLog.open(self.path / "log", self.identity)
+
+    @property
+    def ledger(self) -> Shared | None:
+        """Which ledger it charges; None where it has one to itself.
+
+        Raises:
+            StateError: ``state_damaged``, ``permissions`` or ``state_missing``.
+        """
+        return _read(self.path / "config.json", Settings).ledger
+
+    def charge_to(self, ledger: Shared) -> None:
+        """Keeps which ledger it charges."""
+        settings = _read(self.path / "config.json", Settings)
+        _write(self.path / "config.json", settings.model_copy(update={"ledger": ledger}))
 
     @property
     def name(self) -> str:

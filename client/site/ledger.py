@@ -1,6 +1,7 @@
 """The privacy ledger of a site: what every dataset may cost, and everything that it has cost so far.
 
-One ledger per site, in one SQLite file, over all jobs and restarts. Per dataset there is one budget for
+One ledger per site, in one SQLite file, over all jobs and restarts, and over all consortia where the site's
+folders share it (``client.site.sharing``). Per dataset there is one budget for
 one unit of privacy. Every attempt at a round is a row *reserved* before anything is computed, a row
 *spent* when the mechanism was really carried out, and a row *released* before its result leaves.
 
@@ -15,12 +16,14 @@ Rules:
 - Rows are added, never changed or deleted, which the database itself enforces.
 - Two processes cannot spend the same budget twice: each decides and writes under SQLite's write lock.
 - With a log, the event is written first, and the row carries its hash. After a crash between the two
-  the log says more than the ledger, never less.
+  the log says more than the ledger, never less; ``recover`` adds what only the log says.
+- A ledger that several folders share may have lost rows of any of them once one doubts it: nothing new is
+  charged until every one has compared its own log with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -31,7 +34,7 @@ from cloister.client.site.database import held, reading, writing
 from cloister.client.site.entries import Budget, Entries, Reservation, Row
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
-from cloister.privacy.errors import BudgetError
+from cloister.privacy.errors import BudgetError, StateError
 
 _LARGEST = 1e9
 _EXHAUSTED = 1e-5
@@ -65,23 +68,40 @@ class Ledger:
     Args:
         path: the SQLite file.
         log: where every change and refusal is reported; None for none.
+        make: whether a file that is not there is made.
+        permit: raises where nothing new may be charged now.
 
     Raises:
         StateError: ``state_unwritable``, ``state_damaged``, ``state_locked`` or ``disk_full``; every
-            method may raise it, and has then changed nothing.
+            method may raise it, and has then changed nothing. ``ledger_missing``.
     """
 
-    def __init__(self, path: Path, log: Log | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        log: Log | None = None,
+        *,
+        make: bool = True,
+        permit: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = path
         self._log = log
+        self._permit = permit
+        if not make and not path.is_file():
+            raise missing(path)
         with writing(path) as database:
-            Entries(database).prepare()
+            entries = Entries(database)
+            if not make and entries.version == 0:
+                raise missing(path)
+            entries.prepare()
 
     def held(self) -> AbstractContextManager[None]:
         """Keeps the file open, so that each entry costs one sync; for whoever makes many."""
         return held(self._path)
 
-    def open_budget(self, dataset: str, unit: str, epsilon: float, delta: float) -> Budget:
+    def open_budget(
+        self, dataset: str, unit: str, epsilon: float, delta: float, fingerprint: str = ""
+    ) -> Budget:
         """Set the budget of a dataset, once; the same terms again change nothing.
 
         Args:
@@ -89,17 +109,27 @@ class Ledger:
             unit: ``person`` or ``record``.
             epsilon: the limit, above 0, over all jobs.
             delta: in (0, 1).
+            fingerprint: of its data, so that the same data get no second budget under another name; "" if
+                it is not known.
 
         Raises:
-            BudgetError: ``budget_conflict`` for other terms than those set, or terms out of range.
+            BudgetError: ``budget_conflict`` for other terms than those set, or terms out of range;
+                ``data_twice``; ``ledger_behind``.
         """
         wanted = Budget(dataset, unit, epsilon, delta)
         if unit not in ("person", "record") or not (0 < epsilon <= _LARGEST and 0 < delta < 1):
             raise BudgetError("budget_conflict", "A budget needs a unit, an epsilon and a delta in (0, 1).")
         with writing(self._path) as database:
             entries = Entries(database)
+            if (other := entries.dataset_of(fingerprint)) not in (None, dataset):
+                raise BudgetError(
+                    "data_twice",
+                    f"The same data are registered as {other}, with a budget of their own.",
+                    f"Register them as {other}.",
+                )
             standing = entries.budget(dataset)
             if standing is None:
+                self._require_whole(entries)
                 entries.add_budget(wanted, self._report("budget.opened", vars(wanted)))
             elif standing != wanted:
                 raise BudgetError(
@@ -108,6 +138,8 @@ class Ledger:
                     f"{standing.delta:g} per {standing.unit}.",
                     "A budget is set once.",
                 )
+            if fingerprint:
+                entries.add_print(fingerprint, dataset)
         return wanted
 
     def reserve(
@@ -126,7 +158,7 @@ class Ledger:
             mechanism: what the attempt will do to the data.
 
         Raises:
-            BudgetError: ``budget_exceeded`` (nothing is charged), ``budget_missing``, or
+            BudgetError: ``budget_exceeded`` (nothing is charged), ``budget_missing``, ``ledger_behind``, or
                 ``reservation_conflict`` if the attempt was reserved with another mechanism.
         """
         wanted = Reservation(dataset, job, round, attempt, mechanism)
@@ -135,6 +167,7 @@ class Ledger:
             budget = _budget(entries, dataset)
             standing = entries.find("reserved", wanted)
             if standing is None:
+                self._require_whole(entries)
                 total = _total(entries, budget, mechanism)
                 if total > budget.epsilon:
                     raise self._refusal(budget, wanted, total)
@@ -176,6 +209,57 @@ class Ledger:
                     total = min(_total(entries, budget, mechanism), _LARGEST)
                     self._add(entries, budget, Row("reserved", wanted, total))
             return _total(entries, budget)
+
+    def know(self, dataset: str, fingerprint: str) -> None:
+        """Notes whose data have a fingerprint; ``open_budget`` refuses them under another name."""
+        with writing(self._path) as database:
+            Entries(database).add_print(fingerprint, dataset)
+
+    def recover(self, budgets: Iterable[tuple[Budget, str]], charges: Iterable[Row]) -> int:
+        """Adds what the event log says and the ledger lacks, whatever the budget says; what is there stays.
+
+        No event is written, for the log has them.
+
+        Args:
+            budgets: with the hashes of their events.
+            charges: rows ``reserved``, with the totals and the events of the log.
+
+        Returns:
+            The number of rows that were added.
+
+        Raises:
+            StateError: ``ledger_altered``, an attempt stands with another mechanism than in the log.
+        """
+        added = 0
+        with writing(self._path) as database:
+            entries = Entries(database)
+            for budget, event in budgets:
+                if entries.budget(budget.dataset) is None:
+                    entries.add_budget(budget, event)
+                    added += 1
+            for row in charges:
+                standing = entries.find("reserved", row.reservation)
+                if standing is None:
+                    entries.add(row, row.event)
+                    added += 1
+                elif standing.reservation != row.reservation:
+                    raise altered([standing.seq])
+        return added
+
+    def require_whole(self) -> None:
+        """Raises ``BudgetError`` ``ledger_behind`` while nothing new may be charged to a shared ledger."""
+        with reading(self._path) as database:
+            self._require_whole(Entries(database))
+
+    def _require_whole(self, entries: Entries) -> None:
+        """Nothing may be missing: neither is the ledger being restored, nor has a sharer still to look."""
+        self._permit()
+        if behind := [sharer.path for sharer in entries.sharers() if not sharer.settled]:
+            raise BudgetError(
+                "ledger_behind",
+                f"The shared ledger may lack charges of {', '.join(behind)}.",
+                "Start the agent of each once: it compares its event log with the ledger.",
+            )
 
     def spend(self, reservation: Reservation, mechanisms: Iterable[GaussianSteps]) -> None:
         """Record that a reserved mechanism was carried out; again for the same attempt has no effect.
@@ -299,6 +383,24 @@ class Ledger:
             return None
         scope: dict[str, Any] = {"job": charged.job, "round": charged.round} if charged else {}
         return self._log.append(type_, **scope, **body).hash
+
+
+def altered(rows: Iterable[int]) -> StateError:
+    """The error for rows that are not as the event log says, by their places."""
+    return StateError(
+        "ledger_altered",
+        f"Rows of the ledger are not what the event log says: {', '.join(map(str, rows))}.",
+        "Nothing is charged to it any longer; find out who wrote in it, and restore it from a backup.",
+    )
+
+
+def missing(path: Path) -> StateError:
+    """The error for a ledger that must be there."""
+    return StateError(
+        "ledger_missing",
+        f"There is no ledger in {path.parent}.",
+        "Put that folder back where it was (docs/backup.md); a ledger is never made anew.",
+    )
 
 
 def _budget(entries: Entries, dataset: str) -> Budget:

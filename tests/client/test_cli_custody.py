@@ -23,6 +23,7 @@ from cloister.server.folder import LeadFolder
 from tests.parties import start
 from tests.plans import plan_json
 from tests.ports import free_port
+from tests.shared import notes, reserve
 
 pytestmark = pytest.mark.job
 
@@ -72,6 +73,33 @@ def terminal(
     found = Terminal(capsys)
     yield found
     found.server.stop(0)
+
+
+def test_two_folders_of_a_site_share_a_ledger(terminal: Terminal) -> None:
+    notes(Path("notes.csv"))
+    add = "site data add notes.csv --name notes --identifiers off"
+    terminal.run(f"{add} --dir north")
+    terminal.run("site init --dir abroad --name north")
+    shown = terminal.run("site share north --dir abroad").splitlines()
+    paths = [str(Path(name).resolve()) for name in ("north", "abroad")]
+    assert shown[0] == f"abroad charges the ledger in {paths[0]}, as do: {', '.join(paths)}"
+    assert shown[1].startswith(f"Make a backup of {paths[0]} now")
+    told = json.loads(terminal.run("site share north --dir abroad --json"))
+    assert told == {"ledger": f"{paths[0]}/ledger.sqlite", "folders": paths}
+    terminal.run(f"{add} --dir abroad")
+    assert "[data_twice]" in terminal.run(
+        f"{add.replace('--name notes', '--name more')} --dir abroad", code=1
+    )
+    reserve(SiteFolder.open(Path("north")), terminal.plan, 1)
+    for folder, here in (("north", True), ("abroad", False)):
+        (budget,) = json.loads(terminal.run(f"site ledger --dir {folder} --json"))["budgets"]
+        assert [(row["job"], row["here"]) for row in budget["rows"]] == [(terminal.plan.digest, here)]
+    assert terminal.run("site ledger --dir abroad").splitlines()[1].endswith("  in another folder")
+    assert "share it." in terminal.run("site doctor --dir abroad")
+    assert "[ledger_foreign]" in terminal.run("site share south --dir north", code=1)
+    assert "[ledger_missing]" in terminal.run("site share south --dir abroad", code=1)
+    with SiteFolder.open(Path("abroad")).running():
+        assert "[state_locked]" in terminal.run("site share north --dir abroad", code=1)
 
 
 def test_a_site_is_backed_up_and_restored(terminal: Terminal) -> None:

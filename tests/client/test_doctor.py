@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import sqlite3
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from cloister.client.consortium import Consortium
 from cloister.client.doctor import Reached
 from cloister.client.policy_review import found, policies
 from cloister.client.proxy import proxy_for
+from cloister.client.site import sharing
 from cloister.client.site.folder import SECRETS, SiteFolder
 from cloister.privacy import checkup
 from cloister.privacy.channel.certificates import Authority, key_pem, new_tls_key, signing_request
@@ -31,6 +34,7 @@ from tests.policies import policy
 from tests.ports import free_port
 from tests.proxy import ConnectProxy
 from tests.service import Service
+from tests.shared import folders, ledger, mechanism, plan_of, reserve
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 
@@ -254,17 +258,59 @@ def test_what_is_no_certificate() -> None:
 def test_a_damaged_ledger(service: Service) -> None:
     site = service.site("north")
     path = site.path / "ledger.sqlite"
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE rows (value TEXT)")
-        database.executemany("INSERT INTO rows VALUES (?)", [("x" * 500,)] * 100)
-    database.close()
-    assert doctor.databases(site.path).standing == "ok"
+    assert doctor.databases(site).line().startswith("ok       ledger: there is none yet")
+    ledger(site).open_budget("notes", "record", 8.0, 1e-5)
+    assert doctor.databases(site).line().endswith("whole, and it is what the event log says.")
     data = bytearray(path.read_bytes())
     data[4096 : 4096 + 2000] = b"\xff" * 2000
     path.write_bytes(data)
-    assert doctor.databases(site.path).standing == "failed"
+    assert doctor.databases(site).line().startswith(f"failed   ledger: {path} is damaged.")
     path.write_bytes(b"no database at all" * 100)
     assert findings(site)["ledger"].standing == "failed"
+    path.unlink()
+    assert doctor.databases(site).line().startswith(f"failed   ledger: {path} is gone.")
+
+
+def test_a_ledger_that_is_not_what_the_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, plan = SiteFolder.create(tmp_path / "north", "north"), plan_of(1)
+    ledger(site).open_budget("notes", "record", 50.0, 1e-5)
+    reservation = reserve(site, plan, 1)
+    ledger(site).spend(reservation, [mechanism(plan)])
+    reserve(site, plan, 2)
+    whole = (site.path / "ledger.sqlite").read_bytes()
+
+    def after(statement: str) -> str:
+        (site.path / "ledger.sqlite").write_bytes(whole)
+        with closing(sqlite3.connect(site.path / "ledger.sqlite")) as database, database:
+            database.executescript("DROP TRIGGER entries_UPDATE; DROP TRIGGER entries_DELETE")
+            database.execute(statement)
+        return doctor.databases(site).line()
+
+    assert "it lacks 1 budgets or charges of the event log." in after("DELETE FROM entries WHERE round = 2")
+    assert "1 notes of what was spent or released are gone" in after(
+        "DELETE FROM entries WHERE kind = 'spent'"
+    )
+    assert "rows are not what the event log says." in after("UPDATE entries SET total = 0 WHERE round = 2")
+    assert [event.type for event in site.log.entries()][-1] == "budget.reserved", "it changes nothing"
+
+
+def test_a_shared_ledger(tmp_path: Path) -> None:
+    owner, other = folders(tmp_path)
+    for site in (owner, other):
+        line = doctor.databases(site).line()
+        assert line.startswith(f"ok       ledger: SQLite finds {owner.path.resolve()}/ledger.sqlite whole")
+        assert line.endswith(f"; {owner.path.resolve()}, {other.path.resolve()} share it.")
+    sharing.doubt(other)
+    sharing.settle(owner)
+    line = doctor.databases(owner).line()
+    assert line.startswith(f"failed   ledger: it may lack charges of {other.path.resolve()}. Start the agent")
+    stranger = SiteFolder.create(tmp_path / "stranger", "south")
+    ledger(stranger).open_budget("notes", "record", 8.0, 1e-5)
+    shutil.copy(stranger.path / "ledger.sqlite", owner.path / "ledger.sqlite")
+    assert f"does not know this folder. cloister site share {owner.path}" in doctor.databases(other).line()
+    (owner.path / "ledger.sqlite").unlink()
+    assert "is gone. Put it back" in doctor.databases(other).line()
+    assert not (owner.path / "ledger.sqlite").exists()
 
 
 def test_a_damaged_log(service: Service) -> None:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloister.client import restoration
+from cloister.client import reconciliation, restoration
 from cloister.client.consortium import Consortium, Proposal
 from cloister.client.jobs import APPROVED, DONE, LEFT, Job, Jobs
 from cloister.client.restoration import leave, listed
-from cloister.client.site import backup, rotation
+from cloister.client.site import backup, rotation, sharing
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import RESTORED, SECRETS, SiteFolder
 from cloister.client.witnessing import Heads
@@ -33,6 +33,7 @@ from cloister.privacy.plan import Plan
 from cloister.privacy.vault import CLEAR
 from tests.plans import plan_json
 from tests.service import Service
+from tests.shared import charged, doubtful, ledger, reserve
 
 pytestmark = pytest.mark.job
 
@@ -355,6 +356,61 @@ def place_last(site: SiteFolder) -> str:
     (retired,) = (site.path / "retired").iterdir()
     *_, last = files.lines(retired / "log", 0, files.written(retired / "log"))
     return canonical.digest(last[:-1])
+
+
+def test_a_folder_that_shares_a_ledger_charges_the_one_that_is_there(place: Place, tmp_path: Path) -> None:
+    owner, west = SiteFolder.create(tmp_path / "owner", "west"), place.service.member("west")
+    ledger(owner).open_budget("notes", "record", 100.0, DELTA)
+    reconciliation.share(west, owner)
+    backup.write(west, tmp_path / "west.backup", place.source)
+    _, found = archive.read(tmp_path / "west.backup", "site")
+    assert not any(name.endswith(".sqlite") for name in found)
+    charge = place.plan.round_mechanism
+    assert charge is not None
+    ledger(west).reserve("notes", place.plan.digest, 1, 1, charge)
+    restoration.from_backup(tmp_path / "west.backup", tmp_path / "again", None)
+    owner.path.rename(tmp_path / "away")
+    with pytest.raises(CloisterError) as caught:
+        restoration.settle(tmp_path / "again")
+    assert caught.value.id == "ledger_missing"
+    (tmp_path / "away").rename(owner.path)
+    done = restoration.settle(tmp_path / "again")
+    assert set(done.charged) == {place.plan.digest}
+    assert charged(owner) == [(place.plan.digest, number) for number in (1, 2, 3)]
+    assert doubtful(owner) == ["owner"]
+    reconciliation.reconcile(owner)
+    assert [Path(one.path).name for one in sharing.sharers(owner) if one.settled] == ["owner", "again"]
+
+
+def test_the_owner_of_a_shared_ledger_is_restored_only_where_it_was(place: Place, tmp_path: Path) -> None:
+    other = SiteFolder.create(tmp_path / "other", "north")
+    reconciliation.share(other, place.north)
+    path, root = tmp_path / "shared.backup", place.north.path
+    backup.write(place.north, path, place.source)
+    reserve(other, plan_of(3), 1)
+    with pytest.raises(CloisterError) as caught:
+        restoration.from_backup(path, root, None)
+    assert caught.value.id == "folder_in_use", "no newer ledger is replaced"
+    restoration.from_backup(path, tmp_path / "again", None)
+    with pytest.raises(CloisterError) as elsewhere:
+        restoration.settle(tmp_path / "again")
+    assert elsewhere.value.id == "ledger_foreign"
+    assert str(root.resolve()) in elsewhere.value.do
+    shutil.rmtree(root)
+    restoration.from_backup(path, root, None)
+    with pytest.raises(CloisterError) as early:
+        reserve(other, plan_of(3), 2)
+    assert early.value.id == "state_restored"
+    restoration.settle(root)
+    north = SiteFolder.open(root)
+    assert doubtful(north) == ["other"]
+    assert (plan_of(3).digest, 1) not in charged(north)
+    with pytest.raises(CloisterError) as behind:
+        reserve(other, plan_of(3), 2)
+    assert behind.value.id == "ledger_behind"
+    reconciliation.reconcile(other)
+    assert (plan_of(3).digest, 1) in charged(north)
+    reserve(other, plan_of(3), 2)
 
 
 @pytest.mark.parametrize("step", ["roster", "proposals", "withdraw"])

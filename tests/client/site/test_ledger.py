@@ -373,9 +373,9 @@ def test_what_is_no_ledger_has_a_name(tmp_path):
     with pytest.raises(StateError, check=lambda error: error.id == "state_unwritable"):
         Ledger(tmp_path / "missing" / "ledger.db")
     newer = sqlite3.connect(tmp_path / "newer")
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute("PRAGMA user_version = 3")
     newer.close()
-    with pytest.raises(StateError, match="version 2"):
+    with pytest.raises(StateError, match="version 3"):
         Ledger(tmp_path / "newer")
 
 
