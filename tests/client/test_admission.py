@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from cloister.client import reconciliation
 from cloister.client.jobs import Jobs
+from cloister.client.site import sharing
 from cloister.client.site.datasets import Datasets
+from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical, code
 from cloister.privacy.dp import accounting
 from cloister.privacy.dp.calibration import noise_multiplier
@@ -122,6 +125,17 @@ def test_what_the_budget_does_not_bear_is_refused_with_the_nearest_plan_that_it_
     assert refusal(site, proposed(site, epsilon=nearest + 0.01, rounds=rounds)).id == "budget_exceeded"
     steps = GaussianSteps(noise_multiplier(nearest, 1e-5, 0.2, 3 * rounds), 0.2, 3 * rounds)
     assert 9.9 < accounting.epsilon([SPENT, steps], 1e-5) <= 10.0
+
+
+def test_what_another_folder_has_charged_to_a_shared_ledger_counts(site: Site, tmp_path: Path) -> None:
+    other, plan = SiteFolder.create(tmp_path / "other", "north"), proposed(site, epsilon=9.5)
+    reconciliation.share(other, site.folder)
+    assert refusal(site, plan).id == "file_missing"
+    Datasets(other).ledger.reserve("notes", canonical.digest(b"elsewhere"), 1, 1, SPENT)
+    assert refusal(site, plan).id == "budget_exceeded"
+    sharing.doubt(other)
+    assert refusal(site, proposed(site, epsilon=0.5)).id == "ledger_behind"
+    assert not opened(site)
 
 
 def test_where_nothing_is_left_nothing_is_suggested(site: Site) -> None:
