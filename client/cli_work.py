@@ -139,6 +139,7 @@ def approve(
     sign: Annotated[Path | None, typer.Option(help="PEM file of the person's Ed25519 private key.")] = None,
     model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
     directory: Directory = HERE,
+    json: Json = False,
 ) -> None:
     """Check a plan and approve it. Everything that fails is said, and nothing is approved half.
 
@@ -152,11 +153,16 @@ def approve(
     jobs_ = Jobs(site, model=model)
     found = jobs_.find(job)
     decided = jobs_.approve(found, Voice(role_of(role), person, sign))
-    if changed := Datasets(site).changed(found.plan.site(site.name).dataset):
+    changed = Datasets(site).changed(found.plan.site(site.name).dataset)
+    waiting = [one.line() for one in jobs_.rulings.decide(found.plan).deciding] if decided is None else []
+    if json:
+        told = {"job": found.plan.digest, "approved": decided is not None}
+        _print({**told, "waiting": waiting, "changed": bool(changed)})
+        return
+    if changed:
         typer.echo(changed)
     if decided is None:
-        waiting = "; ".join(one.line() for one in jobs_.rulings.decide(found.plan).deciding)
-        typer.echo(f"Kept. {found.plan.digest[7:19]} waits for more: {waiting}.")
+        typer.echo(f"Kept. {found.plan.digest[7:19]} waits for more: {'; '.join(waiting)}.")
         return
     typer.echo(f"Approved {found.plan.digest[7:19]}. The agent tells the lead once the model is loaded.")
 
@@ -225,6 +231,7 @@ def ledger(directory: Directory = HERE, json: Json = False) -> None:
 def log(
     directory: Directory = HERE,
     last: Annotated[int, typer.Option(min=1, help="How many of the newest events.")] = 20,
+    json: Json = False,
 ) -> None:
     """Verify the site's event log and print its newest events.
 
@@ -235,7 +242,12 @@ def log(
     site = SiteFolder.open(directory)
     site.log.head()
     verified = verify_log(site.path / "log", site.identity.public)
-    for event in list(site.log.entries())[-last:]:
+    newest = list(site.log.entries())[-last:]
+    if json:
+        events = [canonical.decode(event.encode()) for event in newest]
+        _print({"size": verified.size, "root": verified.root.hex(), "events": events})
+        return
+    for event in newest:
         place = f" round {event.round}" if event.round is not None else ""
         typer.echo(f"{event.seq:>6}  {event.ts}  {event.type}{place}")
     typer.echo(f"{verified.size} events; the chain, the tree and the signed head hold.")

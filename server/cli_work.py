@@ -435,12 +435,16 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
             typer.echo(f"  {progress['bytes_up']} bytes up, {progress['bytes_down']} bytes down")
 
 
-def stop(job: JobName, directory: Directory = HERE) -> None:
+def stop(job: JobName, directory: Directory = HERE, json: Json = False) -> None:
     """Ask a running job to stop; its checkpoint stays.
 
     Example: cloister lead stop 3f9a --dir lead
     """
-    Jobs(LeadFolder.open(directory).jobs).find(job).stop()
+    found = Jobs(LeadFolder.open(directory).jobs).find(job)
+    found.stop()
+    if json:
+        _print(_entry(found) | {"stopping": found.stopping()})
+        return
     typer.echo("It stops before the next answer is used. `cloister lead resume` goes on.")
 
 
@@ -451,12 +455,17 @@ def resume(
         bool,
         typer.Option("--give-up", help="Without the round whose sum was begun; its cost stays charged."),
     ] = False,
+    json: Json = False,
 ) -> None:
     """Let a stopped or failed job go on from its checkpoint.
 
     Example: cloister lead resume 3f9a --dir lead
     """
-    Jobs(LeadFolder.open(directory).jobs).find(job).resume(give_up=give_up)
+    found = Jobs(LeadFolder.open(directory).jobs).find(job)
+    found.resume(give_up=give_up)
+    if json:
+        _print(_entry(found) | {"stopping": found.stopping()})
+        return
     typer.echo("It goes on where it stopped, if `cloister lead up` runs.")
 
 

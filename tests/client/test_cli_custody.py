@@ -145,6 +145,28 @@ def test_nothing_can_be_done_in_a_copy_until_it_is_charged(terminal: Terminal) -
         assert "cloister site restore --here --dir again" in said
 
 
+def test_stopping_a_job_for_programs(terminal: Terminal) -> None:
+    name, job = terminal.plan.digest[7:19], terminal.desk.jobs.find(terminal.plan.digest)
+    told = json.loads(terminal.run(f"lead stop {name} --dir lead --json"))
+    assert (told["job"], told["state"], told["stopping"]) == (terminal.plan.digest, "proposed", True)
+    assert "[plan_not_approved]" in terminal.run(f"lead resume {name} --dir lead --json", code=1)
+    job.move("stopped", "The operator stopped it.")
+    told = json.loads(terminal.run(f"lead resume {name} --dir lead --json"))
+    assert (told["state"], told["reason"], told["stopping"]) == ("approved", "", False)
+    job.move("stopped")
+    assert terminal.run(f"lead stop {name} --dir lead").startswith("It stops before the next answer")
+    assert terminal.run(f"lead resume {name} --dir lead").startswith("It goes on where it stopped")
+
+
+def test_the_log_for_programs(terminal: Terminal) -> None:
+    told = json.loads(terminal.run("site log --dir north --last 2 --json"))
+    lines = Path("north/log/events.jsonl").read_bytes().splitlines()
+    assert [canonical.encode(event) for event in told["events"]] == lines[-2:]
+    north = SiteFolder.open(Path("north"))
+    assert (told["size"], told["root"]) == (len(lines), north.log.head().root.hex())
+    assert "events; the chain, the tree and the signed head hold." in terminal.run("site log --dir north")
+
+
 def test_new_keys(terminal: Terminal) -> None:
     before = SiteFolder.open(Path("north")).identity.public
     shown = terminal.run("site rotate --dir north").splitlines()

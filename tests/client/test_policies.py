@@ -486,11 +486,21 @@ def test_a_session_with_approvals(site: Site, run: Any) -> None:
     assert said.startswith(
         f"Kept. {job} waits for more: approval.people: 1, where the policy has at least 2."
     )
+    told = json.loads(run(f"site approve {job} --as steward --person dana --dir north --json"))
+    assert told == {
+        "job": told["job"],
+        "approved": False,
+        "waiting": ["approval.people: 1, where the policy has at least 2"],
+        "changed": False,
+    }
+    assert told["job"][7:19] == job
     listed = run("site jobs --dir north")
     assert "  policy: approval.people: 1, where the policy has at least 2\n" in listed
     assert run(f"site approve {job} --as boss --dir north", code=2).endswith("[option_invalid]\n")
     assert run(f"site approve {job} --person ../x --dir north", code=1).endswith("[approval_invalid]\n")
     assert run(f"site approve {job} --as validator --person kim --dir north").startswith(f"Approved {job}.")
+    told = json.loads(run(f"site approve {job} --as steward --person ada --dir north --json"))
+    assert (told["approved"], told["waiting"]) == (True, [])
     replayed = run(f"site policy replay {job} --dir north").splitlines()
     assert [line.split()[1:] for line in replayed[:-1]] == [["ask", "approval.people"], ["allow"]]
     assert json.loads(run(f"site policy replay {job} --dir north --json"))["outcomes"] == ["ask", "allow"]
