@@ -47,13 +47,11 @@ def render(evidence: Mapping[str, Any], name: str = "en") -> str:
 
 def written(found: Evidence, name: str) -> str:
     """The same of evidence that has been read already."""
-    template, context = _template(found.version), _context(found, language(name))
-    first = template.render(context, counts=dict.fromkeys(Grade, 0))
-    return template.render(context, counts=_lines_by_grade(first))
+    return _template(found.version).render(_context(found, language(name)))
 
 
-def _lines_by_grade(page: str) -> dict[Grade, int]:
-    """How many lines of a page have each grade; its legend, which names each once, is no line.
+def lines_by_grade(page: str) -> dict[Grade, int]:
+    """How many lines of a page have each grade; the legend of its cover, which names each once, is no line.
 
     Whatever parties named is escaped, so a tag in the page is one of the template.
     """
@@ -97,6 +95,8 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "many": _MANY,
         "grade": {grade.name.lower(): grade for grade in Grade},
         "slug": slug,
+        "lines_by_grade": lines_by_grade,
+        "none_counted": dict.fromkeys(Grade, 0),
         "state": reading.State.of(evidence),
         "by_site": lambda field: reading.by_site(evidence, field),
         "contributors": [
