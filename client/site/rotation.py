@@ -4,7 +4,8 @@ The rule for running jobs: **a job goes on under the keys that its plan names un
 are opened and signed with the old keys, which are kept for that alone and removed when the last such job is
 over (``forget``). Everything else has the new keys at once: certificate, Flower's node key, new plans, and
 the event log, which is begun anew and linked to the last event of the old one; so the budget's rows go on
-in one place.
+in one place. What stands is said again in the new log, for it alone is shown of jobs that come later: whose
+keys were confirmed, the policy in force, the budgets.
 
 A rotation is three steps, each durable before the next, and any of them may be repeated:
 
@@ -19,6 +20,7 @@ The agent does not run meanwhile: what it holds in memory are the old keys.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,7 @@ NEXT, RETIRED = "next", "retired"
 HANDOVER = "handover.json"
 """The statement about the keys that come next; kept with the log of the ones before."""
 _COMMITTED = ("audit.committed", "audit.planted")
+_KEYS, _POLICIES = ("key.confirmed", "key.rotated"), ("policy.loaded", "policy.changed")
 
 
 def place(site: SiteFolder, digest: str) -> Path:
@@ -140,12 +143,42 @@ def _install(site: SiteFolder, new: PrivateIdentity) -> None:
 
 
 def _carry(site: SiteFolder, old: list[Event]) -> None:
-    """Binds the new log to the coins of audits that go on: the old one cannot be asked any longer."""
-    done = {(event.type, event.job) for event in site.log.entries()}
+    """Binds the new log to the coins of audits that go on, and has it say what stands: the old one cannot be
+    asked any longer.
+    """
+    done = {_said(event.type, event.job, event.body) for event in site.log.entries()}
+    for type_, job, body in (*_committed(old), *_standing(site.name, old)):
+        if _said(type_, job, body) not in done:
+            site.log.append(type_, job=job, **body)
+
+
+def _said(type_: str, job: str | None, body: Mapping[str, Any]) -> bytes:
+    return canonical.encode([type_, job or "", dict(body)])
+
+
+def _committed(old: Iterable[Event]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    return ((event.type, event.job, dict(event.body)) for event in old if event.type in _COMMITTED)
+
+
+def _standing(name: str, old: Iterable[Event]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """Type, job and body of what a log says that still holds at its end.
+
+    Keys that an authority signed for are left out: whether that counts is asked again for every plan.
+    """
+    found: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
     for event in old:
-        if event.type in _COMMITTED and (event.type, event.job) not in done:
-            body: dict[str, Any] = dict(event.body)
-            site.log.append(event.type, job=event.job, **body)
+        body: dict[str, Any] = dict(event.body)
+        if event.type in _KEYS and body["party"] != name and body.get("method") != "authority":
+            found["key", body["party"]] = event.type, body
+        elif event.type == "key.revoked":
+            kept = found.get(("key", body["party"]))
+            if kept and kept[1]["identity"] == body["identity"]:
+                del found["key", body["party"]]
+        elif event.type in _POLICIES:
+            found["policy", ""] = "policy.loaded", {"policy": body["policy"]}
+        elif event.type == "budget.opened":
+            found.setdefault(("budget", body["dataset"]), (event.type, body))
+    return ((type_, None, body) for type_, body in found.values())
 
 
 def forget(site: SiteFolder, needed: set[str]) -> None:

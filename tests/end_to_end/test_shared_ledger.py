@@ -90,6 +90,21 @@ def test_neither_log_nor_evidence_tells_of_the_other_s_job(both: tuple[Consortiu
         assert not any(other.job[7:].encode() in path.read_bytes() for path in bundle)
 
 
+def test_evidence_of_a_job_after_a_change_of_keys_is_whole(both: tuple[Consortium, Consortium]) -> None:
+    first, second = both
+    second.sites["north"].end()
+    second.hands.do("site", "rotate", "--dir", "north")
+    second.site_up("north")
+    job = second.propose("--rounds", "2")
+    second.approve(job)
+    assert second.ended(job)["state"] == "finished"
+    said = second.hands.do("report", job[7:19], "--dir", "lead", "--out", "later")
+    assert "Every party has signed it." in said
+    assert second.hands.do("verify", "later").splitlines()[-1].startswith("verified: ")
+    (budget,) = first.hands.json("site", "ledger", "--dir", "north")["budgets"]
+    assert [row["job"] for row in budget["rows"] if row["kind"] == "reserved"].count(job) == 2
+
+
 def test_agents_that_run_look_again_and_others_once_they_start(both: tuple[Consortium, Consortium]) -> None:
     first, second = both
     second.sites["north"].end()

@@ -12,7 +12,9 @@ import pytest
 
 from cloister.client.consortium import Consortium
 from cloister.client.site import rotation
+from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
+from cloister.client.site.policies import Policies
 from cloister.client.witnessing import Heads
 from cloister.privacy import canonical, durable
 from cloister.privacy.errors import CloisterError, StateError
@@ -92,6 +94,48 @@ def test_the_new_log_goes_on_from_the_old_one(service: Service) -> None:
         heads.check()
         heads.exchange()
     verify_log(new.path / "log", new.identity.public)
+
+
+def test_the_new_log_says_what_stands(service: Service) -> None:
+    """It alone is shown of later jobs: without this, their evidence would lack keys, policy and budget."""
+    north, south, west = (service.member(name) for name in ("north", "south", "west"))
+    with Consortium(north) as member:
+        member.roster()
+    for party in (service.lead.identity.public, south.identity.public, west.identity.public):
+        north.confirm(party.name, " ".join(party.words()))
+    policy = Policies(north).current()
+    Datasets(north).ledger.open_budget("notes", "record", 8.0, 1e-5)
+    gone: dict[str, Any] = {"party": "west", "identity": west.identity.public.digest()}
+    north.log.append("key.revoked", **gone)
+    vouched: dict[str, Any] = {"party": "east", "identity": west.identity.public.digest()}
+    north.log.append("key.confirmed", **vouched, method="authority")
+    for _ in range(2):
+        north = rotate(north)
+        said = [(event.type, dict(event.body)) for event in north.log.entries()][1:]
+        known = [(body["party"], body["identity"]) for type_, body in said if type_ == "key.confirmed"]
+        parties = (service.lead.identity.public, south.identity.public)
+        assert known == [(party.name, party.digest()) for party in parties]
+        assert ("policy.loaded", {"policy": policy.digest}) in said
+        assert [body["epsilon"] for type_, body in said if type_ == "budget.opened"] == [8]
+        assert len(said) == 4
+
+
+def test_what_stands_is_said_once_though_it_is_cut_off(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = service.member("north")
+    Datasets(north).ledger.open_budget("notes", "record", 8.0, 1e-5)
+
+    def cut(*_: Any) -> None:
+        raise StateError("disk_full", "The disk is full.")
+
+    with Consortium(north) as member:
+        answer = member.succeed(rotation.prepare(north, "rotated"))
+    with monkeypatch.context() as patch, pytest.raises(StateError):
+        patch.setattr(SiteFolder, "become_member", cut)
+        rotation.answered(north, answer)
+    new = rotation.settle(north.path)
+    assert [event.type for event in new.log.entries()].count("budget.opened") == 1
 
 
 def test_the_old_certificate_opens_nothing_but_the_same_change_again(service: Service) -> None:
