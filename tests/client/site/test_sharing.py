@@ -17,8 +17,10 @@ from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import RESTORED, Shared, SiteFolder
 from cloister.client.site.ledger import Ledger
 from cloister.client.site.persons import PersonColumn
+from cloister.privacy import keyring
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import CloisterError
+from cloister.privacy.keysource import KeySource
 from tests.shared import (
     COLUMNS,
     DELTA,
@@ -151,6 +153,23 @@ def test_the_same_rows_are_held_out_and_count_in_both(tmp_path: Path) -> None:
     apart = SiteFolder.create(tmp_path / "apart", "north")
     Datasets(apart).register(file, "notes", COLUMNS, (8.0, DELTA), PERSON)
     assert Datasets(apart).open("notes") != Datasets(other).open("notes")
+
+
+def test_keys_of_data_sets_are_under_the_owner_s_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "_COST", 1 << 14)
+    (tmp_path / "pass").write_text("a passphrase of some length\n")
+    (tmp_path / "pass").chmod(0o600)
+    source = KeySource.parse(f"passphrase-file:{tmp_path / 'pass'}")
+    owner, file = SiteFolder.create(tmp_path / "north", "north", source), notes(tmp_path / "notes.csv")
+    Datasets(owner).register(file, "notes", COLUMNS, (8.0, DELTA))
+    other = SiteFolder.create(tmp_path / "other", "north")
+    reconciliation.share(other, owner)
+    Datasets(other).register(file, "notes", COLUMNS, (8.0, DELTA))
+    assert Datasets(owner).open("notes") == Datasets(other).open("notes")
+    for key in (owner.path / "datasets").glob("*.key"):
+        assert key.read_bytes().startswith(b"cloister-vault/1\n")
+    (tmp_path / "pass").unlink()
+    assert reason(lambda: Datasets(SiteFolder.open(other.path)).open("notes")) == "state_sealed"
 
 
 def test_the_budget_is_in_the_log_of_each_once(tmp_path: Path) -> None:
