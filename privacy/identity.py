@@ -150,6 +150,18 @@ class PublicIdentity:
         """
         verify_both(self, message, signature, context)
 
+    def verify_classic(self, message: bytes, signature: bytes, context: str) -> None:
+        """Checks the signature of ``PrivateIdentity.sign_classic``.
+
+        Raises:
+            ChannelError: ``signature_invalid``.
+        """
+        try:
+            key = ed25519.Ed25519PublicKey.from_public_bytes(self.ed25519)
+            key.verify(signature, _framed(message, context))
+        except (InvalidSignature, ValueError) as error:
+            raise ChannelError("signature_invalid", f"A signature of {self.name} does not verify.") from error
+
     def verify_bare(self, message: bytes, signature: Signature) -> None:
         """Checks both signatures of ``PrivateIdentity.sign_bare``.
 
@@ -271,6 +283,14 @@ class PrivateIdentity:
     def sign(self, message: bytes, context: str) -> Signature:
         """Signs a message for one context, such as ``cloister/plan/1``; contexts do not mix."""
         return sign_both(self._ed25519, self._mldsa65, message, context)
+
+    def sign_classic(self, message: bytes, context: str) -> bytes:
+        """Signs with Ed25519 alone, 64 bytes, what both keys sign soon afterwards (light heads of logs).
+
+        No quantum computer may exist meanwhile. The context must be one that both keys never sign for, or
+        half of a whole signature could stand for this one.
+        """
+        return self._ed25519.sign(_framed(message, context))
 
     def sign_bare(self, message: bytes) -> Signature:
         """Signs a message of a public format that brings its own context, so that others can check it.

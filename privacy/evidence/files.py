@@ -1,4 +1,5 @@
-"""The files of a log: lines of ``events.jsonl``, and one file per signed head under ``heads/``.
+"""The files of a log: lines of ``events.jsonl``, and one file per signed head under ``heads/``: ``.head``, or
+``.light`` for a light one.
 
 Nothing here decides; what cannot be written becomes ``LogError`` with the id ``log_unwritable``.
 """
@@ -110,9 +111,9 @@ def found(folder: Path) -> None:
         (folder / _LOST).unlink(missing_ok=True)
 
 
-def head_path(folder: Path, size: int) -> Path:
+def head_path(folder: Path, size: int, *, light: bool = False) -> Path:
     """Where the head of a size is stored."""
-    return folder / HEADS / f"{size:015d}.head"
+    return folder / HEADS / f"{size:015d}.{'light' if light else 'head'}"
 
 
 def read_head(path: Path) -> SignedHead:
@@ -128,24 +129,25 @@ def read_head(path: Path) -> SignedHead:
 def write_head(folder: Path, head: SignedHead) -> None:
     """Store a head, whole or not at all."""
     try:
-        durable.write(head_path(folder, head.size), head.serialise())
+        durable.write(head_path(folder, head.size, light=head.light), head.serialise())
     except StateError as error:
         raise unwritable(error.what) from error
 
 
-def stored_heads(folder: Path) -> tuple[SignedHead, ...]:
-    """All heads under ``heads/``, smallest first; not verified.
+def stored_heads(folder: Path, *, light: bool = False) -> tuple[SignedHead, ...]:
+    """All heads under ``heads/`` of one weight, smallest first; not verified.
 
     Raises:
         LogError: ``head_invalid``.
     """
-    return tuple(map(read_head, sorted((folder / HEADS).glob("*.head"))))
+    return tuple(map(read_head, sorted((folder / HEADS).glob("*.light" if light else "*.head"))))
 
 
 def newest_head(folder: Path) -> tuple[SignedHead, ...]:
-    """The largest head under ``heads/``, if there is one; not verified.
+    """The largest head under ``heads/``, of either weight, if there is one; not verified.
 
     Raises:
         LogError: ``head_invalid``.
     """
-    return tuple(map(read_head, sorted((folder / HEADS).glob("*.head"))[-1:]))
+    found = (path for kind in ("*.head", "*.light") for path in (folder / HEADS).glob(kind))
+    return tuple(map(read_head, sorted(found)[-1:]))

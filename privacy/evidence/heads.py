@@ -13,6 +13,10 @@ Both signatures of a line are over the text above the empty line; both must veri
 SHA-256(key name, newline, 0xff, signature type, public keys), first four bytes. A log and a witness
 sign under different types and contexts, so that neither signature can stand for the other.
 
+A *light* head has the same text, and lines with an Ed25519 signature alone (100 bytes for 4.5 kB), under
+types and contexts of its own. It is shown between two whole ones (``witnessing``) and stands for none: a
+note has lines of one weight, and whoever does not ask for light signatures finds none in it.
+
 A party that has signed two heads of which neither log can be the beginning of the other has forked:
 the two heads are the proof, whoever holds them.
 """
@@ -24,6 +28,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cloister.privacy.errors import ChannelError, LogError
 from cloister.privacy.evidence import merkle
@@ -32,8 +37,6 @@ from cloister.privacy.identity import PrivateIdentity, PublicIdentity, Signature
 NOTE_LIMIT = 8 << 20
 """Longest note in bytes: a countersignature is about 4.6 kB, so over a thousand witnesses."""
 
-_LOG = "cloister/log-head/1"
-_WITNESS = "cloister/head-countersignature/1"
 _ED25519, _MLDSA65 = 64, 3309
 _ORIGIN = re.compile(r"cloister/[a-z][a-z0-9-]{0,39}/[0-9a-f]{16}")
 _SIZE = re.compile(r"[1-9]\d{0,14}")
@@ -45,18 +48,57 @@ def origin_of(party: PublicIdentity) -> str:
     return f"cloister/{party.name}/{party.digest().removeprefix('sha256:')[:16]}"
 
 
+class _Kind(NamedTuple):
+    """A kind of signature line: what it is signed for, and whether with Ed25519 alone."""
+
+    context: str
+    light: bool = False
+
+    def key(self, party: PublicIdentity) -> bytes:
+        """The id of a party's key, 4 bytes."""
+        keys = party.ed25519 if self.light else party.ed25519 + party.mldsa65
+        named = b", Ed25519:" if self.light else b", Ed25519 and ML-DSA-65:"
+        kind = b"\xff" + self.context.encode() + named
+        return hashlib.sha256(origin_of(party).encode() + b"\n" + kind + keys).digest()[:4]
+
+    def sign(self, text: bytes, party: PrivateIdentity) -> Signature:
+        """The signatures over a text."""
+        if self.light:
+            return Signature(party.sign_classic(text, context=self.context), b"")
+        return party.sign(text, context=self.context)
+
+    def verify(self, text: bytes, signature: Signature, party: PublicIdentity) -> None:
+        """Raises ``ChannelError`` ``signature_invalid``."""
+        if self.light:
+            party.verify_classic(text, signature.ed25519, context=self.context)
+        else:
+            party.verify(text, signature, context=self.context)
+
+
+_LOG = {False: _Kind("cloister/log-head/1"), True: _Kind("cloister/light-log-head/1", light=True)}
+_WITNESS = {
+    False: _Kind("cloister/head-countersignature/1"),
+    True: _Kind("cloister/light-head-countersignature/1", light=True),
+}
+
+
 @dataclass(frozen=True)
 class NoteSignature:
-    """One signature line: name and id of the key, and both signatures."""
+    """One signature line: name and id of the key, and the signatures; ``mldsa65`` is empty in a light one."""
 
     name: str
     key: bytes
     signature: Signature
 
     @classmethod
-    def make(cls, text: bytes, party: PrivateIdentity, context: str) -> NoteSignature:
+    def make(cls, text: bytes, party: PrivateIdentity, kind: _Kind) -> NoteSignature:
         """Sign a text."""
-        return cls(origin_of(party.public), _key_id(party.public, context), party.sign(text, context=context))
+        return cls(origin_of(party.public), kind.key(party.public), kind.sign(text, party))
+
+    @property
+    def light(self) -> bool:
+        """Whether there is an Ed25519 signature alone."""
+        return not self.signature.mldsa65
 
     def line(self) -> str:
         """The line, without its newline."""
@@ -73,7 +115,7 @@ class NoteSignature:
         match = _SIGNATURE.fullmatch(line)
         if match is None or _ORIGIN.fullmatch(match[1]) is None:
             raise _invalid("A signed head holds a line that is not a signature.")
-        raw = _base64(match[2], 4 + _ED25519 + _MLDSA65)
+        raw = _base64(match[2], 4 + _ED25519, 4 + _ED25519 + _MLDSA65)
         return cls(match[1], raw[:4], Signature(raw[4 : 4 + _ED25519], raw[4 + _ED25519 :]))
 
 
@@ -85,7 +127,7 @@ class SignedHead:
         origin: name of the log, see ``origin_of``.
         size: number of events, at least 1.
         root: 32 bytes, root of the Merkle tree over these events.
-        signatures: the log's own and those of witnesses, one per key.
+        signatures: the log's own and those of witnesses, one per key, all of one weight.
     """
 
     origin: str
@@ -94,10 +136,15 @@ class SignedHead:
     signatures: tuple[NoteSignature, ...] = ()
 
     @classmethod
-    def make(cls, size: int, root: bytes, writer: PrivateIdentity) -> SignedHead:
+    def make(cls, size: int, root: bytes, writer: PrivateIdentity, *, light: bool = False) -> SignedHead:
         """A head signed by the party that keeps the log."""
         head = cls(origin_of(writer.public), size, root)
-        return replace(head, signatures=(NoteSignature.make(head.text(), writer, _LOG),))
+        return replace(head, signatures=(NoteSignature.make(head.text(), writer, _LOG[light]),))
+
+    @property
+    def light(self) -> bool:
+        """Whether its signatures are of Ed25519 alone."""
+        return any(mark.light for mark in self.signatures)
 
     def text(self) -> bytes:
         """What is signed."""
@@ -129,12 +176,20 @@ class SignedHead:
             raise _invalid("A signed head is not written in the form that exists.")
         if len({(mark.name, mark.key) for mark in signatures}) != len(signatures):
             raise _invalid("A signed head holds two signatures of one key.")
+        _refuse_mixed(signatures)
         return head
 
-    def verify(self, log: PublicIdentity, witnesses: Iterable[PublicIdentity] = ()) -> tuple[str, ...]:
+    def verify(
+        self, log: PublicIdentity, witnesses: Iterable[PublicIdentity] = (), *, light: bool = False
+    ) -> tuple[str, ...]:
         """Check the log's own signature and those of the witnesses that are known.
 
-        Signatures of other keys are ignored, as the format asks.
+        Signatures of other keys and of the other weight are ignored, as the format asks.
+
+        Args:
+            log: whose log it is.
+            witnesses: whose countersignatures count.
+            light: look for light signatures, and for no others.
 
         Returns:
             Names of the witnesses that countersigned.
@@ -145,16 +200,18 @@ class SignedHead:
         """
         if self.origin != origin_of(log):
             raise _invalid(f"A signed head is not of the log of {log.name}.")
-        if not self._signed_by(log, _LOG):
+        if not self._signed_by(log, _LOG[light]):
             raise _invalid(f"A head of the log of {log.name} is not signed by {log.name}.")
-        return tuple(witness.name for witness in witnesses if self._signed_by(witness, _WITNESS))
+        return tuple(witness.name for witness in witnesses if self._signed_by(witness, _WITNESS[light]))
 
-    def _signed_by(self, party: PublicIdentity, context: str) -> bool:
-        name, key = origin_of(party), _key_id(party, context)
+    def _signed_by(self, party: PublicIdentity, kind: _Kind) -> bool:
+        name, key = origin_of(party), kind.key(party)
         for mark in self.signatures:
             if (mark.name, mark.key) == (name, key):
+                if mark.light is not kind.light:
+                    raise _invalid(f"A signature of {party.name} on a head is not of the weight of its key.")
                 try:
-                    party.verify(self.text(), mark.signature, context=context)
+                    kind.verify(self.text(), mark.signature, party)
                 except ChannelError as error:
                     raise _invalid(f"A signature of {party.name} on a head does not verify.") from error
                 return True
@@ -171,6 +228,7 @@ class SignedHead:
             raise _invalid("Signatures of one head cannot be put on another.")
         known = {(mark.name, mark.key) for mark in self.signatures}
         new = tuple(mark for mark in other.signatures if (mark.name, mark.key) not in known)
+        _refuse_mixed((*self.signatures, *new))
         return replace(self, signatures=self.signatures + new)
 
 
@@ -179,8 +237,9 @@ class Growth:
     """A new head of another party's log, and what shows that the log only grew since the last one.
 
     Attributes:
-        head: the new head.
-        previous: the last head of that log that this witness countersigned; None for the first.
+        head: the new head; a light one is countersigned lightly.
+        previous: the last head of that log that this witness countersigned, of either weight; None for the
+            first.
         proof: consistency proof from ``previous.size`` to ``head.size``; empty for the first.
     """
 
@@ -194,10 +253,10 @@ class Growth:
         Raises:
             LogError: ``head_invalid``, ``log_rolled_back``, ``log_forked`` or ``proof_invalid``.
         """
-        self.head.verify(log)
+        self.head.verify(log, light=self.head.light)
         if self.previous is None:
             return
-        self.previous.verify(log)
+        self.previous.verify(log, light=self.previous.light)
         if self.head.size < self.previous.size:
             raise LogError(
                 "log_rolled_back",
@@ -216,7 +275,7 @@ class Growth:
         the next time.
         """
         self.verify(log)
-        mark = NoteSignature.make(self.head.text(), witness, _WITNESS)
+        mark = NoteSignature.make(self.head.text(), witness, _WITNESS[self.head.light])
         return self.head.merged(replace(self.head, signatures=(mark,)))
 
 
@@ -237,18 +296,17 @@ def forked(what: str) -> LogError:
     return LogError("log_forked", what, "Keep both heads: they prove that the party keeps two histories.")
 
 
-def _key_id(party: PublicIdentity, context: str) -> bytes:
-    kind = b"\xff" + context.encode() + b", Ed25519 and ML-DSA-65:"
-    name = origin_of(party).encode()
-    return hashlib.sha256(name + b"\n" + kind + party.ed25519 + party.mldsa65).digest()[:4]
+def _refuse_mixed(marks: Iterable[NoteSignature]) -> None:
+    if len({mark.light for mark in marks}) > 1:
+        raise _invalid("A signed head holds light signatures beside whole ones.")
 
 
-def _base64(text: str, length: int) -> bytes:
+def _base64(text: str, *lengths: int) -> bytes:
     try:
         raw = base64.b64decode(text, validate=True)
     except ValueError as error:
         raise _invalid("A signed head holds something that is not Base64.") from error
-    if len(raw) != length:
+    if len(raw) not in lengths:
         raise _invalid("A signed head holds a root or a signature of another length.")
     return raw
 

@@ -140,14 +140,14 @@ class EventLog:
         """Compares this log with a head of it.
 
         Args:
-            head: signed by the keys of this log.
+            head: signed by the keys of this log; it may be light.
             own: it was stored with the log; else others held it.
 
         Raises:
             LogError: ``head_invalid``; ``log_truncated`` (own) or ``log_rolled_back``: the log is shorter;
                 ``log_forked`` or ``event_altered``: it does not begin with what the head signed.
         """
-        head.verify(self._writer.public)
+        head.verify(self._writer.public, light=head.light)
         with self.batch():
             size = self._tip.tree.size
             roots = {head.size: self._root(head.size)} if head.size <= size else {}
@@ -262,8 +262,11 @@ class EventLog:
                 files.unlock(self._file)
                 self._file = None
 
-    def head(self) -> SignedHead:
+    def head(self, *, light: bool = False) -> SignedHead:
         """The signed head of all that is written, stored under ``heads/``.
+
+        Args:
+            light: signed with Ed25519 alone.
 
         Raises:
             LogError: ``log_unwritable``; ``log_forked`` rather than sign a second root for a size.
@@ -271,12 +274,13 @@ class EventLog:
         with self._held() as file:
             self._sync(file)  # a head must never promise what a power cut can take away
             size, root = self._tip.tree.size, self._tip.tree.root()
-            stored = self._stored(size)
-            if stored is None:
-                stored = SignedHead.make(size, root, self._writer)
-                files.write_head(self.folder, stored)
-            elif stored.root != root:
+            known = {weight: self._stored(size, light=weight) for weight in (False, True)}
+            if any(one is not None and one.root != root for one in known.values()):
                 raise forked("Another head of this size was signed for this log.")
+            stored = known[light]
+            if stored is None:
+                stored = SignedHead.make(size, root, self._writer, light=light)
+                files.write_head(self.folder, stored)
             return stored
 
     def keep(self, head: SignedHead) -> SignedHead:
@@ -287,9 +291,9 @@ class EventLog:
         Raises:
             LogError: ``head_invalid``, ``log_forked``, ``log_unwritable``.
         """
-        head.verify(self._writer.public)
+        head.verify(self._writer.public, light=head.light)
         with self.batch():
-            stored = self._stored(head.size)
+            stored = self._stored(head.size, light=head.light)
             if stored is None:
                 raise LogError("head_invalid", "A head came back that is not among those signed here.")
             merged = stored.merged(head)
@@ -361,8 +365,8 @@ class EventLog:
     def _events(self) -> Iterator[Event]:
         return (Event.decode(line[:-1]) for line in files.lines(self.folder, 0, self._tip.end))
 
-    def _stored(self, size: int) -> SignedHead | None:
-        path = files.head_path(self.folder, size)
+    def _stored(self, size: int, *, light: bool) -> SignedHead | None:
+        path = files.head_path(self.folder, size, light=light)
         return files.read_head(path) if path.exists() else None
 
     def _catch_up(self, file: int) -> None:

@@ -4,7 +4,8 @@
 
     events/<writer>.jsonl                  {"event": {…}, "proof": base64} a line, the proof of RFC 6962
     heads/<writer>/<size>.head             the newest head, and the newest that each witness countersigned
-    heads/<writer>/growth.json             every other signed size: its root, and that the log only grew
+    heads/<writer>/growth.json             every other size that was signed, also lightly: its root, and that
+                                           the log only grew
     policies/<writer>@<64 hex>.json        policies, and requests decided under them, that the events name
     rulings/<writer>.json                  what each rule of them said (``rulings``)
     openings/<writer>.json                 its canaries, if it opened them (``opening``)
@@ -144,9 +145,8 @@ class Part:
             EvidenceError: ``job_unfinished``, the log says nothing of the job.
         """
         newest, name = log.head(), party.public.name
-        heads = files.stored_heads(log.folder)
-        logs = [_Kept.of(one.folder, one.public, files.stored_heads(one.folder)) for one in retired]
-        logs.append(_Kept.of(log.folder, party.public, [h for h in heads if h.size <= newest.size]))
+        logs = [_Kept.of(one.folder, one.public) for one in retired]
+        logs.append(_Kept.of(log.folder, party.public, newest.size))
         events = [event for one in logs for event in map(Event.decode, one.lines)]
         places = set(chosen(events, plan))
         shown = [event for place, event in enumerate(events) if place in places]
@@ -285,20 +285,25 @@ class _Kept:
         public: the keys that it is kept under.
         lines: its events up to the newest head.
         heads: its signed heads.
+        sizes: all sizes that it signed heads of, light ones too, up to the newest head.
     """
 
     public: PublicIdentity
     lines: tuple[bytes, ...]
     heads: tuple[SignedHead, ...]
+    sizes: frozenset[int]
 
     @classmethod
-    def of(cls, folder: Path, public: PublicIdentity, heads: Sequence[SignedHead]) -> _Kept:
-        """Reads it; raises ``LogError`` ``head_missing``, no head vouches for it."""
+    def of(cls, folder: Path, public: PublicIdentity, until: int | None = None) -> _Kept:
+        """Reads it up to a size; raises ``LogError`` ``head_missing``, no head vouches for it."""
+        whole, light = (files.stored_heads(folder, light=weight) for weight in (False, True))
+        heads = tuple(head for head in whole if until is None or head.size <= until)
         if not heads:
             raise LogError("head_missing", f"A log of {public.name} has no signed head.")
-        newest = max(heads, key=lambda head: head.size)
+        newest = max(head.size for head in heads)
         lines = (line[:-1] for line in files.lines(folder, 0, files.written(folder)))
-        return cls(public, tuple(lines)[: newest.size], tuple(heads))
+        sizes = frozenset(head.size for head in (*heads, *light) if head.size <= newest)
+        return cls(public, tuple(lines)[:newest], heads, sizes)
 
     @property
     def newest(self) -> SignedHead:
@@ -311,7 +316,7 @@ class _Kept:
         shown = (Shown(Event.decode(self.lines[n]), self.lines[n], tree.inclusion(n, size)) for n in places)
         return {
             f"events/{name}.jsonl": b"".join(one.encode() + b"\n" for one in shown),
-            f"heads/{name}/growth.json": _growth(self.heads, tree, self.newest),
+            f"heads/{name}/growth.json": _growth(self.sizes, tree, self.newest),
             **{f"heads/{name}/{h.size:015d}.head": h.serialise() for h in _kept(self.heads, self.newest)},
         }
 
@@ -328,7 +333,7 @@ def _kept(heads: Iterable[SignedHead], newest: SignedHead) -> list[SignedHead]:
     return [found[size] for size in sorted(found)]
 
 
-def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) -> bytes:
+def _growth(sizes: Iterable[int], tree: merkle.Tree, newest: SignedHead) -> bytes:
     """Roots of all signed sizes below the newest, with their consistency proofs."""
     grown: list[Json] = [
         {
@@ -336,7 +341,7 @@ def _growth(heads: Iterable[SignedHead], tree: merkle.Tree, newest: SignedHead) 
             "root": tree.root(size).hex(),
             "proof": base64.b64encode(b"".join(tree.consistency(size, newest.size))).decode(),
         }
-        for size in sorted({head.size for head in heads if head.size < newest.size})
+        for size in sorted(size for size in sizes if size < newest.size)
     ]
     return canonical.encode({"size": newest.size, "earlier": grown})
 

@@ -1,7 +1,9 @@
 """Signed heads: the form of the note, who signed, what contradicts, and what a witness refuses."""
 
 import base64
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,11 @@ from cloister.privacy.errors import LogError
 from cloister.privacy.evidence import merkle
 from cloister.privacy.evidence.heads import Growth, SignedHead, origin_of, refuse_forks
 from cloister.privacy.identity import PrivateIdentity
+from tests.known import party
 
+VECTORS = Path(__file__).parents[2] / "vectors" / "evidence"
+KNOWN = json.loads((VECTORS / "heads.json").read_text())
+BROKEN = json.loads((VECTORS / "heads_broken.json").read_text())
 LEAVES = [merkle.leaf_hash(bytes([n])) for n in range(9)]
 
 
@@ -185,3 +191,49 @@ def test_a_witness_refuses_what_did_not_only_grow(clinic, lead, bank, head):
     ]
     for reason, growth in cases:
         refusal(reason, growth.countersign, clinic.public, lead)
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_known_notes_hold(light):
+    log, witness = party(KNOWN["log"]).public, party(KNOWN["witness"]).public
+    head = SignedHead.parse(KNOWN["light" if light else "whole"].encode())
+    assert (head.origin, head.size, head.root.hex()) == (origin_of(log), KNOWN["size"], KNOWN["root"])
+    kinds = ("light-log", "light-witness") if light else ("log", "witness")
+    assert [mark.key.hex() for mark in head.signatures] == [KNOWN["keys"][kind] for kind in kinds]
+    assert head.light is light
+    assert head.verify(log, [witness], light=light) == (witness.name,)
+
+
+def test_a_light_head_is_made_and_countersigned_to_the_known_bytes():
+    log, witness = party(KNOWN["log"]), party(KNOWN["witness"])
+    head = SignedHead.make(KNOWN["size"], bytes.fromhex(KNOWN["root"]), log, light=True)
+    assert Growth(head).countersign(log.public, witness).serialise() == KNOWN["light"].encode()
+    assert len(head.serialise()) < 300
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case["why"])
+def test_broken_notes_are_refused(case):
+    log, witness = party(KNOWN["log"]).public, party(KNOWN["witness"]).public
+    refusal(
+        "head_invalid",
+        lambda: SignedHead.parse(case["note"].encode()).verify(log, [witness], light=case["light"]),
+    )
+
+
+def test_light_and_whole_signatures_are_not_put_under_one_head(clinic, lead, head):
+    light = SignedHead.make(head.size, head.root, clinic, light=True)
+    refusal("head_invalid", head.merged, light)
+    refusal("head_invalid", light.merged, Growth(head).countersign(clinic.public, lead))
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_a_witness_holds_a_head_of_either_weight_to_the_last_one_of_the_other(clinic, lead, light):
+    """Otherwise there could be one history for each weight."""
+    before = SignedHead.make(5, merkle.root(LEAVES[:5]), clinic, light=not light)
+    after = SignedHead.make(9, merkle.root(LEAVES), clinic, light=light)
+    signed = Growth(after, before, merkle.consistency_proof(LEAVES, 5)).countersign(clinic.public, lead)
+    assert signed.verify(clinic.public, [lead.public], light=light) == ("lead",)
+    twin = SignedHead.make(5, bytes(32), clinic, light=light)
+    refusal("log_forked", Growth(twin, before).countersign, clinic.public, lead)
+    refusal("log_rolled_back", Growth(before, after).countersign, clinic.public, lead)
+    refusal("proof_invalid", Growth(after, before).countersign, clinic.public, lead)

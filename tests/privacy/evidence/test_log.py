@@ -394,10 +394,35 @@ def test_a_head_states_what_is_written_and_is_signed_once(log, clinic):
     assert len(list((log.folder / "heads").iterdir())) == 2
 
 
+def test_a_light_head_stands_beside_the_whole_one_of_its_size(log, clinic):
+    light, whole = log.head(light=True), log.head()
+    assert (light.text(), light.light, whole.light) == (whole.text(), True, False)
+    assert (log.head(light=True), log.head()) == (light, whole)
+    light.verify(clinic.public, light=True)
+    refusal("head_invalid", light.verify, clinic.public)
+    assert len(list((log.folder / "heads").iterdir())) == 2
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_no_second_root_is_signed_under_the_other_weight(log, clinic, light):
+    head = SignedHead.make(1, bytes(32), clinic, light=not light)
+    files.write_head(log.folder, head)
+    refusal("log_forked", lambda: log.head(light=light))
+
+
+def test_a_log_behind_its_own_light_head_is_not_opened(log, clinic):
+    log.head()
+    log.append("log.heartbeat")
+    log.head(light=True)
+    lines = lines_of(log)
+    (log.folder / "events.jsonl").write_bytes(lines[0] + b"\n")
+    refusal("log_truncated", EventLog.open, log.folder, clinic)
+
+
 def test_a_head_in_a_batch_is_signed_after_the_sync(log, syncs, monkeypatch):
     order = []
     real = SignedHead.make
-    monkeypatch.setattr(SignedHead, "make", lambda *args: (order.append(len(syncs)), real(*args))[1])
+    monkeypatch.setattr(SignedHead, "make", lambda *a, **k: (order.append(len(syncs)), real(*a, **k))[1])
     with log.batch():
         log.append("log.heartbeat")
         log.head()

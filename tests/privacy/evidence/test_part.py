@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloister.privacy import canonical
 from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence import merkle
+from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.part import Part, Shown, owned
 from cloister.privacy.evidence.selection import selected
-from cloister.simulations.bench.staged import DATASET
+from cloister.simulations.bench.staged import DATASET, staged
 
 pytestmark = pytest.mark.job
 
@@ -26,6 +30,27 @@ def test_every_event_is_proven_under_the_newest_head(stage: Any) -> None:
         leaf = merkle.leaf_hash(shown.line)
         head = part.newest
         merkle.verify_inclusion(leaf, shown.event.seq, head.size, shown.proof, head.root)
+
+
+def test_a_size_that_was_signed_lightly_is_shown_to_be_a_beginning_and_no_light_signature_is_shown(
+    tmp_path: Path,
+) -> None:
+    """What a witness wrote down of a light head can be checked."""
+    job = staged(tmp_path, witnessed=False)
+    keys, log = job.identity("site-01"), job.logs["site-01"]
+    light = log.head(light=True)
+    log.append("log.heartbeat")
+    part = next(part for part in job.parts() if part.writer == "site-01")
+    (grown,) = canonical.decode(part.files["heads/site-01/growth.json"])["earlier"]
+    assert (grown["size"], bytes.fromhex(grown["root"])) == (light.size, light.root)
+    raw = base64.b64decode(grown["proof"])
+    proof = [raw[n : n + 32] for n in range(0, len(raw), 32)]
+    newest = part.newest
+    merkle.verify_consistency(light.size, newest.size, light.root, newest.root, proof)
+    assert not any(name.endswith(".light") for name in part.files)
+    for name, data in part.files.items():
+        if name.endswith(".head"):
+            SignedHead.parse(data).verify(keys.public)
 
 
 def test_a_part_survives_being_handed_over(stage: Any) -> None:

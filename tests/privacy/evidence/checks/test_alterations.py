@@ -22,6 +22,7 @@ from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.dsse import Envelope
 from cloister.privacy.evidence.events import Event, timestamp
+from cloister.privacy.evidence.heads import Growth, SignedHead
 from cloister.privacy.evidence.part import POLICIES, Part, Shown, statement_place
 from cloister.privacy.evidence.render import render
 from cloister.privacy.wire.signed import Signed
@@ -465,6 +466,19 @@ def hide_the_heads_that_were_countersigned(stage: Any) -> Bundle:
     dropped = next(i for i, line in enumerate(lines) if b'"key.enrolled"' in line)
     files["events/lead.jsonl"] = b"".join(lines[:dropped] + lines[dropped + 1 :])
     return lead.bundle(_signed_part(lead, "lead", files))
+
+
+@found_by("heads")
+def show_a_head_under_light_signatures(stage: Any) -> Bundle:
+    """The lead's newest head, signed lightly by the lead and by all sites."""
+    lead = stage.witnessed
+    mine = next(part for part in lead.parts() if part.writer == "lead")
+    place = max(name for name in mine.files if name.endswith(".head"))
+    whole, keys = SignedHead.parse(mine.files[place]), lead.job.identity("lead")
+    light = SignedHead.make(whole.size, whole.root, keys, light=True)
+    for site in lead.job.sites.values():
+        light = Growth(light).countersign(keys.public, site)
+    return lead.bundle(_signed_part(lead, "lead", {**mine.files, place: light.serialise()}))
 
 
 def _signed_part(forger: Forger, name: str, files: dict[str, bytes]) -> Part:
