@@ -92,20 +92,22 @@ class Line:
         self._channel = grpc.secure_channel(address, credentials, [*_OPTIONS, *grpc_options(address)])
         self._stub = rpc.ConsortiumStub(self._channel)
 
-    def ask(self, method: str, request: Any, timeout: float | None = None) -> Any:
+    def ask(self, method: str, request: Any, timeout: float | None = None, *, packed: bool = False) -> Any:
         """The answer to a call.
 
         Args:
             method: its name.
             request: the request, or an iterator of requests where the method takes several.
             timeout: seconds that the call may take, if not those of the line.
+            packed: compress it; only what holds nothing that is secret from a member.
 
         Raises:
             TransportError: the lead cannot be reached, or what was asked is not of the protocol.
             CloisterError: the lead refuses, with the id that it gives.
         """
         try:
-            return getattr(self._stub, method)(request, timeout=timeout or self._timeout)
+            packing = grpc.Compression.Gzip if packed else None
+            return getattr(self._stub, method)(request, timeout=timeout or self._timeout, compression=packing)
         except grpc.RpcError as error:
             raise refusal(error, self._address) from error
 
@@ -269,7 +271,7 @@ class Consortium(AbstractContextManager["Consortium"]):
 
     def heads(self, said: bytes) -> bytes:
         """What the lead answers to what this site says of heads (``client.witnessing``)."""
-        return bytes(self.line.ask("Heads", pb.Notice(content=said)).content)
+        return bytes(self.line.ask("Heads", pb.Notice(content=said), packed=True).content)
 
     def wanted(self) -> tuple[Wish, ...]:
         """What the lead wants of this site for the evidence of finished jobs."""

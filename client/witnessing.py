@@ -2,13 +2,15 @@
 
 The participant marks that a round was answered or a job has ended; the thread then shows the site's newest
 head, takes those of the others, and gives its countersignatures back with the next call. One call a round
-at most, and of joint steps one in ten seconds: a call takes some 50 ms of a processor and 5 KB for each party
-and way, as much as a step itself. None of it holds up a round.
+at most, and of joint steps one in ten seconds. None of it holds up a round. The head is light
+(``privacy.evidence.heads``) but at the ends and every ten minutes: with four parties a call with whole heads
+and countersignatures takes some 40 KB, one with light ones 4.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from cloister.client.consortium import Consortium
@@ -17,6 +19,7 @@ from cloister.privacy.errors import UNWRITABLE, CloisterError, LogError, Transpo
 from cloister.privacy.evidence.heads import SignedHead, origin_of
 from cloister.privacy.evidence.witnessing import (
     MOST_MARKS,
+    WHOLE_S,
     Answered,
     Said,
     Witness,
@@ -34,6 +37,7 @@ PAUSE_S = 1.0
 SHORT_S = 10.0
 """Between the calls of two joint steps at least; nothing else waits for it."""
 _ROUND, _END = 1, 3
+_NEVER = float("-inf")
 
 
 class Heads:
@@ -42,10 +46,14 @@ class Heads:
     Args:
         site: the folder of a site that has joined.
         member: its connection.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, site: SiteFolder, member: Consortium) -> None:
-        self._site, self._member = site, member
+    def __init__(
+        self, site: SiteFolder, member: Consortium, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._site, self._member, self._clock = site, member, clock
+        self._whole = _NEVER  # when the lead last took a whole head
         self.witness = Witness(site.path, site.identity, site.log)
         self._mutex = threading.Lock()
         self._marks: list[str] = []
@@ -75,7 +83,7 @@ class Heads:
         if not answer.own:
             return 0
         head = parse(answer.own)
-        head.verify(self._site.identity.public)
+        head.verify(self._site.identity.public, light=head.light)
         return head.size
 
     def _compare(self, head: SignedHead) -> None:
@@ -90,8 +98,11 @@ class Heads:
                 f"Run: cloister site restore --here --dir {self._site.path}",
             ) from error
 
-    def exchange(self) -> None:
+    def exchange(self, *, whole: bool = False) -> None:
         """Shows the newest head, takes those of the others, gives and takes countersignatures.
+
+        Args:
+            whole: the head is to be whole, however new the last whole one is.
 
         Raises:
             LogError: a head contradicts an older one (it is kept, and written down as an incident), or does
@@ -99,16 +110,20 @@ class Heads:
             TransportError: as ``check``.
         """
         with self._mutex:
-            head, proofs = show(self._site.log, self._others)
+            now = self._clock()
+            light = not whole and now - self._whole < WHOLE_S
+            head, proofs = show(self._site.log, self._others, light=light)
             given = tuple(self._marks[:MOST_MARKS])
-            own = head.signatures[:1]
             said = Said(
-                head=SignedHead(head.origin, head.size, head.root, own).serialise().decode(),
+                head=head.serialise().decode(),
                 proofs={str(size): hexed(proof) for size, proof in proofs.items()},
                 held=self.witness.held(),
                 marks=given,
             )
+            since, self._whole = self._whole, _NEVER  # what is not taken is followed by a whole one
             answer = self._ask(said)
+            if head.size in answer.held:
+                self._whole = since if light else now
             del self._marks[: len(given)]
             self._others = {*answer.held, head.size}
             self._take(answer)
@@ -169,7 +184,8 @@ class Telling(threading.Thread):
     def mark(self, *, end: bool = False, step: bool = False) -> None:
         """There is news: a round was answered, or (``end``) a job begins or is over.
 
-        At an end the call is made several times, so that what one party says reaches the next.
+        At an end the call is made several times, so that what one party says reaches the next; the head of
+        the first is whole.
 
         Args:
             end: of a job, or its beginning.
@@ -188,17 +204,17 @@ class Telling(threading.Thread):
             self._wake.clear()
             with self._mutex:
                 calls, self._calls = self._calls, 0
-            for _ in range(calls):
-                if self._stopping.is_set() or not self._told():
+            for call in range(calls):
+                if self._stopping.is_set() or not self._told(whole=calls == _END and call == 0):
                     return
                 self._stopping.wait(PAUSE_S)
             self._hurry.wait(SHORT_S - PAUSE_S)
             self._hurry.clear()
 
-    def _told(self) -> bool:
+    def _told(self, *, whole: bool) -> bool:
         """One call; False where this machine cannot write."""
         try:
-            self._heads.exchange()
+            self._heads.exchange(whole=whole)
         except CloisterError as error:
             if error.id in UNWRITABLE:
                 self.failure = error

@@ -158,6 +158,7 @@ class ConsortiumService(rpc.ConsortiumServicer):
 
     def Heads(self, request: pb.Notice, context: Any) -> pb.Notice:  # noqa: N802
         """Newest heads of logs, and countersignatures, both ways."""
+        context.set_compression(grpc.Compression.Gzip)  # hexadecimal, Base64 and names that come again
         return pb.Notice(content=self._witnesses.hear(self._site(context), request.content))
 
     def Succeed(self, request: pb.Notice, context: Any) -> pb.Signed:  # noqa: N802

@@ -20,6 +20,7 @@ class ConnectProxy:
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
         self.asked: list[str] = []
+        self.carried: list[int] = []  # bytes of each piece that went through
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self._open: list[socket.socket] = []
@@ -59,12 +60,12 @@ class ConnectProxy:
             there = socket.create_connection((host.strip("[]"), int(port)))
             self._open.append(there)
             caller.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            threading.Thread(target=_copy, args=(there, caller), daemon=True).start()
-            _copy(caller, there)
+            threading.Thread(target=self._copy, args=(there, caller), daemon=True).start()
+            self._copy(caller, there)
 
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.carried.append(len(data))
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)

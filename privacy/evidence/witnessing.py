@@ -1,5 +1,10 @@
 """What a party keeps of the logs of others: the newest head of each that it has countersigned.
 
+Heads are of two weights (``heads``). A *whole* one is shown when an agent comes, when a job has ended and
+every ten minutes of what is between; after every other round a *light* one. Both are of one chain: each is
+checked against the last one that was seen, of either weight, kept, and countersigned with its own weight. A
+witness that has seen no whole head for half an hour countersigns no light one.
+
 Sites and lead show each other their newest signed heads over the consortium service, the lead passing them
 on. Whoever sees a head of another party's log checks that the log only grew since the last one it saw,
 countersigns the head, keeps it, and gives the countersignature back. Then nobody can rewrite or cut a log,
@@ -8,7 +13,8 @@ or show two of them, without contradicting a head that another party holds.
 On disk, in the folder of a lead or a site (all notes are of the form that ``heads`` describes):
 
 ===================================  =========================================================
-``log/heads/<size>.head``            own heads, each with the countersignatures that came back
+``log/heads/<size>.head``            own heads, each with the countersignatures that came back; light ones
+                                     end in ``.light``, here and below
 ``witnessed/<name>-<16 hex>.head``   the newest head of another party's log that was countersigned
                                      here, signed by its log and by this party
 ``witnessed/<name>-<16 hex>.conflict``  a head of that log that contradicts it, as it was shown
@@ -17,7 +23,7 @@ On disk, in the folder of a lead or a site (all notes are of the form that ``hea
 ``<name>-<16 hex>`` is the log's origin (``heads.origin_of``): new keys begin a new log. Older heads need not
 be kept: that the newest one contains them was shown when it was countersigned.
 
-On the wire (``Heads`` of the consortium service), both ways canonical JSON:
+On the wire (``Heads`` of the consortium service), both ways canonical JSON, compressed:
 
 - a site says ``head`` (its newest head; "" to be told only what others hold of its log), ``proofs`` (size ->
   consistency proof from there to the head, in hexadecimal), ``held`` (origin -> size of what it holds) and
@@ -29,6 +35,7 @@ On the wire (``Heads`` of the consortium service), both ways canonical JSON:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +55,11 @@ FOLDER = "witnessed"
 MOST_MARKS = 32
 """Countersignatures in one message; what is left goes with the next one."""
 MOST_PROOFS = 32
+WHOLE_S = 600.0
+"""A party that shows heads shows a whole one at least so often."""
+OVERDUE_S = 3 * WHOLE_S
+"""No light head is countersigned by a witness that has seen no whole one for so long."""
+_WHOLE, _LIGHT = "head", "light"
 _CONTRADICTIONS = ("log_rolled_back", "log_forked", "proof_invalid")
 _P = TypeVar("_P", bound=Part)
 
@@ -104,13 +116,18 @@ class Answered(Part):
         return _parsed(cls, data)
 
 
-def show(log: EventLog, sizes: Iterable[int]) -> tuple[SignedHead, dict[int, tuple[bytes, ...]]]:
+def show(
+    log: EventLog, sizes: Iterable[int], *, light: bool = False
+) -> tuple[SignedHead, dict[int, tuple[bytes, ...]]]:
     """The newest head of a log of one's own, and proofs that it grew from the sizes that others hold.
+
+    The head has its own signature alone: others know theirs.
 
     Raises:
         LogError: as ``EventLog.head``.
     """
-    head = log.head()
+    head = log.head(light=light)
+    head = replace(head, signatures=head.signatures[:1])
     older = sorted({size for size in sizes if size < head.size})[-MOST_PROOFS:]
     return head, {size: log.consistency(size, head.size) for size in older}
 
@@ -145,13 +162,15 @@ class Witness:
     log: EventLog | None = None
 
     def newest(self, party: PublicIdentity) -> SignedHead | None:
-        """The newest head of a party's log that is kept here."""
-        path = self._path(origin_of(party), "head")
-        return files.read_head(path) if path.exists() else None
+        """The newest head of a party's log that is kept here, of either weight; of one size the whole one."""
+        paths = (self._path(origin_of(party), kind) for kind in (_WHOLE, _LIGHT))
+        kept = [files.read_head(path) for path in paths if path.exists()]
+        return max(kept, key=lambda head: head.size, default=None)
 
     def held(self) -> dict[str, int]:
-        """Origin of a log -> size of the head that is kept here."""
-        heads = map(files.read_head, sorted((self.path / FOLDER).glob("*.head")))
+        """Origin of a log -> size of the newest head that is kept here."""
+        found = (path for kind in (_WHOLE, _LIGHT) for path in (self.path / FOLDER).glob(f"*.{kind}"))
+        heads = sorted(map(files.read_head, found), key=lambda head: head.size)
         return {head.origin: head.size for head in heads}
 
     def conflicts(self) -> frozenset[str]:
@@ -171,7 +190,7 @@ class Witness:
             )
 
     def take(self, party: PublicIdentity, head: SignedHead, proof: Sequence[bytes]) -> SignedHead | None:
-        """Checks, countersigns and keeps a new head of a party's log.
+        """Checks, countersigns and keeps a new head of a party's log; a light one lightly.
 
         Args:
             party: whose log it is.
@@ -183,13 +202,14 @@ class Witness:
             None if nothing is new.
 
         Raises:
-            LogError: ``head_invalid``; or a contradiction, which is kept and written down as an incident:
-                ``log_rolled_back``, ``log_forked``, ``proof_invalid``.
+            LogError: ``head_invalid``, also of a light head where a whole one is overdue; or a
+                contradiction, which is kept and written down as an incident: ``log_rolled_back``,
+                ``log_forked``, ``proof_invalid``.
         """
         if self.identity is None or self.log is None:
             raise ValueError("a witness countersigns with its own keys")
         previous = self.newest(party)
-        if previous is not None and previous.text() == head.text():
+        if previous is not None and previous.text() == head.text() and (head.light or not previous.light):
             return None
         try:
             countersigned = Growth(head, previous, proof).countersign(party, self.identity)
@@ -197,13 +217,24 @@ class Witness:
             if error.id in _CONTRADICTIONS:
                 self._keep_conflict(head, party.name, error.id)
             raise
+        if head.light and self._overdue(head.origin):
+            raise LogError(
+                "head_invalid",
+                f"No whole head of the log of {party.name} came for {OVERDUE_S / 60:.0f} minutes.",
+                "No light one is countersigned until it comes; ask the party if it does not.",
+            )
         durable.private_folder(self.path / FOLDER)
-        durable.write(self._path(head.origin, "head"), countersigned.serialise())
+        durable.write(self._path(head.origin, _LIGHT if head.light else _WHOLE), countersigned.serialise())
         self.log.note("log.witnessed", party=party.name, size=head.size, root=f"sha256:{head.root.hex()}")
         mine = origin_of(self.identity.public)
         return replace(
             countersigned, signatures=tuple(mark for mark in countersigned.signatures if mark.name == mine)
         )
+
+    def _overdue(self, origin: str) -> bool:
+        """Whether no whole head of a log was kept here for too long, by this machine's clock."""
+        path = self._path(origin, _WHOLE)
+        return not path.exists() or time.time() - path.stat().st_mtime > OVERDUE_S
 
     def _keep_conflict(self, head: SignedHead, name: str, reason: str) -> None:
         path = self._path(head.origin, "conflict")
@@ -230,21 +261,23 @@ def countersigned(
     Raises:
         LogError: ``head_invalid``, or ``log_forked`` for a head that was never signed here.
     """
-    known, marks = tuple(witnesses), dict[int, SignedHead]()
+    known, marks = tuple(witnesses), dict[tuple[int, bool], SignedHead]()
     for mark in map(parse, notes):
-        marks[mark.size] = marks[mark.size].merged(mark) if mark.size in marks else mark
+        key = (mark.size, mark.light)
+        marks[key] = marks[key].merged(mark) if key in marks else mark
     kept = [_kept(log, own, mark, known) for mark in marks.values()]
     return any(kept)
 
 
 def _kept(log: EventLog, own: PublicIdentity, mark: SignedHead, known: tuple[PublicIdentity, ...]) -> bool:
     """Adds countersignatures to the head that is stored; whether one of them is new."""
-    path = files.head_path(log.folder, mark.size)
+    path = files.head_path(log.folder, mark.size, light=mark.light)
     if not path.exists():
         return False
     stored = files.read_head(path)
     merged = stored.merged(mark)
-    new = set(merged.verify(own, known)) - set(stored.verify(own, known))
+    before, after = (set(head.verify(own, known, light=mark.light)) for head in (stored, merged))
+    new = after - before
     if not new:
         return False
     log.keep(merged)

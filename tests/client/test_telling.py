@@ -16,9 +16,11 @@ class Counting(Heads):
 
     def __init__(self) -> None:
         self.shown = 0
+        self.whole: list[bool] = []
         self.called = threading.Event()
 
-    def exchange(self) -> None:
+    def exchange(self, *, whole: bool = False) -> None:
+        self.whole.append(whole)
         self.shown += 1
         self.called.set()
 
@@ -56,3 +58,6 @@ def test_an_end_that_comes_first_is_shown_and_a_round_behind_it_too(telling: Tel
     for more in (4, 5):
         telling.mark()
         assert eventually(lambda more=more: shown(telling) == more)
+    heads = telling._heads
+    assert isinstance(heads, Counting)
+    assert heads.whole == [True, *[False] * 4]
