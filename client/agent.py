@@ -345,7 +345,7 @@ class Agent:
             done=lambda: self._close(job),
             complain=self._say,
             admit=lambda: self._admit(job, parties),
-            tell=partial(self._telling.mark, step=job.plan.joint),
+            tell=partial(self._answered, job.plan),
             canaries=canaries,
         )
 
@@ -366,6 +366,10 @@ class Agent:
         running = [one.plan for one in self._jobs if one.state == APPROVED]
         rotation.forget(self._site, {plan.site(self._site.name).identity for plan in running})
         self._telling.mark(end=True)
+
+    def _answered(self, plan: Plan, last: bool) -> None:
+        """Heads are shown; whole ones after the last round, as agents may be stopped soon after the end."""
+        self._telling.mark(end=last, step=plan.joint and not last)
 
     def _permit(self, plan: Plan, guard: Guard) -> Callable[[], None]:
         """The policy's check before a round; it also tells the guard what the policy puts up with."""

@@ -69,7 +69,8 @@ class Participant:
         done: called after the final model was kept.
         complain: gets a line, or a trace, for the person at this machine; it never leaves the site.
         admit: raises where this site takes no further part in the job, before anything else is done.
-        tell: called when a round was answered, to show heads beside it; must be quick.
+        tell: called when a round was answered, with whether it was the last, to show heads beside it; must be
+            quick.
         canaries: those that stand among the learner's records; None where the plan has none.
         pledges: what its audits are bound to in this job.
     """
@@ -89,7 +90,7 @@ class Participant:
     done: Callable[[], None] = lambda: None
     complain: Callable[[str], None] = lambda _: None
     admit: Callable[[], None] = lambda: None
-    tell: Callable[[], None] = lambda: None
+    tell: Callable[[bool], None] = lambda _: None
     canaries: Canaries | None = None
     bytes_up: int = field(default=0)
     bytes_down: int = field(default=0)
@@ -240,7 +241,7 @@ class Participant:
         self.replies.store(header, sealed)
         self.charges.release(header, sealed)
         self._send(header, sealed)
-        self.tell()
+        self.tell(header.round == self.plan.training.rounds)
         return sealed
 
     def _send(self, header: Header, sealed: Sealed) -> None:

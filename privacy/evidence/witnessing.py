@@ -1,9 +1,9 @@
 """What a party keeps of the logs of others: the newest head of each that it has countersigned.
 
-Heads are of two weights (``heads``). A *whole* one is shown when an agent comes, when a job has ended and
-every ten minutes of what is between; after every other round a *light* one. Both are of one chain: each is
-checked against the last one that was seen, of either weight, kept, and countersigned with its own weight. A
-witness that has seen no whole head for half an hour countersigns no light one.
+Heads are of two weights (``heads``). A *whole* one is shown when an agent comes, after a job's last round and
+at its end, and every ten minutes of what is between; after every other round a *light* one. Both are of one
+chain: each is checked against the last one that was seen, of either weight, kept, and countersigned with its
+own weight. A witness that has seen no whole head for half an hour countersigns no light one.
 
 Sites and lead show each other their newest signed heads over the consortium service, the lead passing them
 on. Whoever sees a head of another party's log checks that the log only grew since the last one it saw,

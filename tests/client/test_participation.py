@@ -54,6 +54,14 @@ def test_a_machine_that_cannot_write_says_so_here_and_answers_once_it_can(
     assert [row.kind for row in north.ledger.rows("notes")] == ["reserved", "spent", "released"]
 
 
+def test_it_is_told_which_round_was_the_last(tmp_path: Path) -> None:
+    made = Consortium(tmp_path, training=plan_json()["training"] | {"rounds": 3})
+    told = list[bool]()
+    made.sites["north"].tell = told.append
+    made.federation().run(made.grid())
+    assert told == [False, False, True]
+
+
 def test_any_other_failure_is_a_refusal(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path)
     north = consortium.sites["north"]
