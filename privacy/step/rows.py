@@ -40,8 +40,9 @@ class ClippedSum:
 
     Formal guarantees:
         Adding or removing one unit changes ``result`` by at most ``bound`` in Euclidean norm, up to the
-        rounding of sums of float64: what one unit adds is a function of its own rows alone, and its norm
-        is taken of the very vector that is added.
+        rounding of sums of float64: what one unit adds is a function of the rows that are given for it, and
+        its norm is taken of the very vector that is added. That these rows do not hang on other units is the
+        engine's part; in float32 it holds but for their last bits (docs/privacy.md, "Floating point").
 
     Args:
         width: d, with the coordinates of phantoms.

@@ -162,7 +162,8 @@ class Head:
 
         Formal guarantees:
             Adding or removing one unit changes ``values`` by at most ``bound`` in Euclidean norm, up to the
-            rounding of float64 sums.
+            rounding of float64 sums and to the last bits of float32 in what other units add: a matrix
+            product may take another way for another number of rows.
         """
         return Clipped(self._sum(model, rows, bound), bound)
 

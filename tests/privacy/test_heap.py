@@ -31,8 +31,8 @@ _FREED = f"""{_BLOCKS}
 if sys.argv[1] == "settled":
     assert heap.settle()
 libc.free(block(24 << 20))  # from now on glibc keeps blocks up to this size
-kept, pins = [block(16 << 20) for _ in range(8)], []
-pins = [block(1000) for _ in range(100)]  # above all of them in the heap
+kept = [block(16 << 20) for _ in range(8)]
+pin = block(1 << 20)  # above all of them in the heap: no hole there is as large
 for at in kept:
     libc.free(at)
 show()

@@ -38,6 +38,7 @@ IN_CLEAR = (
     "config.json",
     "vault.json",
     "lock",
+    "datasets/keys.lock",
     "roster.json",
     "identity/identity.json",
     "*.pem",

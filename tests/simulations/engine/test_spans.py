@@ -74,7 +74,8 @@ def test_one_unit_moves_a_sum_by_the_bound_at_most(units):
     for unit in range(held.number_of_units):
         rest = held.take(np.flatnonzero(held.whose != unit))
         without = Head.of(rest, 3).clipped(start, bound).values
-        assert 0.9 * bound < np.linalg.norm(whole - without) <= bound + 1e-12
+        # Other rows move in the last bits of float32: a product takes another way for fewer rows.
+        assert 0.9 * bound < np.linalg.norm(whole - without) <= bound * (1 + 1e-6)
 
 
 def test_a_document_is_a_record():
