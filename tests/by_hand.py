@@ -134,7 +134,7 @@ class ByHand:
 
     def _offered(self) -> None:
         offers = self.hands.place / "lead" / "offers"
-        until(lambda: len([*offers.glob("*.signed")]) == len(self.names), "offers")
+        until(lambda: len([*offers.glob("*.signed")]) >= len(self.names), "offers")
 
     def jobs(self) -> dict[str, Any]:
         """What `lead status` says of each job."""
