@@ -2,7 +2,8 @@
 
 A record holds the request, so that ``cloister site policy replay`` can make the decision again from the
 policy that was in force. One is written, with its event, whenever outcome, policy or deciding rules differ
-from the last: a job that waits for days does not fill the log.
+from the last: a job that waits for days does not fill the log. The record is on disk before its event, so
+no event is without what it is about; what a crash cuts off between the two is mended at the next decision.
 
 A plan may be under a policy of the consortium, which it names by digest: the strictest of that and the
 site's own decides. It is in the job's folder as ``policy.json``; while it is not, nothing is approved.
@@ -31,6 +32,9 @@ from cloister.privacy.policy.strictest import strictest
 from cloister.privacy.policy.terms import HeldOutTerms, Policy
 
 _ASKED, _GRANTED, _SHARED = "asked.json", "granted.json", "policy.json"
+_LOCK = "decisions.lock"
+_UNTOLD = ".untold"
+"""Ends the name of a record whose event may not be in the log yet."""
 _SCANNED: Mapping[Action, Identifiers] = {
     "off": "unscanned",
     "warn": "found",
@@ -220,6 +224,8 @@ class Rulings:
 
         With these, whoever reads the event log can make the decisions again.
         """
+        with folder.edit(self._job(plan) / _LOCK):
+            self._settle(plan)
         requests = (record.request for record in self.records(self._job(plan)))
         shown = {request.digest: canonical.encode(request.to_json()) for request in requests}
         shared = self._job(plan) / _SHARED
@@ -256,9 +262,28 @@ class Rulings:
         decision, job = decide(policy, request, self.shared(plan)), self._job(plan)
         if not (job / "plan.json").exists():
             return decision
-        places = sorted((job / "decisions").glob("*.json"))
-        if places and _same(Record.load(places[-1]).decision, decision):
-            return decision
+        with folder.edit(job / _LOCK):  # the agent and a person may ask at once
+            self._settle(plan)
+            places = sorted((job / "decisions").glob("*.json"))
+            if not places or not _same(Record.load(places[-1]).decision, decision):
+                place = job / "decisions" / f"{len(places):05d}{_UNTOLD}"
+                durable.private_folder(place.parent)
+                durable.write(place, Record(request, decision).to_bytes())
+                self._tell(plan, decision)
+                _told(place)
+        return decision
+
+    def _settle(self, plan: Plan) -> None:
+        """Ends what a crash cut off: a record without its event, or under its first name still."""
+        for place in (self._job(plan) / "decisions").glob(f"*{_UNTOLD}"):
+            decision = Record.load(place).decision
+            told = (e.body["request"] for e in self.site.log.entries() if e.type == "policy.decision")
+            if decision.request not in told:
+                self._tell(plan, decision)
+            _told(place)
+
+    def _tell(self, plan: Plan, decision: Decision) -> None:
+        """Writes a decision, and what papers it rests on, into the event log."""
         shared: dict[str, Any] = {"shared": decision.shared} if decision.shared else {}
         self.site.log.append(
             "policy.decision",
@@ -271,9 +296,6 @@ class Rulings:
         )
         if decision.outcome == "allow":
             self._note_papers(plan)
-        durable.private_folder(job / "decisions")
-        durable.write(job / "decisions" / f"{len(places):05d}.json", Record(request, decision).to_bytes())
-        return decision
 
     def _note_papers(self, plan: Plan) -> None:
         """Writes down, once, the papers under which a dataset is used, by the policy that allows it."""
@@ -349,6 +371,12 @@ def _nearest(decision: Decision) -> str:
 def job_folder(site: SiteFolder, plan: Plan) -> Path:
     """Where a site keeps a plan."""
     return site.path / "jobs" / plan.digest.removeprefix("sha256:")[:16]
+
+
+def _told(place: Path) -> None:
+    """Gives a record its name, now that the event log has it."""
+    place.rename(place.with_suffix(".json"))
+    durable.sync_folder(place.parent)
 
 
 def _same(a: Decision, b: Decision) -> bool:

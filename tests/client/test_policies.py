@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +29,7 @@ from cloister.privacy import canonical, code, durable
 from cloister.privacy.cli import main
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence.checks.decisions import decided_again, hidden_decisions
+from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.evidence.part import Part, Shown
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.plan import Plan
@@ -198,6 +201,48 @@ def test_an_approval_a_decision_and_its_replay(site: Site) -> None:
         assert site.refusal(lambda: site.jobs.rulings.replay(job.folder)).id == "decision_altered"
     durable.write(record, data)
     (job.folder / "decisions" / "00000.json").unlink()
+    assert site.jobs.rulings.replay(job.folder) == 1
+
+
+def test_those_who_ask_at_once_leave_one_record_and_one_event(site: Site) -> None:
+    allow(site.folder)
+    job, together = site.propose(), threading.Barrier(8)
+
+    def ask(number: int) -> None:
+        own = Jobs(site.folder, lambda: site.time + timedelta(seconds=number)).rulings
+        together.wait()
+        own.decide(job.plan)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, range(8)))
+    told = [event["request"] for event in site.events("policy.decision")]
+    assert told == [record.request.digest for record in site.jobs.rulings.records(job.folder)]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its event", "after it"])
+def test_a_decision_that_a_crash_cut_off_is_told_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    allow(site.folder)
+    job, append = site.propose(), EventLog.append
+
+    def dying(self: EventLog, type: str, **fields: Any) -> Any:
+        if type != "policy.decision":
+            return append(self, type, **fields)
+        if late:
+            append(self, type, **fields)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EventLog, "append", dying)
+        site.jobs.rulings.decide(job.plan)
+    site.later(minutes=1)
+    shown = site.jobs.rulings.evidence(job.plan)
+    (told,) = site.events("policy.decision")
+    assert told["request"] in shown
+    site.jobs.rulings.decide(job.plan)
+    assert site.events("policy.decision") == [told]
     assert site.jobs.rulings.replay(job.folder) == 1
 
 
