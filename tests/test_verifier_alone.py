@@ -54,7 +54,7 @@ def test_a_fresh_environment_verifies_a_bundle_with_it(tmp_path: Path) -> None:
     """Needs a package index, for the pinned packages."""
     source = tmp_path / "source"
     for folder in ("packaging", "privacy"):
-        shutil.copytree(ROOT / folder, source / folder)
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path]
     subprocess.run([*build, source / "packaging" / "verify"], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("cloister_verify-*.whl")
