@@ -14,6 +14,7 @@ from cloister.client.jobs import Jobs as SiteJobs
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy.dp import accounting
+from cloister.privacy.evidence.files import read_head
 from cloister.privacy.evidence.heads import origin_of
 from cloister.privacy.evidence.log import verify_log
 from cloister.privacy.evidence.witnessing import Witness
@@ -147,9 +148,14 @@ def test_every_party_holds_heads_of_every_other(standing: Stand, actors: Ensembl
     for name, folder in folders.items():
         for other, theirs in folders.items():
             if name != other:
+                own, log = folder.identity.public, origin_of(theirs.identity.public)
                 held = Witness(folder.path).newest(theirs.identity.public)
                 assert held is not None
-                verify_log(theirs.path / "log", theirs.identity.public, [held])
+                assert held.verify(theirs.identity.public, [own], light=held.light) == (name,)
+                place = log.removeprefix("cloister/").replace("/", "-")
+                whole = read_head(folder.path / "witnessed" / f"{place}.head")
+                assert whole.size <= held.size
+                verify_log(theirs.path / "log", theirs.identity.public, [whole])
 
 
 def test_a_revoked_site_is_cut_off_and_the_job_goes_on(standing: Stand, actors: Ensemble) -> None:
