@@ -51,13 +51,15 @@ def look(actors: Ensemble, number: int) -> Iterator[Sample]:
 
 
 def handles(process: psutil.Process) -> int:
-    """Open file handles, without those of databases.
+    """Open file handles, without those of databases and of connections that stand.
 
     While one connection holds a lock, SQLite keeps the handles of others that were closed, as many as were
-    ever open at once, and uses them again.
+    ever open at once, and uses them again. Connections come and go with the site that dies; one whose other
+    end is gone, and that nobody closed, stands no longer and counts.
     """
     kept = sum(".sqlite" in Path(file.path).suffix for file in process.open_files())
-    return process.num_fds() - kept
+    standing = sum(one.status == psutil.CONN_ESTABLISHED for one in process.net_connections("inet"))
+    return process.num_fds() - kept - standing
 
 
 def lives(samples: list[Sample]) -> dict[tuple[str, int], list[Sample]]:
