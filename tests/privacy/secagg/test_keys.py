@@ -152,7 +152,8 @@ class TestAgreements:
             self.accept({**own, "coast": JobKey.generate()}, signed, inbox)
 
     @pytest.mark.parametrize(
-        "change", [lambda s: s[:-2], lambda s: s[:-2] + "00", lambda _: "zz", lambda _: None]
+        "change",
+        [lambda s: s[:-2], lambda s: s[:-2] + f"{int(s[-2:], 16) ^ 1:02x}", lambda _: "zz", lambda _: None],
     )
     def test_19_a_sealed_secret_that_is_cut_or_altered(
         self,
