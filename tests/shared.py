@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +51,6 @@ def mechanism(plan: Plan) -> GaussianSteps:
 def cost(rounds: int) -> float:
     """Epsilon of so many rounds."""
     return accounting.epsilon([mechanism(plan_of(0))] * rounds, DELTA)
-
-
-def notes(path: Path, persons: int = 60) -> Path:
-    """A file of three notes of each person."""
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("text", "label", "patient"))
-        table.writerows(
-            (f"note {row} of {person}", "ab"[(row + person) % 2], f"Patient {person}")
-            for person in range(persons)
-            for row in range(3)
-        )
-    return path
 
 
 def folders(place: Path, budget: float = 50.0) -> tuple[SiteFolder, SiteFolder]:

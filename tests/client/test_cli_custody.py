@@ -20,10 +20,11 @@ from cloister.privacy.plan import Plan
 from cloister.server.consortium import ConsortiumServer
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
+from tests.notes import notes
 from tests.parties import start
 from tests.plans import plan_json
 from tests.ports import free_port
-from tests.shared import notes, reserve
+from tests.shared import reserve
 
 pytestmark = pytest.mark.job
 

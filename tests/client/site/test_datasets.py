@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import stat
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cloister.privacy import canonical
 from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.errors import BudgetError, InputError, StateError
 from cloister.privacy.evidence.events import Event
+from tests.notes import notes
 from tests.site_keys import keyed_site
 
 COLUMNS, BUDGET = ("text", "label"), (8.0, 1e-5)
@@ -26,26 +26,13 @@ def events(datasets: Datasets) -> list[Event]:
     return [entry for entry in datasets.site.log.entries() if entry.type.startswith("dataset.")]
 
 
-def write(path: Path, persons: int, rows: int = 3, missing: int = 0) -> Path:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(("text", "label", "patient"))
-        table.writerows(
-            (f"note {row} of {person}", "ab"[(row + person) % 2], f"Patient {person}")
-            for person in range(persons)
-            for row in range(rows)
-        )
-        table.writerows((f"unsigned {row}", "a", " ") for row in range(missing))
-    return path
-
-
 @pytest.fixture
 def datasets(tmp_path: Path) -> Datasets:
     return Datasets(keyed_site(tmp_path / "north"))
 
 
 def test_without_a_person_column_the_unit_is_the_record(datasets: Datasets, tmp_path: Path) -> None:
-    found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET)
+    found = datasets.register(notes(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET)
     assert (found.unit, found.persons, found.person) == ("record", None, None)
     assert found.units == found.rows == Rows(low=128, high=255)
     assert [budget.unit for budget in datasets.ledger.budgets()] == ["record"]
@@ -54,7 +41,7 @@ def test_without_a_person_column_the_unit_is_the_record(datasets: Datasets, tmp_
 
 
 def test_with_one_it_is_the_person(datasets: Datasets, tmp_path: Path) -> None:
-    found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    found = datasets.register(notes(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
     assert found.unit == "person"
     assert found.units == found.persons == Persons(low=32, high=63, most_rows=2)
     assert found.rows == Rows(low=64, high=127)  # of about 54 persons, 2 rows each
@@ -65,7 +52,7 @@ def test_with_one_it_is_the_person(datasets: Datasets, tmp_path: Path) -> None:
 
 
 def test_persons_are_bounded_hashed_and_on_one_side(datasets: Datasets, tmp_path: Path) -> None:
-    datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    datasets.register(notes(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
     train, held = datasets.open("notes")
     assert train.persons is not None
     assert held.persons is not None
@@ -78,7 +65,7 @@ def test_persons_are_bounded_hashed_and_on_one_side(datasets: Datasets, tmp_path
 def test_the_key_is_the_owners_alone_and_nothing_kept_names_a_person(
     datasets: Datasets, tmp_path: Path
 ) -> None:
-    datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    datasets.register(notes(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
     key = datasets.site.path / "datasets" / "persons.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert len(key.read_bytes()) == 32
@@ -89,7 +76,7 @@ def test_the_key_is_the_owners_alone_and_nothing_kept_names_a_person(
 
 def test_two_sites_have_hashes_of_their_own(datasets: Datasets, tmp_path: Path) -> None:
     other = Datasets(keyed_site(tmp_path / "south"))
-    path = write(tmp_path / "notes.csv", 60)
+    path = notes(tmp_path / "notes.csv", 60)
     seen = []
     for site in (datasets, other):
         site.register(path, "notes", COLUMNS, BUDGET, PERSON)
@@ -98,7 +85,7 @@ def test_two_sites_have_hashes_of_their_own(datasets: Datasets, tmp_path: Path) 
 
 
 def test_rows_without_an_id_are_refused_or_dropped(datasets: Datasets, tmp_path: Path) -> None:
-    path = write(tmp_path / "notes.csv", 60, missing=40)
+    path = notes(tmp_path / "notes.csv", 60, missing=40)
     with pytest.raises(InputError) as caught:
         datasets.register(path, "notes", COLUMNS, BUDGET, PERSON)
     assert caught.value.id == "person_missing"
@@ -109,7 +96,7 @@ def test_rows_without_an_id_are_refused_or_dropped(datasets: Datasets, tmp_path:
 
 
 def test_a_site_needs_so_many_persons_however_many_rows_they_have(datasets: Datasets, tmp_path: Path) -> None:
-    path = write(tmp_path / "notes.csv", SMALLEST - 1, rows=30)
+    path = notes(tmp_path / "notes.csv", SMALLEST - 1, rows=30)
     with pytest.raises(InputError, match=f"at least {SMALLEST}") as caught:
         datasets.register(path, "notes", COLUMNS, BUDGET, PersonColumn("patient", most_rows=30))
     assert caught.value.id == "site_too_small"
@@ -117,9 +104,9 @@ def test_a_site_needs_so_many_persons_however_many_rows_they_have(datasets: Data
 
 
 def test_a_band_of_persons_that_was_left_is_refused(datasets: Datasets, tmp_path: Path) -> None:
-    path = write(tmp_path / "notes.csv", 60, rows=2)
+    path = notes(tmp_path / "notes.csv", 60, rows=2)
     datasets.register(path, "notes", COLUMNS, BUDGET, PERSON)
-    write(path, 110, rows=1)  # as many rows, but of more persons
+    notes(path, 110, rows=1)  # as many rows, but of more persons
     with pytest.raises(InputError, match="persons") as caught:
         datasets.open("notes")
     assert caught.value.id == "rows_changed"
@@ -129,7 +116,7 @@ def test_a_band_of_persons_that_was_left_is_refused(datasets: Datasets, tmp_path
 def test_a_budget_keeps_its_unit(
     datasets: Datasets, tmp_path: Path, first: PersonColumn | None, second: PersonColumn | None
 ) -> None:
-    path = write(tmp_path / "notes.csv", 60)
+    path = notes(tmp_path / "notes.csv", 60)
     before = datasets.register(path, "notes", COLUMNS, BUDGET, first)
     with pytest.raises(BudgetError) as caught:
         datasets.register(path, "notes", COLUMNS, BUDGET, second)
@@ -138,7 +125,7 @@ def test_a_budget_keeps_its_unit(
 
 
 def test_a_registration_without_its_person_column_is_damaged(datasets: Datasets, tmp_path: Path) -> None:
-    datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+    datasets.register(notes(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
     path = datasets.site.path / "datasets" / "notes.json"
     text = path.read_text()
     path.write_text(text.replace('"person":"patient"', '"person":null'))
@@ -152,7 +139,7 @@ class TestFingerprint:
     """What becomes of data that change under a registration."""
 
     def test_the_log_says_what_was_registered_and_opened(self, datasets: Datasets, tmp_path: Path) -> None:
-        found = datasets.register(write(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
+        found = datasets.register(notes(tmp_path / "notes.csv", 60), "notes", COLUMNS, BUDGET, PERSON)
         datasets.open("notes")
         datasets.open("notes", JOB)
         registered, opened = events(datasets)
@@ -170,7 +157,7 @@ class TestFingerprint:
         assert registered.body == told | {"pinned": False}
 
     def test_another_order_is_the_same_data(self, datasets: Datasets, tmp_path: Path) -> None:
-        path = write(tmp_path / "notes.csv", 60)
+        path = notes(tmp_path / "notes.csv", 60)
         datasets.register(path, "notes", COLUMNS, BUDGET, pinned=True)
         first, *rest = path.read_text().splitlines(keepends=True)
         path.write_text("".join([first, *reversed(rest)]))
@@ -180,7 +167,7 @@ class TestFingerprint:
     def test_changed_data_are_allowed_within_the_band_and_said_once(
         self, datasets: Datasets, tmp_path: Path
     ) -> None:
-        path = write(tmp_path / "notes.csv", 60)
+        path = notes(tmp_path / "notes.csv", 60)
         found = datasets.register(path, "notes", COLUMNS, BUDGET)
         original = path.read_text()
         path.write_text(original.replace("note 2 of 7,", "note 2 of seven,"))
@@ -201,7 +188,7 @@ class TestFingerprint:
         assert events(datasets)[-1].body["commitment"] == found.fingerprint
 
     def test_pinned_data_that_changed_are_refused(self, datasets: Datasets, tmp_path: Path) -> None:
-        path = write(tmp_path / "notes.csv", 60)
+        path = notes(tmp_path / "notes.csv", 60)
         datasets.register(path, "notes", COLUMNS, BUDGET, pinned=True)
         path.write_text(path.read_text().replace("note 2 of 7,", "note 2 of seven,"))
         for _ in range(2):
@@ -215,13 +202,13 @@ class TestFingerprint:
         assert datasets.changed("notes") == ""
 
     def test_two_sites_do_not_have_the_same_one(self, datasets: Datasets, tmp_path: Path) -> None:
-        path = write(tmp_path / "notes.csv", 60)
+        path = notes(tmp_path / "notes.csv", 60)
         other = Datasets(keyed_site(tmp_path / "south"))
         found = [site.register(path, "notes", COLUMNS, BUDGET).fingerprint for site in (datasets, other)]
         assert found[0] != found[1]
 
     def test_rows_without_a_value_are_refused_or_dropped(self, datasets: Datasets, tmp_path: Path) -> None:
-        path = write(tmp_path / "notes.csv", 60)
+        path = notes(tmp_path / "notes.csv", 60)
         path.write_text(path.read_text() + ",a,Patient 1\n")
         with pytest.raises(InputError) as caught:
             datasets.register(path, "notes", COLUMNS, BUDGET)

@@ -21,6 +21,7 @@ from cloister.privacy import keyring
 from cloister.privacy.dp import accounting
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.keysource import KeySource
+from tests.notes import notes
 from tests.shared import (
     COLUMNS,
     DELTA,
@@ -31,7 +32,6 @@ from tests.shared import (
     keep,
     ledger,
     mechanism,
-    notes,
     plan_of,
     reserve,
     said,
