@@ -167,6 +167,12 @@ def share(site: SiteFolder, other: SiteFolder) -> SiteFolder:
             f"{site.path} has charges or budgets of its own, or its ledger is shared by others.",
             "Only a folder in which no data set was registered yet can share another's ledger.",
         )
+    if not (owner.path / LEDGER).exists() and owner.ledger is None and not logged(owner):
+        raise StateError(
+            "ledger_missing",
+            f"{owner.path} has no ledger yet.",
+            f"Register a data set there first: cloister site data add … --dir {owner.path}",
+        )
     Ledger(owner.path / LEDGER, make=False)
     _refuse_copy(owner)
     known_as = shared.id if shared else secrets.token_hex(16)

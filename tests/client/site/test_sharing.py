@@ -410,3 +410,11 @@ def test_a_folder_says_in_its_config_whose_ledger_it_charges(pair: tuple[SiteFol
     assert other.ledger is not None
     assert Path(other.ledger.folder) == owner.path.resolve()
     assert owner.name == other.name == "north"
+
+
+def test_an_owner_in_which_nothing_was_registered_has_none_to_share_yet(tmp_path: Path) -> None:
+    owner, site = (SiteFolder.create(tmp_path / name, "north") for name in ("one", "two"))
+    with pytest.raises(CloisterError) as caught:
+        sharing.share(site, owner)
+    assert (caught.value.id, site.ledger) == ("ledger_missing", None)
+    assert "site data add" in caught.value.line()
