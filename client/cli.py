@@ -11,7 +11,7 @@ from cloister.client import cli_custody, cli_data, cli_doctor, cli_evidence, cli
 from cloister.client.consortium import Consortium, join
 from cloister.client.site.folder import Peer, SiteFolder
 from cloister.client.site.policies import Policies
-from cloister.privacy import canonical
+from cloister.privacy.console import Json, say
 from cloister.privacy.endorsements import handed_in
 from cloister.privacy.errors import EnrolmentError, PolicyError, TransportError
 from cloister.privacy.evidence.log import now
@@ -37,7 +37,6 @@ cli_policy.register(app)
 cli_custody.register(app)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Source = Annotated[
     str,
     typer.Option("--key", metavar="SOURCE", help="passphrase-file:PATH, credential:NAME or command:CMD."),
@@ -59,7 +58,7 @@ def init(
     source = KeySource.parse(key) if key else None
     site = SiteFolder.create(directory, name, source).identity.public
     if json:
-        _print({"name": name, "identity": site.digest(), "words": site.words()})
+        say({"name": name, "identity": site.digest(), "words": site.words()})
         return
     typer.echo(f"The site {name} is in {directory}. Its words, for the others to compare:")
     typer.echo(f"  {' '.join(site.words())}")
@@ -90,7 +89,7 @@ def join_(
             member.endorse(found)
     lead = roster.lead
     if json:
-        _print({"consortium": roster.consortium, "members": [member.name for member in roster.members]})
+        say({"consortium": roster.consortium, "members": [member.name for member in roster.members]})
         return
     typer.echo(f"{folder.name} is a member of {roster.consortium}, led by {lead.name}. The lead's words:")
     typer.echo(f"  {' '.join(lead.words())}")
@@ -151,7 +150,7 @@ def peers(
     doubts = [peer.doubts(authorities, today) for peer in known]
     if json:
         members = [_entry(peer, why is None) for peer, why in zip(known, doubts, strict=True)]
-        _print({"consortium": folder.membership.consortium, "members": members})
+        say({"consortium": folder.membership.consortium, "members": members})
         return
     for peer, why in zip(known, doubts, strict=True):
         vouched = peer.vouched(authorities, today)
@@ -228,7 +227,3 @@ def change(source: Source, directory: Directory = HERE) -> None:
     """
     SiteFolder.open(directory).change_key(KeySource.parse(source))
     typer.echo(f"All secrets in {directory} are encrypted under the key from {source}.")
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,13 +13,13 @@ from cloister.client.jobs import APPROVED, DONE, LEFT, WAITING, Job, Jobs
 from cloister.client.site import backup as archive
 from cloister.client.site import rotation, sharing
 from cloister.client.site.folder import SiteFolder, refuse_restored
-from cloister.privacy import canonical, folder
+from cloister.privacy import folder
 from cloister.privacy.consent import Withdrawal
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import EnrolmentError, UsageError
 from cloister.privacy.keysource import KeySource
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Source = Annotated[
     str,
     typer.Option("--key", metavar="SOURCE", help="passphrase-file:PATH, credential:NAME or command:CMD."),
@@ -56,7 +56,7 @@ def share(
     owner = sharing.home(site).path
     paths = [sharer.path for sharer in sharing.sharers(site)]
     if json:
-        _print({"ledger": str(sharing.place(site)), "folders": paths})
+        say({"ledger": str(sharing.place(site)), "folders": paths})
         return
     typer.echo(f"{directory} charges the ledger in {owner}, as do: {', '.join(paths)}")
     typer.echo(f"Make a backup of {owner} now: one from before does not know who shares its ledger.")
@@ -79,7 +79,7 @@ def backup(
     refuse_restored(site)
     count = archive.write(site, out, KeySource.parse(key))
     if json:
-        _print({"file": str(out), "site": site.name, "files": count, "bytes": out.stat().st_size})
+        say({"file": str(out), "site": site.name, "files": count, "bytes": out.stat().st_size})
         return
     typer.echo(f"{out} holds {count} files of {site.name}. Its key is in {key}, and nowhere in it.")
 
@@ -110,7 +110,7 @@ def restore(
             restoration.mark(site)
     done = restoration.settle(directory)
     if json:
-        _print({"had": done.had, "held": done.held, "charged": done.charged, "left": list(done.left)})
+        say({"had": done.had, "held": done.held, "charged": done.charged, "left": list(done.left)})
         return
     missing = max(0, done.held - done.had)
     typer.echo(f"The log of the copy has {done.had} events; at least {missing} are missing from it.")
@@ -140,7 +140,7 @@ def rotate(directory: Directory = HERE, json: Json = False) -> None:
         rotation.forget(site, {plan.site(site.name).identity for plan in running})
     public = site.identity.public
     if json:
-        _print({"identity": public.digest(), "previous": before, "words": public.words()})
+        say({"identity": public.digest(), "previous": before, "words": public.words()})
         return
     typer.echo(f"{site.name} has new keys. Their words:")
     typer.echo(f"  {' '.join(public.words())}")
@@ -177,7 +177,7 @@ def withdraw(
         site.log.append("site.withdrew", site=site.name, reason="withdrawn")
         site.log.head()
     if json:
-        _print({"left": [one.plan.digest for one in chosen], "consortium": everything})
+        say({"left": [one.plan.digest for one in chosen], "consortium": everything})
         return
     for one in chosen:
         typer.echo(f"{site.name} has left {one.plan.digest[7:19]}. The lead knows.")
@@ -194,7 +194,3 @@ def _leave(site: SiteFolder, job: Job) -> None:
     if job.state != LEFT:
         site.log.append("site.withdrew", job=job.plan.digest, site=site.name, reason="withdrawn")
     job.leave("withdrawn")
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

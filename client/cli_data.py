@@ -20,8 +20,8 @@ from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.client.site.records import Missing
 from cloister.client.site.sources.place import Place
-from cloister.privacy import canonical
 from cloister.privacy import table as tables
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import UsageError
 from cloister.privacy.task import TaskKind
 
@@ -30,7 +30,6 @@ cli_identifiers.register(app)
 
 _SOURCE = "A .csv, .jsonl or .parquet file, a dataset folder, or a database URL without a password."
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Table = Annotated[str | None, typer.Option(help="Table of the database, as NAME or SCHEMA.NAME.")]
 Columns = Annotated[
     Path | None,
@@ -123,7 +122,7 @@ def add(
         tell=counts.append,
     )
     if json:
-        _print(found.model_dump(mode="json"))
+        say(found.model_dump(mode="json"))
         return
     typer.echo(
         f"{name}: {found.rows.low} to {found.rows.high} rows to train on; a tenth is held out for scoring."
@@ -147,7 +146,7 @@ def list_(directory: Directory = HERE, json: Json = False) -> None:
     """
     datasets = Datasets(SiteFolder.open(directory))
     if json:
-        _print(
+        say(
             {
                 "datasets": [
                     found.model_dump(mode="json") | {"changed": bool(datasets.changed(found.name))}
@@ -213,7 +212,7 @@ def check(
             "option_invalid", "No dataset is registered here.", "Name a file, folder or database."
         )
     if json:
-        _print({"datasets": [_entry(*report) for report in reports]})
+        say({"datasets": [_entry(*report) for report in reports]})
     else:
         for found, report in reports:
             typer.echo("\n".join(_lines(found, report)))
@@ -374,7 +373,3 @@ def _lengths(model: Path) -> Lengths:
 
     base = describe(str(model))
     return lambda texts: [len(ids) for ids in tokenize(base, texts, _ALL_TOKENS)]
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

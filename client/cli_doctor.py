@@ -11,6 +11,7 @@ from cloister.client import doctor as checks
 from cloister.client.jobs import DONE, REFUSED, Jobs
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical, checkup
+from cloister.privacy.console import Json
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.plan import Plan
 
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     directory: Annotated[Path, typer.Option("--dir", help="The site's folder.")] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Check this machine, the folder, and the way to the lead. Exit code 1 if anything failed.
 

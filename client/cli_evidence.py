@@ -12,6 +12,7 @@ from cloister.client.jobs import Jobs
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.policies import Policies
 from cloister.privacy import canonical, durable
+from cloister.privacy.console import Json
 from cloister.privacy.errors import EvidenceError, UsageError
 from cloister.privacy.evidence.bundle import MANIFEST_FILE, Bundle
 from cloister.privacy.evidence.checks.findings import Result
@@ -54,7 +55,7 @@ def audit(
     model: Annotated[str, typer.Option(help="Where the base model is, if not where its name leads.")] = "",
     device: Annotated[str, typer.Option(help="Where the model runs, as torch names it.")] = "cpu",
     directory: Directory = HERE,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Attack the finished model of a job with what this site knows: lower bounds on epsilon.
 

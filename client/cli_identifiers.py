@@ -16,6 +16,7 @@ from cloister.client.site.identifiers.detection import Scanner
 from cloister.client.site.identifiers.findings import KINDS, Counts
 from cloister.client.site.identifiers.screening import Action, refuse, screen
 from cloister.privacy import canonical
+from cloister.privacy.console import Json
 from cloister.privacy.errors import UsageError
 
 HERE = Path()
@@ -38,7 +39,7 @@ def scan(
     ] = False,
     model: Annotated[Path | None, typer.Option(help="Folder of a spaCy model for Presidio.")] = None,
     directory: Annotated[Path, typer.Option("--dir", help="The site's folder.")] = HERE,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Count what looks like identifiers in texts, beside the measured recall of each detector.
 

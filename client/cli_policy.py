@@ -12,7 +12,7 @@ from cloister.client.jobs import Jobs
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.people import People
 from cloister.client.site.policies import Policies
-from cloister.privacy import canonical
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.evidence.vocabulary import PERSON
 from cloister.privacy.policy.decision import shown
@@ -27,7 +27,6 @@ policy_app = typer.Typer(no_args_is_help=True, help="What this site allows.")
 people_app = typer.Typer(no_args_is_help=True, help="Who may approve at this site.")
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A policy in YAML.")]
 Shared = Annotated[bool, typer.Option("--consortium", help="One agreed in the consortium, for every plan.")]
 HERE = Path()
@@ -47,7 +46,7 @@ def show(directory: Directory = HERE, json: Json = False) -> None:
     """
     policy = Policies(SiteFolder.open(directory)).current()
     if json:
-        _print({"digest": policy.digest, "policy": policy.model_dump(mode="json")})
+        say({"digest": policy.digest, "policy": policy.model_dump(mode="json")})
         return
     for block, value in policy.model_dump(mode="json").items():
         if isinstance(value, dict):
@@ -73,7 +72,7 @@ def check(file: File, json: Json = False) -> None:
     """
     policy = read(_bytes(file))
     if json:
-        _print({"digest": policy.digest})
+        say({"digest": policy.digest})
         return
     typer.echo(f"{file} can be used. Its digest: {policy.digest}")
 
@@ -90,7 +89,7 @@ def set_(file: File, shared: Shared = False, directory: Directory = HERE, json: 
     found = diff(before, policy) if before else ()
     change = overall(found) if before else "new"
     if json:
-        _print({"digest": policy.digest, "change": change})
+        say({"digest": policy.digest, "change": change})
         return
     for line in changes(found):
         typer.echo(line)
@@ -127,7 +126,7 @@ def explain_(
     policy = read(_bytes(file)) if file else Policies(SiteFolder.open(directory)).current()
     lines = list(explain(policy))
     if json:
-        _print({"digest": policy.digest, "lines": lines})
+        say({"digest": policy.digest, "lines": lines})
         return
     _sentences(lines)
 
@@ -138,7 +137,7 @@ def _explain_job(jobs: Jobs, name: str, json: bool) -> None:
     if json:
         told = decision.to_json()
         deciding = [one.model_dump(mode="json") for one in decision.deciding]
-        _print({**{key: told[key] for key in ("policy", "shared", "outcome")}, "deciding": deciding})
+        say({**{key: told[key] for key in ("policy", "shared", "outcome")}, "deciding": deciding})
         return
     both = f"The strictest of this site's policy and the consortium's {decision.shared}"
     who = both if decision.shared else "This site's policy"
@@ -166,7 +165,7 @@ def diff_(file: File, directory: Directory = HERE, json: Json = False) -> None:
             {"rule": one.rule, "change": one.change, "old": shown(one.old), "new": shown(one.new)}
             for one in found
         ]
-        _print({"change": overall(found), "rules": rules})
+        say({"change": overall(found), "rules": rules})
         return
     for line in changes(found):
         typer.echo(line)
@@ -197,7 +196,7 @@ def replay_(
     number = jobs.rulings.replay(found.folder)
     if json:
         outcomes = [record.decision.outcome for record in jobs.rulings.records(found.folder)]
-        _print({"job": found.plan.digest, "outcomes": outcomes})
+        say({"job": found.plan.digest, "outcomes": outcomes})
         return
     for record in jobs.rulings.records(found.folder):
         rules = ", ".join(one.rule for one in record.decision.deciding)
@@ -241,7 +240,7 @@ def list_(directory: Directory = HERE, json: Json = False) -> None:
     """
     found = People(SiteFolder.open(directory)).all()
     if json:
-        _print({"people": {name: one.model_dump(mode="json") for name, one in found.items()}})
+        say({"people": {name: one.model_dump(mode="json") for name, one in found.items()}})
         return
     for name, one in sorted(found.items()):
         typer.echo(f"{name}: {', '.join(one.roles)}{'; signs' if one.key else ''}")
@@ -262,7 +261,3 @@ def _bytes(file: Path) -> bytes:
             return opened.read(LARGEST + 1)
     except OSError as error:
         raise PolicyError("policy_missing", f"{file} cannot be read: {error.strerror}.") from error
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

@@ -20,6 +20,7 @@ from cloister.client.limits import Share
 from cloister.client.site.datasets import Datasets
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import PolicyError, UsageError
 from cloister.privacy.journal import Journal
 from cloister.privacy.plan import Plan
@@ -27,7 +28,6 @@ from cloister.privacy.watching import JsonLines, Metrics, MLflowTo, TensorBoardT
 from cloister.privacy.wire.messages import known
 
 Directory = Annotated[Path, typer.Option("--dir", help="The site's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
 HERE = Path()
 _MOST_LOSS = 700.0  # beyond it a perplexity is no float
@@ -114,7 +114,7 @@ def jobs(directory: Directory = HERE, json: Json = False) -> None:
     site = SiteFolder.open(directory)
     found = [_entry(site, job) for job in Jobs(site)]
     if json:
-        _print({"jobs": found})
+        say({"jobs": found})
         return
     for entry in found:
         typer.echo(f"{entry['job'][7:19]}  {entry['state']:<9} {entry['purpose']}")
@@ -157,7 +157,7 @@ def approve(
     waiting = [one.line() for one in jobs_.rulings.decide(found.plan).deciding] if decided is None else []
     if json:
         told = {"job": found.plan.digest, "approved": decided is not None}
-        _print({**told, "waiting": waiting, "changed": bool(changed)})
+        say({**told, "waiting": waiting, "changed": bool(changed)})
         return
     if changed:
         typer.echo(changed)
@@ -215,7 +215,7 @@ def ledger(directory: Directory = HERE, json: Json = False) -> None:
         for budget in book.budgets()
     ]
     if json:
-        _print({"budgets": budgets})
+        say({"budgets": budgets})
         return
     for entry in budgets:
         typer.echo(
@@ -245,7 +245,7 @@ def log(
     newest = list(site.log.entries())[-last:]
     if json:
         events = [canonical.decode(event.encode()) for event in newest]
-        _print({"size": verified.size, "root": verified.root.hex(), "events": events})
+        say({"size": verified.size, "root": verified.root.hex(), "events": events})
         return
     for event in newest:
         place = f" round {event.round}" if event.round is not None else ""
@@ -314,7 +314,3 @@ def _inside(sentence: str) -> str:
 
 def _say(line: str) -> None:
     typer.echo(line)
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cloister.privacy import canonical, durable
 from cloister.privacy.authority import Authority, PublicAuthority
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import IdentityError, UsageError
 from cloister.privacy.evidence.log import now
 from cloister.privacy.identity import PublicIdentity
@@ -24,7 +25,6 @@ app = typer.Typer(
 )
 
 Directory = Annotated[Path, typer.Option("--dir", help="The authority's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Day = Annotated[str, typer.Option(metavar="DATE", help="First day, YYYY-MM-DD in UTC; today without it.")]
 HERE = Path()
 
@@ -58,7 +58,7 @@ def show(directory: Directory = HERE, json: Json = False) -> None:
 
 def _tell(authority: PublicAuthority, json: bool) -> None:
     if json:
-        _print({"name": authority.name, "digest": authority.digest(), "words": authority.words()})
+        say({"name": authority.name, "digest": authority.digest(), "words": authority.words()})
         return
     typer.echo(f"The authority {authority.name}: {authority.digest()}")
     typer.echo(f"  {' '.join(authority.words())}")
@@ -93,7 +93,7 @@ def sign(
     made = Endorsement.make(authority, consortium, member, first, last)
     durable.write(out, made.to_bytes(), mode=0o644)
     if json:
-        _print({"file": str(out), **made.said.model_dump(mode="json")})
+        say({"file": str(out), **made.said.model_dump(mode="json")})
         return
     typer.echo(f"{authority.public.name} says: {_said(made)}")
     typer.echo(f"{out} is for {member.name}, who hands it in: `cloister {member.role} endorse {out.name}`.")
@@ -110,7 +110,7 @@ def read(
     """
     found = Endorsement.from_bytes(_bytes(file))
     if json:
-        _print(found.said.model_dump(mode="json"))
+        say(found.said.model_dump(mode="json"))
         return
     typer.echo(f"The authority {found.authority.name}, {found.said.authority}, says: {_said(found)}")
 
@@ -147,7 +147,3 @@ def _bytes(file: Path) -> bytes:
             return opened.read(LARGEST + 1)
     except OSError as error:
         raise UsageError("option_invalid", f"{file} cannot be read: {error.strerror}.", "") from error
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

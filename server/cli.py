@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from cloister.privacy import canonical, durable
+from cloister.privacy import durable
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import UsageError
 from cloister.privacy.keysource import KeySource
-from cloister.server import cli_custody, cli_plan, cli_policy, cli_versions, cli_work
+from cloister.server import cli_custody, cli_plan, cli_policy, cli_propose, cli_versions, cli_work
 from cloister.server.folder import LeadFolder, Settings
+from cloister.server.options import HERE, Directory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,18 +26,16 @@ app = typer.Typer(
 key_app = typer.Typer(no_args_is_help=True, help="The key that all secrets of the folder are under.")
 app.add_typer(key_app, name="key")
 cli_plan.register(app)
+cli_propose.register(app)
 cli_work.register(app)
 cli_custody.register(app)
 cli_versions.register(app)
 cli_policy.register(app)
 
-Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Source = Annotated[
     str,
     typer.Option("--key", metavar="SOURCE", help="passphrase-file:PATH, credential:NAME or command:CMD."),
 ]
-HERE = Path()
 
 
 @app.command()
@@ -66,7 +66,7 @@ def init(
     source = KeySource.parse(key) if key else None
     lead = LeadFolder.create(directory, settings, source=source).identity.public
     if json:
-        _print({"consortium": name, "lead": lead.name, "identity": lead.digest(), "words": lead.words()})
+        say({"consortium": name, "lead": lead.name, "identity": lead.digest(), "words": lead.words()})
         return
     typer.echo(f"The consortium {name} is in {directory}. The lead's words, for sites to compare:")
     typer.echo(f"  {' '.join(lead.words())}")
@@ -93,7 +93,7 @@ def invite(
     made = folder.enrolment.invite(site, folder.settings.addresses, days)
     durable.write(out, made.to_bytes())
     if json:
-        _print({"file": str(out), "site": site, "not_after": made.not_after})
+        say({"file": str(out), "site": site, "not_after": made.not_after})
         return
     typer.echo(f"{out} lets {site} join {made.consortium} once, until {made.not_after}.")
     typer.echo(f"There: cloister site init --dir {site} --name {site}, then cloister site join {out.name}")
@@ -111,7 +111,7 @@ def peers(directory: Directory = HERE, json: Json = False) -> None:
             {"name": m.name, "role": m.role, "identity": m.digest(), "words": m.words()}
             for m in roster.members
         ]
-        _print({"consortium": roster.consortium, "roster": roster.digest(), "members": members})
+        say({"consortium": roster.consortium, "roster": roster.digest(), "members": members})
         return
     for member in roster.members:
         typer.echo(f"{member.name} ({member.role})")
@@ -128,7 +128,3 @@ def change(source: Source, directory: Directory = HERE) -> None:
     """
     LeadFolder.open(directory).change_key(KeySource.parse(source))
     typer.echo(f"All secrets in {directory} are encrypted under the key from {source}.")
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

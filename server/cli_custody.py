@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cloister.privacy import canonical
+from cloister.privacy.console import Json, say
 from cloister.privacy.errors import UsageError
 from cloister.privacy.keysource import KeySource
 from cloister.privacy.wire.messages import known
 from cloister.server import backup as archive
 from cloister.server.folder import LeadFolder
+from cloister.server.options import HERE, Directory
 
-Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Source = Annotated[
     str,
     typer.Option("--key", metavar="SOURCE", help="passphrase-file:PATH, credential:NAME or command:CMD."),
 ]
-HERE = Path()
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +42,7 @@ def backup(
     lead = LeadFolder.open(directory)
     count = archive.write(lead, out, KeySource.parse(key))
     if json:
-        _print({"file": str(out), "files": count, "bytes": out.stat().st_size})
+        say({"file": str(out), "files": count, "bytes": out.stat().st_size})
         return
     typer.echo(f"{out} holds {count} files. Its key is in {key}, and nowhere in it.")
 
@@ -65,7 +63,7 @@ def restore(
     members = [site.name for site in lead.enrolment.roster.sites]
     public = lead.identity.public
     if json:
-        _print({"members": members, "identity": public.digest(), "words": public.words()})
+        say({"members": members, "identity": public.digest(), "words": public.words()})
         return
     typer.echo(
         f"The lead of {lead.settings.consortium} is in {directory}, with {', '.join(members) or 'nobody'}."
@@ -92,10 +90,6 @@ def revoke(
     lead = LeadFolder.open(directory)
     gone = lead.enrolment.revoke(site, reason)
     if json:
-        _print({"site": site, "identity": gone.digest(), "roster": lead.enrolment.roster.digest()})
+        say({"site": site, "identity": gone.digest(), "roster": lead.enrolment.roster.digest()})
         return
     typer.echo(f"The keys of {site} are revoked. Plans for the roster before it can be approved no longer.")
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

@@ -12,17 +12,28 @@ import typer
 from cloister.privacy import canonical, code
 from cloister.privacy.clauses import Persons, Rows
 from cloister.privacy.consent import Offer
+from cloister.privacy.console import Json
 from cloister.privacy.errors import UsageError
 from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.model import DEFAULT, BaseModel
-from cloister.server.cli_work import Columned, Hidden, with_table
 from cloister.server.desk import FolderDesk
 from cloister.server.folder import LeadFolder
+from cloister.server.options import (
+    HERE,
+    LIMITS,
+    PRIVACY,
+    SUMS,
+    TASK,
+    TRAINING,
+    Columned,
+    Directory,
+    Hidden,
+    with_table,
+)
 from cloister.server.outline import ROUND_SECONDS, Ground
 from cloister.server.planning import Limits, Proposal, Wish, plan_for
 from cloister.server.terms import Terms
 
-HERE = Path()
 _BAND = re.compile(r"([1-9][0-9]{0,8})(?:-([1-9][0-9]{0,8}))?")
 _ROWS = 8  # of one person, where sites are described and nothing else is said
 
@@ -33,44 +44,79 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    purpose: Annotated[str, typer.Option(help="What the model is for.")],
-    labels: Annotated[str, typer.Option(help="The classes, with commas between; of a table its file.")] = "",
+    purpose: Annotated[str, typer.Option(help="What the model is for.", rich_help_panel=TASK)],
+    labels: Annotated[
+        str, typer.Option(help="The classes, with commas between; of a table its file.", rich_help_panel=TASK)
+    ] = "",
     columns: Columned = None,
     hidden: Hidden = None,
-    directory: Annotated[Path, typer.Option("--dir", help="The lead's folder.")] = HERE,
+    directory: Directory = HERE,
     sites: Annotated[
         str,
         typer.Option(
             help="Bands of units of sites, such as 128-255,512-1023, before there are any; without it the "
-            "offers in the lead's folder count."
+            "offers in the lead's folder count.",
+            rich_help_panel=SUMS,
         ),
     ] = "",
-    unit: Annotated[Literal["person", "record"] | None, typer.Option(help="Unit of privacy.")] = None,
-    epsilon: Annotated[float, typer.Option(help="Target of the whole plan, per person or per record.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+    unit: Annotated[
+        Literal["person", "record"] | None, typer.Option(help="Unit of privacy.", rich_help_panel=PRIVACY)
+    ] = None,
+    epsilon: Annotated[
+        float,
+        typer.Option(help="Target of the whole plan, per person or per record.", rich_help_panel=PRIVACY),
+    ] = 8.0,
+    delta: Annotated[float, typer.Option(help="Its delta.", rich_help_panel=PRIVACY)] = 1e-5,
     most_epsilon: Annotated[
-        float | None, typer.Option(help="Epsilon that is allowed; else that of the consortium's policy.")
+        float | None,
+        typer.Option(
+            help="Epsilon that is allowed; else that of the consortium's policy.", rich_help_panel=LIMITS
+        ),
     ] = None,
     most_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Bytes that a site may send in the whole job, before sealing.")
+        int | None,
+        typer.Option(
+            min=1, help="Bytes that a site may send in the whole job, before sealing.", rich_help_panel=LIMITS
+        ),
     ] = None,
     most_seconds: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that the job may take; needs --rows-per-second.")
+        float | None,
+        typer.Option(
+            min=1, help="Seconds that the job may take; needs --rows-per-second.", rich_help_panel=LIMITS
+        ),
     ] = None,
     rows_per_second: Annotated[
-        float | None, typer.Option(help="Rows that the slowest site was measured to train in a second.")
+        float | None,
+        typer.Option(
+            help="Rows that the slowest site was measured to train in a second.", rich_help_panel=LIMITS
+        ),
     ] = None,
-    privacy: Annotated[Literal["local", "joint", "off"] | None, typer.Option(help="Only this mode.")] = None,
-    top_layers: Annotated[int | None, typer.Option(min=0, help="Only LoRA on so many layers.")] = None,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Only so many rounds.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Only this sampling rate of a step.")] = None,
-    minimum: Annotated[int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.")] = 0,
-    colluding: Annotated[int, typer.Option(min=1, help="Sites that may collude, with the lead.")] = 1,
+    privacy: Annotated[
+        Literal["local", "joint", "off"] | None, typer.Option(help="Only this mode.", rich_help_panel=PRIVACY)
+    ] = None,
+    top_layers: Annotated[
+        int | None, typer.Option(min=0, help="Only LoRA on so many layers.", rich_help_panel=TRAINING)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Only so many rounds.", rich_help_panel=TRAINING)
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Only this sampling rate of a step.", rich_help_panel=TRAINING)
+    ] = None,
+    minimum: Annotated[
+        int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.", rich_help_panel=SUMS)
+    ] = 0,
+    colluding: Annotated[
+        int, typer.Option(min=1, help="Sites that may collude, with the lead.", rich_help_panel=SUMS)
+    ] = 1,
     take_back: Annotated[
-        bool, typer.Option("--take-back", help="Take surplus noise back, where joint.")
+        bool,
+        typer.Option("--take-back", help="Take surplus noise back, where joint.", rich_help_panel=PRIVACY),
     ] = False,
-    model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    model: Annotated[
+        str, typer.Option(help="Base model: a folder or a hub name.", rich_help_panel=TASK)
+    ] = DEFAULT,
+    json: Json = False,
 ) -> None:
     """Work out what to propose: mode, noise, steps, bytes. Reads public terms alone and proposes nothing.
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cloister.privacy import canonical
+from cloister.privacy.console import Json, say
 from cloister.privacy.endorsements import handed_in
 from cloister.privacy.errors import PolicyError
 from cloister.privacy.policy.reading import LARGEST
 from cloister.privacy.policy.words import explain
 from cloister.server.folder import LeadFolder
+from cloister.server.options import HERE, Directory
 from cloister.server.policies import Policies
 
 policy_app = typer.Typer(no_args_is_help=True, help="What every site applies beside its own policy.")
-Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-HERE = Path()
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +43,7 @@ def set_(
     lead = LeadFolder.open(directory)
     policy = Policies(lead.path, lead.log).put(_policy(file))
     if json:
-        _print({"digest": policy.digest})
+        say({"digest": policy.digest})
         return
     typer.echo(f"Plans that are proposed from now on name {policy.digest}.")
 
@@ -60,7 +58,7 @@ def show(directory: Directory = HERE, json: Json = False) -> None:
     policy = Policies(lead.path, lead.log).current()
     if json:
         value = policy.model_dump(mode="json") if policy else None
-        _print({"digest": policy.digest if policy else None, "policy": value})
+        say({"digest": policy.digest if policy else None, "policy": value})
         return
     if policy is None:
         typer.echo("There is none: each site's own policy decides alone.")
@@ -102,7 +100,3 @@ def _policy(file: Path) -> bytes:
             return opened.read(LARGEST + 1)
     except OSError as error:
         raise PolicyError("policy_missing", f"{file} cannot be read: {error.strerror}.") from error
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

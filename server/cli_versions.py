@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cloister.privacy import canonical
+from cloister.privacy.console import Json, say
 from cloister.privacy.wire.messages import model_digest
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import Jobs
+from cloister.server.options import HERE, Directory, JobName
 from cloister.server.versions import Version, Versions
-
-Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
-HERE = Path()
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +30,7 @@ def versions(job: JobName, directory: Directory = HERE, json: Json = False) -> N
     kept = Versions(found.folder, found.plan, folder.vault)
     visibility = found.plan.aggregation.visibility
     if json:
-        _print({"versions": [_entry(kept, version) for version in kept.all()], "visibility": visibility})
+        say({"versions": [_entry(kept, version) for version in kept.all()], "visibility": visibility})
         return
     for version in kept.all():
         notes = [*(["far beyond the rounds before"] if version.jumped else [])]
@@ -60,7 +55,7 @@ def rollback(
     state = found.roll_back(to, folder.vault, folder.log)
     model, left = model_digest(state.model), found.plan.training.rounds - state.round
     if json:
-        _print({"job": found.plan.digest, "model": model, "round": state.round, "left": left})
+        say({"job": found.plan.digest, "model": model, "round": state.round, "left": left})
         return
     typer.echo(f"The model is {model[7:19]} again; {left} rounds are left. Nothing charged is given back.")
     typer.echo(f"Next: cloister lead resume {found.plan.digest[7:19]} --dir {directory}")
@@ -68,7 +63,3 @@ def rollback(
 
 def _entry(kept: Versions, version: Version) -> dict[str, Any]:
     return {**vars(version), "kept": kept.has(version.round)}
-
-
-def _print(value: dict[str, Any]) -> None:
-    typer.echo(canonical.encode(value).decode())

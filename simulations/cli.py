@@ -20,9 +20,21 @@ from cloister.privacy import folder
 from cloister.privacy import table as tables
 from cloister.privacy.errors import UsageError
 from cloister.privacy.model import DEFAULT
-from cloister.server.cli_work import Bits, Canaries, Columned, Hidden, TakeBack, analytic_choice
 from cloister.server.compatibility import check, check_bits
 from cloister.server.jobs import Job
+from cloister.server.options import (
+    ANALYTIC,
+    PRIVACY,
+    SUMS,
+    TASK,
+    TRAINING,
+    Bits,
+    Canaries,
+    Columned,
+    Hidden,
+    TakeBack,
+    analytic_choice,
+)
 from cloister.server.terms import Terms
 from cloister.simulations import demo as stagecraft
 from cloister.simulations import stage
@@ -36,50 +48,75 @@ _SECURE_SITES = 3  # with one that may collude, two others stand behind every su
 
 @app.command()
 def demo(
-    data: Annotated[Path | None, typer.Option(help="Your own CSV, JSON lines or Parquet file.")] = None,
-    text: Annotated[str, typer.Option("--text", help="Column of the texts.")] = "text",
-    label: Annotated[str, typer.Option("--label", help="Column of the classes.")] = "label",
+    data: Annotated[
+        Path | None, typer.Option(help="Your own CSV, JSON lines or Parquet file.", rich_help_panel=TASK)
+    ] = None,
+    text: Annotated[str, typer.Option("--text", help="Column of the texts.", rich_help_panel=TASK)] = "text",
+    label: Annotated[
+        str, typer.Option("--label", help="Column of the classes.", rich_help_panel=TASK)
+    ] = "label",
     pair: Annotated[
-        str | None, typer.Option("--pair", help="Column of second texts: each row is then a pair.")
+        str | None,
+        typer.Option("--pair", help="Column of second texts: each row is then a pair.", rich_help_panel=TASK),
     ] = None,
     columns: Columned = None,
     hidden: Hidden = None,
     person: Annotated[
         str | None,
         typer.Option(
-            help="Column of person ids: the unit of privacy is the person; of the embedded notes: patient."
+            help="Column of person ids: the unit of privacy is the person; of the embedded notes: patient.",
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
     rows_per_person: RowsPerPerson = MOST_ROWS,
     missing_persons: MissingPersons = "refuse",
-    site: Annotated[str | None, typer.Option(help="Column that names sites.")] = None,
-    sites: Annotated[int, typer.Option(min=1, max=50, help="Number of sites.")] = 4,
+    site: Annotated[str | None, typer.Option(help="Column that names sites.", rich_help_panel=SUMS)] = None,
+    sites: Annotated[int, typer.Option(min=1, max=50, help="Number of sites.", rich_help_panel=SUMS)] = 4,
     split: Annotated[
-        str, typer.Option(help="iid, natural:COLUMN, dirichlet:ALPHA, pathological:K or quantity:ALPHA.")
+        str,
+        typer.Option(
+            help="iid, natural:COLUMN, dirichlet:ALPHA, pathological:K or quantity:ALPHA.",
+            rich_help_panel=SUMS,
+        ),
     ] = "dirichlet:0.5",
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds.", rich_help_panel=TRAINING)] = None,
     privacy: Annotated[
         Literal["local", "joint", "off"],
-        typer.Option(help="Where noise is added: at each site for itself, in shares for all, or nowhere."),
+        typer.Option(
+            help="Where noise is added: at each site for itself, in shares for all, or nowhere.",
+            rich_help_panel=PRIVACY,
+        ),
     ] = "local",
     epsilon: Annotated[
-        float, typer.Option(help="Privacy target of the whole run, per person or per record.")
+        float,
+        typer.Option(
+            help="Privacy target of the whole run, per person or per record.", rich_help_panel=PRIVACY
+        ),
     ] = 8.0,
-    delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="Its delta.", rich_help_panel=PRIVACY)] = 1e-5,
     top_layers: Annotated[
-        int | None, typer.Option(min=0, help="Layers with LoRA, counted from the top.")
+        int | None,
+        typer.Option(min=0, help="Layers with LoRA, counted from the top.", rich_help_panel=TRAINING),
     ] = None,
     secure: Annotated[
-        bool, typer.Option(help="Open nothing but sums; without it the lead sees every single update.")
+        bool,
+        typer.Option(
+            help="Open nothing but sums; without it the lead sees every single update.", rich_help_panel=SUMS
+        ),
     ] = True,
     take_back: TakeBack = False,
     bits: Bits = None,
     canaries: Canaries = None,
     method: Annotated[
         Literal["ridge", "means"] | None,
-        typer.Option(help="One analytic round in the place of training: ridge regression, or class means."),
+        typer.Option(
+            help="One analytic round in the place of training: ridge regression, or class means.",
+            rich_help_panel=ANALYTIC,
+        ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Base model: a folder or a hub name.")] = DEFAULT,
+    model: Annotated[
+        str, typer.Option(help="Base model: a folder or a hub name.", rich_help_panel=TASK)
+    ] = DEFAULT,
     out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
         "cloister-demo"
     ),

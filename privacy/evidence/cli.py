@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cloister.privacy import canonical
+from cloister.privacy.console import Json
 from cloister.privacy.errors import InputError
 
 
@@ -24,7 +25,7 @@ def run(
     full: Annotated[
         bool, typer.Option("--full", help="Also the slow accounts for a person at several sites (minutes).")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a bundle of evidence: offline, without trust in who made it.
 

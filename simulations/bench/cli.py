@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloister.privacy.console import Json
 from cloister.privacy.errors import UsageError
 from cloister.simulations.bench.result import Result
 from cloister.simulations.bench.texts import TextFile
@@ -54,7 +55,7 @@ def bench(
         Path | None,
         typer.Option(help=f"{_KEEPS}: a folder that keeps finished runs, so that the next call goes on."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure one thing and print its figures beside their targets.
 

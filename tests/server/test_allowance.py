@@ -17,7 +17,7 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import PlanError
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.policy.terms import Policy
-from cloister.server import cli_work
+from cloister.server import cli_propose
 from cloister.server.allowance import Allowed, require
 from cloister.server.analytic import Choice
 from cloister.server.outline import outline
@@ -109,7 +109,7 @@ def test_a_proposal_beyond_the_policy_or_the_bytes_is_one_line_and_proposes_noth
     (tmp_path / "lead" / "policy.yaml").write_text(json.dumps(policy_json(privacy__epsilon=3)))
     (tmp_path / "lead" / "policy.yaml").chmod(0o600)
     known = ground(base)
-    monkeypatch.setattr(cli_work, "Ground", lambda *_: known)
+    monkeypatch.setattr(cli_propose, "Ground", lambda *_: known)
     capsys.readouterr()
     common = ["lead", "propose", *lead, "--purpose", "notes", "--labels", "a,b,c", "--model", str(base.path)]
     assert main([*common]) == 1

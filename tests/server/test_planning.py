@@ -19,7 +19,7 @@ from cloister.privacy.identity import PrivateIdentity, Roster
 from cloister.privacy.layout import dense
 from cloister.privacy.model import BaseModel, Columns, describe
 from cloister.privacy.plan import Plan
-from cloister.server import cli_plan, cli_work
+from cloister.server import cli_plan, cli_propose
 from cloister.server.analytic import Choice
 from cloister.server.outline import Ground, outline
 from cloister.server.planning import Limits, Wish, plan_for
@@ -189,7 +189,7 @@ def listening(lead: tuple[str, ...], base: BaseModel, monkeypatch: pytest.Monkey
 
     assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
     monkeypatch.setattr(cli_plan, "_offered", lambda *_: (known, None))
-    monkeypatch.setattr(cli_work, "draft", drafted)
+    monkeypatch.setattr(cli_propose, "draft", drafted)
     return proposed
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -21,9 +22,10 @@ from cloister.privacy.layout import Placement, layout
 from cloister.privacy.methods import Robust
 from cloister.privacy.model import BaseModel, describe
 from cloister.privacy.plan import Plan
-from cloister.server import cli_work
+from cloister.server import cli_propose
 from cloister.server.analytic import Choice
 from cloister.server.optimizers.stepping import USUAL
+from cloister.server.options import PRIVACY, TRAINING, WIRE
 from cloister.server.proposal import draft
 from cloister.server.reach import reach
 from cloister.server.terms import RATES, Terms
@@ -279,7 +281,7 @@ def test_a_proposal_says_what_its_bits_are(
     capsys: pytest.CaptureFixture[str],
     bits: str | None,
 ) -> None:
-    monkeypatch.setattr(cli_work, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
+    monkeypatch.setattr(cli_propose, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
     lead = ("--dir", str(tmp_path / "lead"))
     assert main(["lead", "init", "--name", "hospitals", *lead]) == 0
     chosen = () if bits is None else ("--bits", bits)
@@ -356,12 +358,19 @@ def test_methods_are_options_and_what_does_not_go_together_is_one_line(
     code: int,
     says: str,
 ) -> None:
-    monkeypatch.setattr(cli_work, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
+    monkeypatch.setattr(cli_propose, "draft", lambda terms, *_: draft(terms, *consortium(4), base, CODE))
     terms = ("--purpose", "notes", "--labels", "a,b,c", "--model", str(base.path), *options.split())
     assert main(["lead", "propose", "--dir", str(lead), *terms]) == code
     told = capsys.readouterr()
     assert says in told.out + told.err
     assert "Traceback" not in told.err
+
+
+def test_every_option_of_a_plan_stands_in_the_panel_of_what_is_decided_with_it() -> None:
+    parameters = inspect.signature(cli_propose.propose, eval_str=True).parameters
+    panels = {name: one.annotation.__metadata__[0].rich_help_panel for name, one in parameters.items()}
+    assert {name for name, panel in panels.items() if panel is None} == {"directory", "json"}
+    assert (panels["epsilon"], panels["bits"], panels["rounds"]) == (PRIVACY, WIRE, TRAINING)
 
 
 @pytest.mark.parametrize("offers", [OFFERS, PERSON_OFFERS])

@@ -1,0 +1,163 @@
+"""Options that several commands of the lead and of simulations have, and what they come to.
+
+Options of one command stand in panels of its help, by what somebody decides with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from cloister.privacy import table as tables
+from cloister.privacy.clauses import MOST_HIDDEN
+from cloister.privacy.errors import UsageError
+from cloister.privacy.model import DEFAULT, BaseModel, Columns, describe
+from cloister.privacy.secagg.quantisation import MOST_BITS
+from cloister.privacy.secagg.ring import FEWEST_BITS
+from cloister.server.analytic import Choice
+from cloister.server.terms import Terms
+
+TASK: Final = "What is learnt"
+PRIVACY: Final = "Privacy"
+SUMS: Final = "Who takes part, and what the lead sees"
+TRAINING: Final = "Training"
+ANALYTIC: Final = "One analytic round"
+WIRE: Final = "Bytes"
+LIMITS: Final = "What is allowed"
+AUDIT: Final = "Audit"
+
+Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        min=FEWEST_BITS,
+        max=MOST_BITS,
+        help="Bits that a parameter travels as; 32 without it. Not with joint privacy.",
+        rich_help_panel=WIRE,
+    ),
+]
+Canaries = Annotated[
+    int | None,
+    typer.Option(
+        help="False records that each site makes up, half of which it trains on: measures what the model "
+        "keeps, and costs accuracy. None without it.",
+        rich_help_panel=AUDIT,
+    ),
+]
+TakeBack = Annotated[
+    bool,
+    typer.Option(
+        "--take-back",
+        help="With --privacy joint: take noise back that lost sites would have made needed; two vectors "
+        "up a step instead of one.",
+        rich_help_panel=PRIVACY,
+    ),
+]
+MostBytes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Bytes that a site may send in the whole job, before sealing.", rich_help_panel=WIRE
+    ),
+]
+Columned = Annotated[
+    Path | None,
+    typer.Option(
+        "--columns",
+        help="A TOML file of columns with public ranges: what is learnt is the class of rows of a table, "
+        "without a base model.",
+        rich_help_panel=TASK,
+    ),
+]
+Hidden = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MOST_HIDDEN,
+        help="With --columns: width of a hidden layer; a linear model without it.",
+        rich_help_panel=TASK,
+    ),
+]
+Licensed = Annotated[
+    str | None,
+    typer.Option(
+        "--licence",
+        help="The base model's licence, if not the one that its card declares.",
+        rich_help_panel=TASK,
+    ),
+]
+HERE: Final = Path()
+
+
+def with_table(terms: Terms, file: Path | None, hidden: int | None, model: str) -> tuple[Terms, BaseModel]:
+    """Terms with the columns of a table, where a file of them is named; and what is trained on.
+
+    Raises:
+        UsageError: ``option_invalid``, options for texts beside a table, or for a table without one.
+        PlanError: ``table_malformed``.
+        InputError: ``file_missing``.
+        ModelError: as ``describe``.
+    """
+    if file is None:
+        if hidden is not None or terms.task == "tabular-classification":
+            raise UsageError("option_invalid", "Rows of a table need their columns.", "Add --columns FILE.")
+        return terms, describe(model)
+    others = {
+        "--labels": terms.labels,
+        "--pair": terms.pair,
+        "--task": terms.task not in ("sequence-classification", "tabular-classification"),
+        "--model": model != DEFAULT,
+    }
+    wrong = [option for option, given in others.items() if given]
+    if wrong:
+        raise UsageError(
+            "option_invalid",
+            "The file of a table says what is learnt, and needs no base model.",
+            f"Leave out {' and '.join(wrong)}.",
+        )
+    found = tables.read(file)
+    named = replace(terms, task="tabular-classification", labels=found.classes, table=found, hidden=hidden)
+    return named, Columns.of(found)
+
+
+def analytic_choice(
+    method: Literal["ridge", "means"] | None, cosines: int | None, ridge: float | None, top_layers: int | None
+) -> Choice | None:
+    """The analytic round that was asked for."""
+    if method is None:
+        if cosines is not None or ridge is not None:
+            raise UsageError(
+                "option_invalid", "--cosines and --ridge belong to an analytic round.", "Add --method ridge."
+            )
+        return None
+    if top_layers:
+        raise UsageError(
+            "option_invalid",
+            "An analytic round gives a head on frozen features: no layer carries LoRA.",
+            "Leave out --top-layers, or --method.",
+        )
+    return _choice(method, cosines, ridge)
+
+
+def _choice(method: Literal["ridge", "means"], cosines: int | None, ridge: float | None) -> Choice:
+    if method == "means" and ridge is not None:
+        raise UsageError("option_invalid", "Class means have no ridge.", "Leave out --ridge.")
+    return Choice(method, cosines, ridge)
+
+
+def start_choice(
+    method: Literal["ridge", "means"] | None, ridge: float | None, top_layers: int | None
+) -> Choice | None:
+    """The analytic round that a head is to start from."""
+    if method is None:
+        return None
+    if top_layers:
+        raise UsageError(
+            "option_invalid",
+            "What starts from an analytic round is a head on frozen features: no layer carries LoRA.",
+            "Leave out --top-layers, or --start.",
+        )
+    return _choice(method, None, ridge)
