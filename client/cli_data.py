@@ -12,13 +12,14 @@ import typer
 from cloister.client import cli_identifiers
 from cloister.client.site import check as checking
 from cloister.client.site.check import Cells, Facts, Lengths, Parts, Report, Spread, Told
-from cloister.client.site.datasets import Dataset, Datasets, Selection, selected
+from cloister.client.site.datasets import Dataset, Datasets
 from cloister.client.site.duplicates import NEAR, missed
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.identifiers.findings import Counts
 from cloister.client.site.identifiers.screening import Action
 from cloister.client.site.persons import MOST_ROWS, PersonColumn
 from cloister.client.site.records import Missing
+from cloister.client.site.selection import Selection, selected
 from cloister.client.site.sources.place import Place
 from cloister.privacy import table as tables
 from cloister.privacy.console import Json, say

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloister.client.site import duplicates, persons, records
-from cloister.client.site.datasets import SMALLEST, Datasets, Selection, Split, band, check_size
+from cloister.client.site.datasets import SMALLEST, Datasets, Split, band, check_size
 from cloister.client.site.records import Records, plain
+from cloister.client.site.selection import Selection
 from cloister.client.site.sources import reading
 from cloister.privacy.errors import InputError
 from cloister.privacy.table import Choice

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cloister.client.site.check import Leakage, Report, Spread, examine
-from cloister.client.site.datasets import SMALLEST, Datasets, Selection
+from cloister.client.site.datasets import SMALLEST, Datasets
 from cloister.client.site.persons import PersonColumn
+from cloister.client.site.selection import Selection
 from cloister.client.site.sources.place import Place
 from cloister.privacy.errors import InputError
 from tests.site_keys import keyed_site
