@@ -95,3 +95,19 @@ def with_audit(*corrects: int, claimed: str = "7.998") -> dict[str, Any]:
     for stated, correct in zip(value["privacy"], corrects, strict=False):
         stated["audit"] = audit(correct, claimed)
     return value
+
+
+SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1}
+
+
+def with_sums() -> dict[str, Any]:
+    """The evidence of a run with secure sums: two sites fell away in one of eight, in other phases."""
+    value = replanned(aggregation=SECURE)
+    north, lake, river, town = everybody = [site["name"] for site in value["plan"]["sites"]]
+    ends = [one["event"] for one in value["cited"] if one["type"] == "round.closed"]
+    alike: dict[str, Any] = {"rounds": [1, 2, 4, 5, 6, 7, 8], "step": 0, "reason": None}
+    alike |= dict.fromkeys(("invited", "survivors", "signed", "opened"), everybody)
+    alike |= {"untold": [], "missing": [], "recovered": [], "events": [ends[0], ends[-1]]}
+    other = alike | {"rounds": [3], "survivors": [north, lake, town], "signed": [north, lake, town]}
+    other |= {"opened": [north, lake], "missing": [river], "recovered": [town], "events": ends[2:3]}
+    return value | {"sums": [alike, other]}

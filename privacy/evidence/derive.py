@@ -18,11 +18,12 @@ from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.evidence import happenings
 from cloister.privacy.evidence.clocks import clocks
 from cloister.privacy.evidence.datasets import datasets
-from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.events import Event, names
 from cloister.privacy.evidence.evidence import MOST_PHANTOMS, lower_bound
 from cloister.privacy.evidence.extraction import possible, shares
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.kinds import Audience
+from cloister.privacy.evidence.sums import sums
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.plan import Plan
 
@@ -57,6 +58,7 @@ def derived(
         "decisions": happenings.decisions(shown),
         "incidents": happenings.incidents(shown),
         "clocks": clocks(plan, shown),
+        "sums": sums(plan, shown),
         "sources": happenings.sources(plan, shown),
     }
     return {
@@ -188,12 +190,6 @@ def _aborted(event: Event, model: Any) -> dict[str, Any]:
     everybody = sorted(name for field in ("accepted", "refused", "lost") for name in names(event, field))
     absences = [{"site": site, "reason": event.body["reason"]} for site in everybody]
     return {"round": event.round, "accepted": [], "refused": [], "lost": absences, "model": model}
-
-
-def names(event: Event, field: str) -> list[str]:
-    """A list of sites in an event; [] where the event has none."""
-    value: Any = event.body.get(field, ())
-    return [str(name) for name in value]
 
 
 def _traffic(plan: Plan, events: Sequence[Event]) -> Iterator[dict[str, Any]]:

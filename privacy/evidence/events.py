@@ -144,6 +144,12 @@ def _check_scope(type_: str, scope: str, rule: str, value: object, kind: Kind) -
         raise malformed(f"The {scope} of an event {type_} is not a {kind.meaning}.")
 
 
+def names(event: Event, field: str) -> list[str]:
+    """A list of sites in an event; [] where the event has none."""
+    value: Any = event.body.get(field, ())
+    return [str(name) for name in value]
+
+
 def timestamp(moment: datetime) -> str:
     """A moment with a time zone as UTC, RFC 3339 with milliseconds and ``Z``.
 

@@ -27,11 +27,13 @@ from cloister.privacy.clauses import Digest, Name, Unit
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.membership import MOST_TRIALS
 from cloister.privacy.errors import InputError
+from cloister.privacy.evidence import sums
 from cloister.privacy.evidence.clocks import Clocked
 from cloister.privacy.evidence.datasets import Opened
 from cloister.privacy.evidence.extraction import Extraction
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
 from cloister.privacy.evidence.kinds import Audience, Day, Group, Moment, Number, Reason, Share, Whole
+from cloister.privacy.evidence.sums import Summed
 from cloister.privacy.frozen import Part
 from cloister.privacy.plan import Plan
 from cloister.privacy.task import Text
@@ -371,6 +373,7 @@ class Evidence(Part):
     extractions: tuple[Extraction, ...] = ()
     clocks: tuple[Clocked, ...] = ()
     datasets: tuple[Opened, ...] = ()
+    sums: tuple[Summed, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -423,6 +426,7 @@ class Evidence(Part):
             raise ValueError("a log is of nobody in the plan")
         if not all(a.round < b.round for a, b in pairwise(self.rounds)):
             raise ValueError("the rounds are not in order")
+        sums.check(self.plan, self.sums)
         return self
 
     @model_validator(mode="after")
@@ -453,7 +457,7 @@ class Evidence(Part):
         listed = [one.event for one in self.cited]
         repeated: tuple[Decided | Incident, ...] = (*self.decisions, *self.incidents)
         named = [event for one in self.sources for event in one.events]
-        named += [event for one in (*repeated, *self.clocks) for event in one.events]
+        named += [event for one in (*repeated, *self.clocks, *self.sums) for event in one.events]
         named += [one.event for one in self.consents]
         if len(set(listed)) != len(listed) or set(listed) != set(named):
             raise ValueError("the events that are cited are not those that the entries name")
@@ -471,6 +475,7 @@ class Evidence(Part):
         yield [moved.site for moved in self.traffic]
         yield [seen.site for seen in self.channels]
         yield [opened.site for opened in self.datasets]
+        yield from sums.lists(self.sums)
         for done in self.rounds:
             yield [*done.accepted, *(absence.site for absence in (*done.refused, *done.lost))]
         if self.accuracy:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Findings, altered, incomplete, unfounded
-from cloister.privacy.evidence.derive import names
+from cloister.privacy.evidence.events import names
 from cloister.privacy.evidence.part import Shown
 
 _NOT_SEEN = "not-seen"

@@ -25,6 +25,7 @@ from cloister.privacy.evidence.checks import (
     paper,
     rounds,
     signatures,
+    sums,
     surplus,
 )
 from cloister.privacy.evidence.checks.case import Case, Opening
@@ -43,6 +44,7 @@ ALONE: tuple[Check, ...] = (
     audits.pipelines,
     audits.attacks,
     audits.openings,
+    sums.opened,
     surplus.given,
     consents.documents,
     data.opened,

@@ -7,7 +7,7 @@ from typing import Any
 
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Findings, altered, unfounded
-from cloister.privacy.evidence.derive import names
+from cloister.privacy.evidence.events import names
 from cloister.privacy.evidence.part import Shown
 from cloister.privacy.plan import Plan
 from cloister.privacy.secagg.surplus import STEP

@@ -24,6 +24,7 @@ from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.language import language
 from cloister.privacy.evidence.render import render
 from tests.reports import (
+    SECURE,
     VECTOR,
     audit,
     evidence,
@@ -32,6 +33,7 @@ from tests.reports import (
     per_person,
     replanned,
     with_audit,
+    with_sums,
     without_privacy,
 )
 
@@ -164,7 +166,6 @@ def with_nothing() -> dict[str, Any]:
     return evidence(**{name: [] for name in lists}, accuracy=None, peak_memory=None)
 
 
-SECURE = {"secure": True, "minimum_sites": 3, "range": 4.0, "threshold": 3, "colluding": 1}
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "demo": evidence,
     "federation": lambda: evidence(kind="federation"),
@@ -180,6 +181,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "licensed": licensed,
     "older": lambda: older(),
     "secure": lambda: replanned(aggregation=SECURE),
+    "summed": with_sums,
     "hostile": lambda: replanned(purpose=HOSTILE),
 }
 

@@ -640,6 +640,36 @@ _claims(
 )
 
 
+def summed(place: int, **fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of the first secure sums in the evidence, or of those from which a site was missing."""
+    return lambda e: e["sums"][place].update(fields)
+
+
+THREE = ["site-01", "site-02", "site-03"]
+_claims("claim that a site was not asked for a sum", summed(1, invited=THREE), "evidence")
+_claims("claim that nobody was missing in a sum", summed(1, survivors=[*THREE, "site-04"]), "evidence")
+_claims("claim that a survivor did not sign", summed(0, signed=THREE), "evidence")
+_claims("claim that a survivor did not open its mask", summed(0, opened=THREE), "evidence")
+_claims("claim that a log does not hold an opening", summed(0, untold=["site-01"]), "evidence")
+_claims("hide whose shared masks were opened", summed(1, missing=[]), "evidence")
+_claims("claim that a mask was rebuilt from shares", summed(0, recovered=["site-04"]), "evidence")
+_claims("claim that a sum was not opened", summed(1, reason="sum_lost"), "evidence")
+_claims("claim sums of surplus noise", summed(0, step=1), "evidence")
+_claims("number secure sums otherwise", summed(1, rounds=[4]), "evidence")
+_claims("leave out a sum that a site was missing from", lambda e: _without(e, "sums", 1), "evidence")
+_claims("name a sum twice", summed(1, rounds=[1, 2]), "evidence", consistent=False)
+
+
+def _without(evidence: dict[str, Any], part: str, place: int) -> None:
+    """Leaves an entry out of a list, and the events that nothing else names."""
+    evidence[part].pop(place)
+    named = {one for row in evidence["sources"] for one in row["events"]}
+    named |= {one["event"] for one in evidence["consents"]}
+    for other in ("decisions", "incidents", "clocks", "sums"):
+        named |= {one for row in evidence[other] for one in row["events"]}
+    evidence["cited"] = [one for one in evidence["cited"] if one["event"] in named]
+
+
 def _prolong(evidence: dict[str, Any]) -> None:
     for one in evidence["consents"]:
         if one["until"]:
@@ -1120,6 +1150,26 @@ def _opened(stage: Any, **other: Any) -> Bundle:
 
     def edit(lines: Lines) -> Lines:
         return edited(lines, "dataset.opened", lambda e: changed(e, **other))
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("sums", Result.NOT_REPRODUCIBLE)
+def open_the_shared_masks_of_a_survivor(stage: Any) -> Bundle:
+    """With its own mask, which it opens itself, the update of site-02 can be seen."""
+
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "sum.opened", lambda e: changed(e, missing=["site-02"]), 1)
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("sums", Result.NOT_REPRODUCIBLE)
+def give_a_share_of_a_site_that_is_not_in_the_sum(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "sum.opened", 2) + 1
+        given = replace(lines[place - 1], type="sum.recovered", body={"lost": ["site-04"], "step": 0})
+        return [*lines[:place], given, *lines[place:]]
 
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
