@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from cloister.client.site.ledger import Ledger
-from cloister.privacy.evidence.derive import rounded_up
+from cloister.privacy.evidence.kinds import rounded_up
 from cloister.privacy.plan import Plan
 
 EVERY_S = 30.0

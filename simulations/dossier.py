@@ -9,7 +9,8 @@ from cloister.client.jobs import Jobs as SiteJobs
 from cloister.client.rulings import Rulings
 from cloister.client.site.canaries import opened
 from cloister.privacy.evidence.bundle import Bundle, Contents
-from cloister.privacy.evidence.derive import Said, rounded_up
+from cloister.privacy.evidence.derive import Said
+from cloister.privacy.evidence.kinds import rounded_up
 from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.part import Part
 from cloister.server.dossier import contents

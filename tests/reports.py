@@ -111,3 +111,18 @@ def with_sums() -> dict[str, Any]:
     other = alike | {"rounds": [3], "survivors": [north, lake, town], "signed": [north, lake, town]}
     other |= {"opened": [north, lake], "missing": [river], "recovered": [town], "events": ends[2:3]}
     return value | {"sums": [alike, other]}
+
+
+def with_ledgers() -> dict[str, Any]:
+    """The evidence of a run whose sites kept ledgers: one has charges without use, one does not say what was
+    charged before, and one charged nothing."""
+    value = evidence()
+    sites = [site["name"] for site in value["plan"]["sites"]]
+    budgets = [one["event"] for one in value["cited"] if one["type"] == "budget.opened"]
+    kept: dict[str, Any] = {"dataset": "triage", "unit": "record", "limit": "10", "unused": []}
+    kept |= {"before": "1.250", "after": "8.310", "reserved": "8", "spent": "8", "released": "8"}
+    ledgers = [kept | {"site": name, "events": [budget]} for name, budget in zip(sites, budgets, strict=True)]
+    ledgers[1] |= {"unused": [3, 6, 7, 8]}
+    ledgers[2] |= {"before": None}
+    ledgers[3] |= {"before": None, "after": None, "reserved": "0", "spent": "0", "released": "0"}
+    return value | {"ledgers": ledgers}

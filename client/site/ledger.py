@@ -362,6 +362,8 @@ class Ledger:
             "accountant": "rdp",
             "total": row.total,
         }
+        if row.kind == "reserved":
+            ledger["before"] = min(_total(entries, budget), _LARGEST)
         entries.add(row, self._report(f"budget.{row.kind}", {**vars(budget), **ledger}, charged))
 
     def _refusal(self, budget: Budget, wanted: Reservation, total: float) -> BudgetError:

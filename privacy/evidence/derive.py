@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,8 @@ from cloister.privacy.evidence.events import Event, names
 from cloister.privacy.evidence.evidence import MOST_PHANTOMS, lower_bound
 from cloister.privacy.evidence.extraction import possible, shares
 from cloister.privacy.evidence.heads import SignedHead
-from cloister.privacy.evidence.kinds import Audience
+from cloister.privacy.evidence.kinds import Audience, rounded_up
+from cloister.privacy.evidence.ledgers import accounts
 from cloister.privacy.evidence.sums import sums
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.plan import Plan
@@ -59,6 +59,7 @@ def derived(
         "incidents": happenings.incidents(shown),
         "clocks": clocks(plan, shown),
         "sums": sums(plan, shown),
+        "ledgers": accounts(plan, shown),
         "sources": happenings.sources(plan, shown),
     }
     return {
@@ -142,11 +143,6 @@ def composed(fields: Mapping[str, Any], said: Said, audience: Audience = "audito
         "seconds": said.seconds,
         "peak_memory": said.peak_memory,
     }
-
-
-def rounded_up(number: float) -> str:
-    """Three decimals, never less than the number itself."""
-    return f"{math.ceil(number * 1000) / 1000:.3f}"
 
 
 def _member(party: PublicIdentity) -> dict[str, Any]:

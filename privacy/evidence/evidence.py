@@ -33,6 +33,7 @@ from cloister.privacy.evidence.datasets import Opened
 from cloister.privacy.evidence.extraction import Extraction
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
 from cloister.privacy.evidence.kinds import Audience, Day, Group, Moment, Number, Reason, Share, Whole
+from cloister.privacy.evidence.ledgers import Account
 from cloister.privacy.evidence.sums import Summed
 from cloister.privacy.frozen import Part
 from cloister.privacy.plan import Plan
@@ -374,6 +375,7 @@ class Evidence(Part):
     clocks: tuple[Clocked, ...] = ()
     datasets: tuple[Opened, ...] = ()
     sums: tuple[Summed, ...] = ()
+    ledgers: tuple[Account, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -457,7 +459,9 @@ class Evidence(Part):
         listed = [one.event for one in self.cited]
         repeated: tuple[Decided | Incident, ...] = (*self.decisions, *self.incidents)
         named = [event for one in self.sources for event in one.events]
-        named += [event for one in (*repeated, *self.clocks, *self.sums) for event in one.events]
+        named += [
+            event for one in (*repeated, *self.clocks, *self.sums, *self.ledgers) for event in one.events
+        ]
         named += [one.event for one in self.consents]
         if len(set(listed)) != len(listed) or set(listed) != set(named):
             raise ValueError("the events that are cited are not those that the entries name")
@@ -475,6 +479,7 @@ class Evidence(Part):
         yield [moved.site for moved in self.traffic]
         yield [seen.site for seen in self.channels]
         yield [opened.site for opened in self.datasets]
+        yield [kept.site for kept in self.ledgers]
         yield from sums.lists(self.sums)
         for done in self.rounds:
             yield [*done.accepted, *(absence.site for absence in (*done.refused, *done.lost))]

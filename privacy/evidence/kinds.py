@@ -45,3 +45,8 @@ Audience: TypeAlias = Literal["auditor", "partner", "public"]
 Reason = Annotated[str, AfterValidator(_declared)]
 EventId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}(@[0-9a-f]{16})?/(0|[1-9]\d{0,15})$")]
 """``writer/seq``, as findings name an event."""
+
+
+def rounded_up(number: float) -> str:
+    """Three decimals, never less than the number itself."""
+    return f"{math.ceil(number * 1000) / 1000:.3f}"

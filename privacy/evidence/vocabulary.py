@@ -411,7 +411,7 @@ FAMILIES: Mapping[str, Family] = {
         }
     ),
     "budget.opened": _party(_CHARGE),
-    "budget.reserved": _job(_LEDGER),
+    "budget.reserved": _job({**_LEDGER, "before?": EPSILON}),  # what the ledger stood at, over all jobs
     "budget.spent": _job(_LEDGER),
     "budget.released": _job({**_LEDGER, "sealed?": DIGEST}),
     "budget.refused": _job({**_CHARGE, "reason": REASON, "limit": EPSILON}),

@@ -104,7 +104,7 @@ def test_its_report_says_what_left_and_what_it_is_charged_as(tmp_path: Path, mod
     assert "no measurement on training records" not in english
     assert "对其全部记录所求的乘积之和" in chinese
     assert "解析轮" in chinese
-    for said in ("charged as one full batch", "phantoms take part in steps"):
+    for said in ("charged as one full batch", "phantoms take part in steps", "noise, which are statistics"):
         assert (said in english) == (mode != "off")
     assert ("no epsilon covers" in english) == (mode == "off")
     assert "1 rounds of 1 steps" not in english + card(evidence)

@@ -13,6 +13,7 @@ from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.evidence import derive
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Findings, altered, incomplete, unfounded
+from cloister.privacy.evidence.kinds import rounded_up
 from cloister.privacy.evidence.part import Shown
 from cloister.privacy.plan import Plan
 
@@ -141,6 +142,7 @@ def _totals(case: Case, name: str) -> Findings:
         own = _epsilon(mechanism, len(charged), delta) if mechanism else 0.0
         if one.place < budget.place:
             yield unfounded("ledger", one.id, "it is charged before there was a budget")
+        yield from _before(one, last, own)
         if total < last - _CLOSE:
             yield unfounded("ledger", one.id, "the total of the ledger falls")
         if total < own * (1 - _CLOSE):
@@ -148,6 +150,23 @@ def _totals(case: Case, name: str) -> Findings:
         if total > limit:
             yield unfounded("epsilon", one.id, f"the total passes the budget of {limit:g}")
         last = max(last, total)
+
+
+def _before(one: Shown, last: float, own: float) -> Findings:
+    """What the ledger stood at before a charge is no less than its last total, and makes up the new one.
+
+    Args:
+        one: a charge.
+        last: the total of the job's entry before.
+        own: what the job alone cost by then, with this charge.
+    """
+    if "before" not in one.event.body:
+        return
+    before, total = _number(one.event.body["before"]), _number(one.event.body["total"])
+    if not last * (1 - _CLOSE) <= before <= total:
+        yield unfounded("ledger", one.id, "what the ledger stood at before is not between the totals")
+    elif before == 0 and not _same(total, own):
+        yield unfounded("ledger", one.id, "nothing was charged before, and the total is not this charge")
 
 
 def _sampled(case: Case, name: str) -> Findings:
@@ -200,8 +219,8 @@ def _guarantee(case: Case, name: str, stated: Mapping[str, Any]) -> Findings:
         ("epsilon by RDP", claims.get("rdp"), found["rdp"]),
         ("epsilon by PLD", claims.get("pld"), found["pld"]),
     ):
-        if claimed != derive.rounded_up(value):
-            reason = f"{label} is claimed as {claimed}; {steps} logged steps give {derive.rounded_up(value)}"
+        if claimed != rounded_up(value):
+            reason = f"{label} is claimed as {claimed}; {steps} logged steps give {rounded_up(value)}"
             yield unfounded("epsilon", place, reason)
     prv = claims.get("prv")
     if prv is not None and abs(float(prv) - found["pld"]) > accounting.AGREEMENT + 0.001:

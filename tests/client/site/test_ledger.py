@@ -228,6 +228,22 @@ def test_shared_noise_is_settled_once_at_no_more_than_was_reserved(path):
     assert charged[2]["epsilon"] < charged[0]["epsilon"]
 
 
+def test_a_charge_says_what_the_ledger_stood_at_before_over_all_jobs(path):
+    """Nothing of another job is told but the sum, and none of it by what is not a charge."""
+    log = MemoryLog()
+    ledger = opened(path, log, epsilon=20.0)
+    other = canonical.digest(b"another job")
+    totals = [0.0]
+    for job, number in ((other, 1), (JOB, 1), (other, 2), (JOB, 2)):
+        reservation = ledger.reserve("cohort", job, number, 1, STEPS)
+        ledger.spend(reservation, [STEPS])
+        totals.append(ledger.epsilon("cohort"))
+    charges = [entry for entry in log.entries if entry["type"] == "budget.reserved"]
+    assert [entry["before"] for entry in charges] == totals[:-1]
+    assert [entry["total"] for entry in charges] == totals[1:]
+    assert not [entry for entry in log.entries if entry["type"] == "budget.spent" and "before" in entry]
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -172,7 +172,7 @@ def test_a_list_that_leaves_something_out_is_found(stage: Stage, field: str) -> 
     assert honest.evidence[field]
     value = {**honest.evidence}
     value[field] = value[field][field != "cited" :]
-    parts = ("sources", "decisions", "incidents", "clocks", "sums")
+    parts = ("sources", "decisions", "incidents", "clocks", "sums", "ledgers")
     named = {one for part in parts for e in value[part] for one in e["events"]}
     named |= {one["event"] for one in value["consents"]}
     value["cited"] = [one for one in value["cited"] if one["event"] in named]

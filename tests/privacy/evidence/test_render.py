@@ -33,6 +33,7 @@ from tests.reports import (
     per_person,
     replanned,
     with_audit,
+    with_ledgers,
     with_sums,
     without_privacy,
 )
@@ -182,6 +183,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "older": lambda: older(),
     "secure": lambda: replanned(aggregation=SECURE),
     "summed": with_sums,
+    "ledgers": with_ledgers,
     "hostile": lambda: replanned(purpose=HOSTILE),
 }
 

@@ -660,12 +660,31 @@ _claims("leave out a sum that a site was missing from", lambda e: _without(e, "s
 _claims("name a sum twice", summed(1, rounds=[1, 2]), "evidence", consistent=False)
 
 
+def kept(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of what the evidence says of the first site's ledger."""
+    return lambda e: e["ledgers"][0].update(fields)
+
+
+_claims("claim that other jobs had charged more", kept(before="0.500"), "evidence")
+_claims("claim a smaller total afterwards", kept(after="0.100"), "evidence")
+_claims("claim another limit of a ledger", kept(limit="2"), "evidence")
+_claims("claim another unit of a ledger", kept(unit="person"), "evidence")
+_claims("name another dataset of a ledger", kept(dataset="other-records"), "evidence")
+_claims("claim fewer charges", kept(reserved="2"), "evidence")
+_claims("claim fewer spent charges", kept(spent="2"), "evidence")
+_claims("claim fewer releases", kept(released="2"), "evidence")
+_claims("claim that a charge was without use", kept(unused=[2]), "evidence")
+_claims("leave out what a ledger held before", kept(before=None), "evidence")
+_claims("leave the ledger of a site out", lambda e: _without(e, "ledgers", 0), "evidence")
+_claims("let a ledger fall", kept(before="9.000"), "evidence", consistent=False)
+
+
 def _without(evidence: dict[str, Any], part: str, place: int) -> None:
     """Leaves an entry out of a list, and the events that nothing else names."""
     evidence[part].pop(place)
     named = {one for row in evidence["sources"] for one in row["events"]}
     named |= {one["event"] for one in evidence["consents"]}
-    for other in ("decisions", "incidents", "clocks", "sums"):
+    for other in ("decisions", "incidents", "clocks", "sums", "ledgers"):
         named |= {one for row in evidence[other] for one in row["events"]}
     evidence["cited"] = [one for one in evidence["cited"] if one["event"] in named]
 
@@ -1133,6 +1152,38 @@ def pass_the_budget(stage: Any) -> Bundle:
         ),
     )
     return stage.plain.bundle(part)
+
+
+def _before(stage: Any, number: int, before: float) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "budget.reserved", lambda e: changed(e, before=before), number)
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def say_that_the_ledger_held_less_before_a_charge_than_after_the_last(stage: Any) -> Bundle:
+    return _before(stage, 2, 0.0)
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def say_that_the_ledger_held_more_before_a_charge_than_after_it(stage: Any) -> Bundle:
+    return _before(stage, 1, 0.99)
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def hide_what_other_jobs_had_charged(stage: Any) -> Bundle:
+    """The totals hold more than this job charged, and the ledger is said to have been empty."""
+
+    def edit(lines: Lines) -> Lines:
+        def more(event: Event) -> Event:
+            if event.round is None or not event.type.startswith("budget."):
+                return event
+            return changed(event, total=1.0, **({"before": 1.0} if event.body.get("before") else {}))
+
+        return [more(event) for event in lines]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
 
 @found_by("ledger", Result.NOT_REPRODUCIBLE)
