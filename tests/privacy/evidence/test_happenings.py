@@ -103,6 +103,12 @@ def test_tables_say_what_was_decided_and_what_went_wrong() -> None:
         assert said in incidents
 
 
+def test_limits_and_values_of_policies_are_said_not_to_be_here() -> None:
+    (said,) = [one for one in section(Page(render(evidence())).root, 16).tags("li") if "limit" in one.text()]
+    assert said.grades() == ["Declared"]
+    assert "no site is shown the policy of another" in said.text()
+
+
 def clocked(**changes: Any) -> dict[str, Any]:
     value = {"party": "hill-clinic", "state": "synchronised", "source": "service", "error": "100ms"}
     value |= {"set": "1", "gaps": "2", "at_least": "-0.120", "at_most": "0.310", "events": []}
