@@ -150,6 +150,7 @@ def _member(party: PublicIdentity) -> dict[str, Any]:
         "name": party.name,
         "role": party.role,
         "identity": party.digest(),
+        "sealing": canonical.digest(party.hpke),
         "words": list(party.words()),
     }
 

@@ -50,11 +50,17 @@ def lower_bound(correct: int, guesses: int, phantoms: int, delta: float) -> str:
 
 
 class Member(Part):
-    """A party: the digest of its keys, and the same fingerprint as words."""
+    """A party: the digest of its keys, and the same fingerprint as words.
+
+    Attributes:
+        sealing: digest of that of its keys which messages of the job are sealed for, raw as ``hpke`` in
+            ``keys.json``.
+    """
 
     name: Name
     role: Literal["lead", "site"]
     identity: Digest
+    sealing: Digest
     words: Annotated[tuple[str, ...], Field(min_length=12, max_length=12)]
 
     @model_validator(mode="after")

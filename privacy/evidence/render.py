@@ -161,6 +161,7 @@ def _citations(evidence: Evidence) -> dict[str, Any]:
 
     return {
         "cited": cited,
+        "about": lambda kinds, names: [f"{kind}.{name}" for name in names for kind in kinds],
         "anchor": lambda event: "event-" + event.replace("/", "-"),
         "most_cited": MOST_CITED,
         "all_events": sum(int(log.size) for log in evidence.logs),

@@ -71,6 +71,22 @@ def test_a_row_names_its_events_and_rests_on_opened_coins(opened: bool, grade: s
     assert ("已公开其诱饵样本" in render(value, "zh")) == opened
 
 
+def test_who_ran_an_attack_stands_with_the_software_that_the_plan_names_there() -> None:
+    first, *others = evidence()["plan"]["sites"]
+    other = canonical.digest(b"other code")
+    value = replanned(sites=[first, *(site | {"code": other} for site in others)])
+    shown = render(attacked(value, 100))
+    assert f"Who ran it: {first['name']}, on its own data and into its own log" in shown
+    assert shown.count("Who ran it") == 1
+    assert f'by the digest <code class="short">{first["code"][7:19]}…</code>.' in shown
+    two = attacked(value, 100)
+    two["attacks"] += [two["attacks"][0] | {"site": one["name"]} for one in others[::2]]
+    shown = render(two)
+    assert f"Who ran it: {others[0]['name']} and {others[2]['name']}, each on its own data" in shown
+    assert f'by the digest <code class="short">{other[7:19]}…</code>.' in shown
+    assert "Who ran it" not in render(evidence())
+
+
 def test_a_bound_below_the_claim_is_not() -> None:
     shown = render(attacked(claiming("0.500"), 100))
     assert 'class="failed"' not in shown

@@ -672,6 +672,22 @@ def _ends() -> dict[str, Any]:
     return value
 
 
+def test_the_key_that_messages_are_sealed_for_stands_with_its_party() -> None:
+    value = evidence()
+    rows = section(page(value), 6).tags("tbody")[1].tags("tr")
+    for row, party in zip(rows, value["parties"], strict=True):
+        assert row.tags("th")[0].text().startswith(party["name"])
+        assert party["sealing"] in row.text()
+        assert row.grades() == ["Proven"]
+
+
+def test_an_audit_says_who_ran_it() -> None:
+    (said,) = [line for line in lines(page(with_audit(165, 171))) if "Who ran it" in line.text()]
+    assert "hill-clinic and lake-hospital, each on its own data" in said.text()
+    assert said.grades() == ["Recorded"]
+    assert "Who ran it" not in page(evidence()).text()
+
+
 def test_a_connection_stands_as_both_ends_saw_it_or_is_not_known() -> None:
     value = _ends()
     first, second, third = (seen["site"] for seen in value["channels"][:3])

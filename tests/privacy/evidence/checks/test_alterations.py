@@ -660,6 +660,9 @@ _claims("leave out a sum that a site was missing from", lambda e: _without(e, "s
 _claims("name a sum twice", summed(1, rounds=[1, 2]), "evidence", consistent=False)
 
 
+_claims("show another sealing key", lambda e: e["parties"][1].update(sealing=FAKE), "evidence")
+
+
 def kept(**fields: Any) -> Callable[[dict[str, Any]], None]:
     """An edit of what the evidence says of the first site's ledger."""
     return lambda e: e["ledgers"][0].update(fields)
