@@ -108,6 +108,11 @@ class Approvals:
         durable.write(path, canonical.encode(kept.model_dump(mode="json")))
         return True
 
+    def key(self, voice: Voice) -> str:
+        """The fingerprint of the key that must sign what somebody says; "" where none is registered."""
+        person = self.people.all().get(voice.name)
+        return person.fingerprint if person else ""
+
     def _same(self, path: Path, statement: Statement, signature: str) -> bool:
         """Whether what is kept says as much already."""
         kept = self._read(path)

@@ -169,8 +169,10 @@ class Jobs:
         voice = voice or Voice()
         self.check(job.plan)
         with self._settling():
-            if self.rulings.approvals(job.plan).give(voice, self.clock()):
-                self._note("approval.granted", job.plan, role=voice.role)
+            approvals = self.rulings.approvals(job.plan)
+            if approvals.give(voice, self.clock()):
+                key = approvals.key(voice)
+                self._note("approval.granted", job.plan, role=voice.role, **({"key": key} if key else {}))
             return self._grant(job, self._judge(job.plan))
 
     def settle(self, job: Job) -> Decision | None:

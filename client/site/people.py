@@ -37,6 +37,11 @@ class Person(Part):
     key: Hex = ""
 
     @property
+    def fingerprint(self) -> str:
+        """The digest of the key, by which events name it; "" without one."""
+        return canonical.digest(bytes.fromhex(self.key)) if self.key else ""
+
+    @property
     def proposes(self) -> bool:
         """Whether the person proposes plans in some role."""
         return any(role in PROPOSE for role in self.roles)
@@ -119,7 +124,7 @@ class People:
         self._write(Register(people=known))
 
     def _note(self, event: str, person: Person) -> None:
-        key: dict[str, Any] = {"key": canonical.digest(bytes.fromhex(person.key))} if person.key else {}
+        key: dict[str, Any] = {"key": person.fingerprint} if person.key else {}
         for role in person.roles:
             self.site.log.append(event, role=role, **key)
 

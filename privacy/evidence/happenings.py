@@ -92,6 +92,7 @@ class Consented(Part):
 
     Attributes:
         site: the one it is about, where the party is not itself.
+        key: of the person who approved, where the site's software checked a signature by one.
         about: digest of what was approved, or of the document.
         until: the day on which the document ends.
         event: the one that says so.
@@ -103,6 +104,7 @@ class Consented(Part):
     stage: Literal["plan", "start", "first-release", "release", "policy"] | None
     form: Literal["data-use-agreement", "processor-agreement", "ethics-approval", "permit", "other"] | None
     site: Name | None
+    key: Digest | None = None
     about: Digest | None
     until: Day | None
     reason: Reason | None
@@ -200,6 +202,7 @@ def _consent(event: Event) -> dict[str, Any]:
         "stage": body.get("stage"),
         "form": body.get("form") if event.type.startswith("consent.") else None,
         "site": body.get("site"),
+        "key": body.get("key"),
         "about": body.get("subject", body.get("document", body.get("artefact", event.job))),
         "until": body.get("not_after"),
         "reason": body.get("reason"),

@@ -299,7 +299,8 @@ FAMILIES: Mapping[str, Family] = {
     # A paper that the policy asks for before a dataset is used, as it stood when the plan was approved.
     "consent.recorded": _job({"document": DIGEST, "form": _DOCUMENT, "dataset": NAME, "not_after": DATE}),
     "approval.requested": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
-    "approval.granted": _any({"subject": DIGEST, "stage": STAGE, "role": GRANTER}),
+    # `key`: of the person, where the site knows one; the approval was signed with it.
+    "approval.granted": _any({"subject": DIGEST, "stage": STAGE, "role": GRANTER, "key?": DIGEST}),
     "approval.denied": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON, "reason?": REASON}),
     "approval.timeout": _any({"subject": DIGEST, "stage": STAGE, "role": PERSON}),
     # Jobs and rounds. `job` is the digest of the plan.

@@ -340,6 +340,10 @@ def test_signed_approvals(site: Site, tmp_path: Path) -> None:
         voice = Voice("steward", "dana", key)
         assert site.refusal(lambda voice=voice: site.jobs.approve(job, voice)).id == "approval_invalid"
     assert site.jobs.approve(job, Voice("steward", "dana", dana)) is not None
+    enrolled = [event.get("key") for event in site.events("person.enrolled")]
+    assert [event.get("key") for event in site.events("approval.granted")] == [None, enrolled[0]]
+    assert enrolled == [people.all()["dana"].fingerprint, None]
+    assert "dana" not in str([site.events("approval"), site.events("person")])
     # An approval of one plan is none of another, nor one that was changed afterwards.
     kept = job.folder / "approvals" / "dana.json"
     durable.private_folder(second.folder / "approvals")

@@ -63,6 +63,24 @@ def test_a_consent_says_who_by_role_and_when() -> None:
     assert found["at"] == granted.ts
 
 
+def test_an_approval_that_was_signed_names_the_key_and_nobody() -> None:
+    body = {"subject": JOB, "stage": "start", "role": "steward"}
+    signed = event(4, "approval.granted", "north", **body, key=JOB)
+    plain = event(5, "approval.granted", "north", **body)
+    assert [one["key"] for one in happenings.consents({"north": [signed, plain]})] == [JOB, None]
+    value = evidence()
+    place = next(i for i, one in enumerate(value["consents"]) if one["type"] == "approval.granted")
+    value["consents"][place]["key"] = "sha256:" + "ab" * 32
+    fifteenth = section(Page(render(value)).root, 15)
+    rows = fifteenth.tags("tbody")[0].tags("tr")
+    assert [i for i, row in enumerate(rows) if "signed with the key abababababab…" in row.text()] == [place]
+    (unnamed,) = [one for one in fifteenth.tags("li") if "Who these persons are" in one.text()]
+    assert unnamed.grades() == ["Not known"]
+    nothing: dict[str, Any] = {key: [] for key in ("consents", "decisions", "incidents", "sources", "cited")}
+    nobody = section(Page(render(evidence(**nothing))).root, 15)
+    assert "Who these persons are" not in nobody.text()
+
+
 def test_a_line_cites_few_events(stage: Stage) -> None:
     plan = stage.plain.job.plan
     lost = [event(n, "site.lost", round=1, site="site-01", reason="site_lost") for n in range(1, 40)]

@@ -660,6 +660,7 @@ _claims("leave out a sum that a site was missing from", lambda e: _without(e, "s
 _claims("name a sum twice", summed(1, rounds=[1, 2]), "evidence", consistent=False)
 
 
+_claims("name another key of who approved", lambda e: e["consents"][1].update(key=FAKE), "evidence")
 _claims("show another sealing key", lambda e: e["parties"][1].update(sealing=FAKE), "evidence")
 
 
