@@ -86,9 +86,17 @@ def crosswalk(evidence: Evidence) -> bytes:
     )
 
 
+def _secure(evidence: Evidence) -> tuple[str, str, Grade]:
+    """Where secure aggregation stands, as far as anything of it does."""
+    if not evidence.sums:
+        said = "on" if evidence.plan.aggregation.secure else "off"
+        return ("plan.json", f"secure aggregation {said}", Grade.PROVEN)
+    place = "plan.json, evidence.json#/sums, report.html#s10"
+    return (place, "secure aggregation on: who was in each sum, and what was opened", Grade.RECORDED)
+
+
 def _shown(evidence: Evidence) -> dict[str, Json]:
     """What this bundle shows, by id: where it stands, and its grade in this job."""
-    plan = evidence.plan
     epsilon = any(one.epsilon for one in evidence.privacy)
     sent, seen = bool(evidence.traffic), bool(evidence.channels)
     entries: dict[str, tuple[str, str, Grade]] = {
@@ -111,10 +119,11 @@ def _shown(evidence: Evidence) -> dict[str, Json]:
             "the connections as the lead's end saw them",
             Grade.RECORDED if seen else Grade.NOT_KNOWN,
         ),
-        "secagg": (
-            "plan.json",
-            f"secure aggregation {'on' if plan.aggregation.secure else 'off'}",
-            Grade.PROVEN,
+        "secagg": _secure(evidence),
+        "ledger": (
+            "evidence.json#/ledgers, report.html#s10",
+            "each site's ledger before and after the job, with charges of rounds that came to nothing",
+            Grade.RECORDED if evidence.ledgers else Grade.NOT_KNOWN,
         ),
         "refusals": ("evidence.json#/rounds", "who was refused or lost, and why", Grade.RECORDED),
         "materials": (

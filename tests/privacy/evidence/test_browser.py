@@ -15,7 +15,7 @@ import pytest
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.papers import firstpage
 from cloister.privacy.evidence.render import render
-from tests.reports import evidence, jointly, per_person, with_audit, without_privacy
+from tests.reports import evidence, jointly, per_person, with_audit, with_ledgers, with_sums, without_privacy
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -29,6 +29,7 @@ CASES = {
     "off": without_privacy,
     "audited": lambda: with_audit(165, 171),
     "simulation": lambda: evidence(kind="simulation"),
+    "sums": lambda: with_sums() | {"ledgers": with_ledgers()["ledgers"]},
     "nothing": lambda: evidence(accuracy=None, traffic=[], channels=[], progress=[], logs=[]),
 }
 OVERFLOW = """() => {
@@ -73,7 +74,13 @@ def opened(browser: Any, folder: Path, value: dict[str, Any], width: int, langua
     return page
 
 
-SHOWN = [*((case, "en") for case in CASES), ("vector", "zh"), ("audited", "zh"), ("nothing", "zh")]
+SHOWN = [
+    *((case, "en") for case in CASES),
+    ("vector", "zh"),
+    ("audited", "zh"),
+    ("sums", "zh"),
+    ("nothing", "zh"),
+]
 
 
 @pytest.mark.parametrize(("case", "language"), SHOWN)
