@@ -286,6 +286,7 @@ def sources(plan: Plan, logs: Logs) -> list[dict[str, Any]]:
         found.get(f"round.{event.round}", []).append(event)
     for name, events in logs.items():
         found[f"party.{name}"] = _typed(events, "log.opened")
+        found[f"software.{name}"] = of_software(plan, events)
     for site in plan.sites:
         found |= _of_site(plan, site.name, logs, lead)
     names = Names(logs)
@@ -340,6 +341,11 @@ def of_data(plan: Plan, name: str, events: Iterable[Event]) -> list[Event]:
 
 
 _DATA = ("dataset.opened", "dataset.changed", "deid.scan")
+
+
+def of_software(plan: Plan, events: Iterable[Event]) -> list[Event]:
+    """What a party wrote down of what it ran on, each time that it began to take part in a job."""
+    return [event for event in _typed(events, "software.recorded") if event.job == plan.digest]
 
 
 def connections(events: Iterable[Event], party: str) -> list[Event]:

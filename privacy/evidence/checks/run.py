@@ -25,6 +25,7 @@ from cloister.privacy.evidence.checks import (
     paper,
     rounds,
     signatures,
+    software,
     surplus,
 )
 from cloister.privacy.evidence.checks.case import Case, Opening
@@ -46,6 +47,7 @@ ALONE: tuple[Check, ...] = (
     surplus.given,
     consents.documents,
     data.opened,
+    software.told,
     decisions.policies,
     decisions.handed_over,
 )

@@ -12,7 +12,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
 from tests.reports import audit, evidence, jointly, per_person, replanned, without_privacy
 
-LATER = frozenset({"datasets"})
+LATER = frozenset({"datasets", "software"})
 """Fields that older evidence does not have."""
 OTHER = digest(b"another")
 

@@ -640,6 +640,30 @@ _claims(
 )
 
 
+def ran(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of what the evidence says that the lead ran on."""
+    return lambda e: e["software"][0].update(fields)
+
+
+def _another_torch(evidence: dict[str, Any]) -> None:
+    evidence["software"][0]["versions"]["torch"] = "99.0"
+
+
+_claims("claim another version of a library", _another_torch, "evidence")
+_claims("claim another Python", ran(python="99.0"), "evidence")
+_claims("claim other packages", ran(installed=FAKE), "evidence")
+_claims("claim other code than ran", ran(code=FAKE), "evidence")
+_claims("claim a container", ran(image=FAKE), "evidence")
+_claims("claim that a party changed its software", ran(times="2", others="1"), "evidence")
+_claims("leave out what a party ran on", lambda e: e.update(software=e["software"][1:]), "evidence")
+_claims(
+    "write a host's name where a version stands",
+    ran(python="north.example"),
+    "evidence",
+    consistent=False,
+)
+
+
 def _prolong(evidence: dict[str, Any]) -> None:
     for one in evidence["consents"]:
         if one["until"]:
@@ -1152,6 +1176,29 @@ def search_another_dataset_for_identifiers(stage: Any) -> Bundle:
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
 
+@found_by("software", Result.INCOMPLETE)
+def say_nothing_of_the_software_of_a_site(stage: Any) -> Bundle:
+    part = stage.plain.rewritten("site-01", lambda lines: without(lines, "software.recorded"))
+    return stage.plain.bundle(part)
+
+
+@found_by("software", Result.INCOMPLETE)
+def say_nothing_of_the_software_that_the_lead_went_on_with(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        (_, later) = [place for place, e in enumerate(lines) if e.type == "software.recorded"]
+        return lines[:later] + lines[later + 1 :]
+
+    return stage.away.bundle(stage.away.rewritten("lead", edit))
+
+
+@found_by("software", Result.NOT_REPRODUCIBLE)
+def run_other_code_at_a_site(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "software.recorded", lambda e: changed(e, code=FAKE))
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
 @found_by("policy", Result.NOT_REPRODUCIBLE)
 def decide_under_a_policy_that_was_never_loaded(stage: Any) -> Bundle:
     def edit(lines: Lines) -> Lines:
@@ -1298,7 +1345,7 @@ def _trust(stage: Any, alteration: Alteration) -> dict[str, str]:
         return stage.shuffled.job.trust
     if name == "draw_the_noise_of_a_federation_from_a_known_seed":
         return stage.seeded.job.trust
-    if alteration in [row[1] for row in TABLE if row[2] == "clock"]:
+    if alteration in [row[1] for row in TABLE if row[2] == "clock"] or name.endswith("the_lead_went_on_with"):
         return stage.away.job.trust
     heads = [row for row in TABLE if row[2] == "heads"]
     return stage.witnessed.job.trust if alteration in [row[1] for row in heads] else stage.plain.job.trust

@@ -114,6 +114,17 @@ def test_the_bill_of_materials_names_model_base_code_and_datasets() -> None:
     assert low < float(metric["value"]) < high
 
 
+def test_the_bill_of_materials_names_the_libraries_that_logs_name_and_who_ran_them() -> None:
+    refs = {one["bom-ref"]: one for one in read("bom.cdx.json", evidence())["components"]}
+    torch = refs["library:torch@2.13.0+cpu"]
+    assert torch["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
+    assert torch["properties"][0]["value"] == "valley-trust, hill-clinic, lake-hospital"
+    assert refs["library:torch@2.13.0+cu130"]["properties"][0]["value"] == "town-hospital"
+    told = read("annex-iv.json", evidence())["items"]["1(c)"]["answers"]
+    assert [one["grade"] for one in told[1:-1]] == ["Recorded"] * 4
+    assert told[1]["answer"]["opacus"] == "1.6.0"
+
+
 def test_a_licence_of_the_base_model_is_called_declared() -> None:
     refs = {one["bom-ref"]: one for one in read("bom.cdx.json", licensed())["components"]}
     said = {"license": {"name": "apache-2.0", "acknowledgement": "declared"}}
