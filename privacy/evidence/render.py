@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from cloister.privacy.clauses import Unit
-from cloister.privacy.evidence import plots, promises, reading, software
+from cloister.privacy.evidence import crosswalk, plots, promises, reading, software
 from cloister.privacy.evidence.evidence import Accuracy, Evidence, Guarantee, lower_bound
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.happenings import MOST_CITED
@@ -112,6 +112,8 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "datasets": {site.name: site.dataset for site in plan.sites},
         "opened": {opened.site: opened for opened in evidence.datasets},
         "recalls": _recalls(evidence),
+        "rules": crosswalk.lines(evidence, words.name),
+        "rules_as_of": crosswalk.mapping().as_of,
         "ran": {one.party: one for one in evidence.software},
         "by_version": software.by_version,
         "differing": software.differing(evidence.software),

@@ -756,6 +756,15 @@ def print_a_better_recall(stage: Any) -> Bundle:
 
 
 @found_by("report", Result.NOT_REPRODUCIBLE)
+def claim_that_the_text_of_rules_was_read(stage: Any) -> Bundle:
+    def claimed(page: bytes) -> bytes:
+        assert b"; text not read again" in page
+        return page.replace(b"; text not read again", b"")
+
+    return _report_signed(stage, claimed)
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
 def cut_the_mark_of_a_simulation_out_of_the_page(stage: Any) -> Bundle:
     def cut(page: bytes) -> bytes:
         assert b'content: "SIMULATION"' in page

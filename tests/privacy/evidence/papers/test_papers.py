@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from cloister.privacy.errors import InputError
-from cloister.privacy.evidence import papers, reading
+from cloister.privacy.evidence import crosswalk, papers, reading
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.grades import Grade
-from cloister.privacy.evidence.papers import annex, crosswalk, forms
+from cloister.privacy.evidence.papers import annex, forms
 from tests.reports import VECTOR, evidence, jointly, licensed, per_person, replanned, without_privacy
 
 pytestmark = pytest.mark.job
@@ -227,7 +227,7 @@ def test_the_crosswalk_is_dated_and_marks_what_was_not_re_read() -> None:
 def test_the_crosswalk_points_into_the_bundle(value: dict[str, Any]) -> None:
     known = {*papers.documents(value), "events/", "heads/", "approvals/", "ropa/", "plan.json"}
     sections = {f"report.html#s{number}" for number in range(1, 20)}
-    parts = {f"evidence.json#/{part}" for part in value}
+    parts = {f"evidence.json#/{part}" for part in Evidence.model_fields}
     for row in read("crosswalk.json", value)["rows"]:
         for one in row["evidence_relevant"]:
             places = one["path"].split(", ") if one["path"] else []
@@ -235,7 +235,7 @@ def test_the_crosswalk_points_into_the_bundle(value: dict[str, Any]) -> None:
 
 
 def test_every_row_of_the_mapping_is_shown_by_something() -> None:
-    shown = crosswalk._shown(Evidence.from_json(evidence()))
+    shown = crosswalk.shown(Evidence.from_json(evidence()))
     used = {name for row in crosswalk.mapping().rows for name in row.shows}
     assert used == shown.keys()
 
