@@ -75,6 +75,7 @@ WHAT: Mapping[str, str] = {
     "accuracy": "accuracy on test records",
     "record": "a prefilled record of processing per site",
     "annex": "items of Annex IV as far as the software knows them",
+    "inventory": "an entry for a model inventory as far as the software knows it",
     "limits": "what is not shown",
     "attacks_some": "attacks on the model that sites ran, and what was not tried",
     "attacks_none": "attacks that were not tried on the model",
@@ -134,6 +135,7 @@ def shown(evidence: Evidence) -> dict[str, Shown]:
         "accuracy": where("accuracy", "evidence.json#/accuracy", Grade.RECORDED, evidence.accuracy),
         "record": where("record", "ropa/", Grade.DECLARED),
         "annex": where("annex", "annex-iv.json", Grade.DECLARED),
+        "inventory": where("inventory", "inventory.json", Grade.DECLARED),
         "limits": where("limits", "report.html#s9", Grade.DECLARED),
         "attacks": where(
             "attacks_some" if attacked else "attacks_none",

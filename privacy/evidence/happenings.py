@@ -8,7 +8,7 @@ sign-ins are one line. A line cites at most ``MOST_CITED`` events.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -69,6 +69,7 @@ Trouble = Literal[
 """Types of events that each list is made of."""
 
 Logs = Mapping[str, Sequence[Event]]
+_T = TypeVar("_T")
 
 
 class Cited(Part):
@@ -380,9 +381,16 @@ def _ends(events: Sequence[Event]) -> list[Event]:
     return [*events[:1], *events[1:][-1:]]
 
 
-def _few(events: Sequence[Event]) -> Sequence[Event]:
+def _few(events: Sequence[_T]) -> Sequence[_T]:
     """All of them, or where there are too many the first ones and the last."""
     return events if len(events) <= MOST_CITED else [*events[: MOST_CITED - 1], events[-1]]
+
+
+def resting(sources: Iterable[Source], about: Iterable[str]) -> list[str]:
+    """The events that lines about these things rest on, each once: at most ``MOST_CITED``."""
+    known = {source.about: source.events for source in sources}
+    found = [*dict.fromkeys(event for one in about for event in known.get(one, ()))]
+    return [*_few(found)]
 
 
 def cited(logs: Logs, *entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

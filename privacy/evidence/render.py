@@ -8,7 +8,7 @@ the evidence, what ``reading`` makes of it, the plots, and the ways to write num
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -17,10 +17,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from cloister.privacy.clauses import Unit
-from cloister.privacy.evidence import crosswalk, plots, promises, reading, software
+from cloister.privacy.evidence import crosswalk, plots, promises, reading, sensitivity, software
 from cloister.privacy.evidence.evidence import Accuracy, Evidence, Guarantee, lower_bound
 from cloister.privacy.evidence.grades import Grade
-from cloister.privacy.evidence.happenings import MOST_CITED
+from cloister.privacy.evidence.happenings import MOST_CITED, resting
 from cloister.privacy.evidence.language import Language, language
 from cloister.privacy.evidence.recall import Recall, recalls
 from cloister.privacy.evidence.vocabulary import IDENTIFIERS
@@ -112,6 +112,7 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "datasets": {site.name: site.dataset for site in plan.sites},
         "opened": {opened.site: opened for opened in evidence.datasets},
         "recalls": _recalls(evidence),
+        "strengths": sensitivity.strengths(evidence),
         "rules": crosswalk.lines(evidence, words.name),
         "rules_as_of": crosswalk.mapping().as_of,
         "ran": {one.party: one for one in evidence.software},
@@ -159,14 +160,8 @@ def _survivors(evidence: Evidence) -> dict[str, Any]:
 
 def _citations(evidence: Evidence) -> dict[str, Any]:
     """Ways to name events: those that what a line is about rests on, and where each stands on the page."""
-    known = {source.about: source.events for source in evidence.sources}
-
-    def cited(about: Iterable[str]) -> list[str]:
-        found = [*dict.fromkeys(event for one in about for event in known.get(one, ()))]
-        return found if len(found) <= MOST_CITED else [*found[: MOST_CITED - 1], found[-1]]
-
     return {
-        "cited": cited,
+        "cited": lambda about: resting(evidence.sources, about),
         "anchor": lambda event: "event-" + event.replace("/", "-"),
         "most_cited": MOST_CITED,
         "all_events": sum(int(log.size) for log in evidence.logs),

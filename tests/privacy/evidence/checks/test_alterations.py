@@ -756,6 +756,30 @@ def print_a_better_recall(stage: Any) -> Bundle:
 
 
 @found_by("report", Result.NOT_REPRODUCIBLE)
+def print_a_better_epsilon_for_more_noise(stage: Any) -> Bundle:
+    def better(page: bytes) -> bytes:
+        before, after = page.split("× 2 <small".encode(), 1)
+        return before + "× 2 <small".encode() + after.replace(b"<strong>", b"<strong>0.001 or ", 1)
+
+    return _report_signed(stage, better)
+
+
+@found_by("papers", Result.NOT_REPRODUCIBLE)
+def fill_in_that_the_model_was_validated(stage: Any) -> Bundle:
+    def filled(files: dict[str, bytes]) -> None:
+        before, after = files["inventory.json"].split(b'"validation": [', 1)
+        after = after.replace(b"the organisation must supply", b"done", 1)
+        files["inventory.json"] = before + b'"validation": [' + after
+
+    return stage.plain.bundle(files=filled)
+
+
+@found_by("files", Result.INCOMPLETE)
+def leave_the_inventory_entry_out(stage: Any) -> Bundle:
+    return stage.plain.bundle(files=lambda files: files.pop("inventory.json"))
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
 def claim_that_the_text_of_rules_was_read(stage: Any) -> Bundle:
     def claimed(page: bytes) -> bytes:
         assert b"; text not read again" in page
