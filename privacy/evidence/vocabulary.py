@@ -216,6 +216,7 @@ _DATASET = {
     "persons?": BAND,
     "cap?": COUNT,
     "columns?": DIGEST,
+    "read?": COUNT,
     "commitment?": DIGEST,
 }
 _OUTCOME = {"attempt?": COUNT, "accepted?": _SITES, "refused?": _SITES, "lost?": _SITES}
@@ -333,6 +334,7 @@ FAMILIES: Mapping[str, Family] = {
         }
     ),
     # `commitment` is keyed by a secret of the site: it tells whether data changed, and nothing of them.
+    # `read` counts the columns that are read. Of others nothing is told: in some sources single rows decide.
     "dataset.registered": _party({**_DATASET, "pinned": FLAG}),
     "dataset.opened": _any(_DATASET),
     "dataset.changed": _any(

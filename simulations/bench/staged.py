@@ -287,7 +287,7 @@ class Play:
             "columns": made_up("columns", name),
             "commitment": made_up("fingerprint", name),
         }
-        self.log(name, "dataset.opened", dataset=DATASET, **size, **digests)
+        self.log(name, "dataset.opened", dataset=DATASET, read=2, **size, **digests)
         found: dict[str, Any] = dict.fromkeys(IDENTIFIERS, "0-15") | {"name": "64-127", "date": "16-31"}
         how: dict[str, Any] = {
             "action": "mask",

@@ -624,6 +624,8 @@ _claims("claim another band of records", data(rows="2048-4095"), "evidence")
 _claims("claim a cap that there is not", data(persons="512-1023", cap="1"), "evidence")
 _claims("claim that data are per person", data(unit="person"), "evidence")
 _claims("name other columns", data(columns=FAKE), "evidence")
+_claims("claim that fewer columns were read", data(read="1"), "evidence")
+_claims("leave out how many columns were read", data(read=None), "evidence")
 _claims("show another fingerprint", data(commitment=FAKE), "evidence")
 _claims("hide that data were opened", data(times="0"), "evidence")
 _claims("claim that data changed", data(others="1"), "evidence")
@@ -1199,6 +1201,11 @@ def keep_another_cap_than_the_plan_names(stage: Any) -> Bundle:
 @found_by("data", Result.NOT_REPRODUCIBLE)
 def count_records_where_the_plan_counts_records_of_persons(stage: Any) -> Bundle:
     return _opened(stage, unit="person")
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
+def read_more_columns_than_the_task_needs(stage: Any) -> Bundle:
+    return _opened(stage, read=3)
 
 
 @found_by("data", Result.NOT_REPRODUCIBLE)
