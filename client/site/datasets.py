@@ -397,12 +397,13 @@ def band(number: int) -> Rows:
 
 
 def _event(dataset: Dataset, commitment: str) -> dict[str, Any]:
-    """What the log says of a dataset: bands, the digest of its columns' names, the keyed fingerprint."""
+    """What the log says of a dataset: bands, digest and number of its columns, the keyed fingerprint."""
     found: dict[str, Any] = {
         "dataset": dataset.name,
         "rows": f"{dataset.rows.low}-{dataset.rows.high}",
         "unit": dataset.unit,
         "columns": canonical.digest_of(dataset.selection.names),
+        "read": len({*dataset.selection.names.values()}),
         "commitment": commitment,
     }
     if dataset.persons is not None:

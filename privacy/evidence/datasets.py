@@ -59,6 +59,7 @@ class Opened(Part):
         rows, persons: bands of the numbers of training rows and of persons; None at record level.
         cap: the most rows of one person that count; None likewise.
         columns: digest of the names of the columns that were used.
+        read: how many columns that were; None where the log does not say.
         commitment: the keyed fingerprint of the data.
         times: how often the job opened it.
         others: how many of these openings showed other data, bands or columns than the first.
@@ -72,10 +73,18 @@ class Opened(Part):
     persons: Band | None
     cap: Whole | None
     columns: Digest | None
+    read: Whole | None = None
     commitment: Digest | None
     times: Whole
     others: Whole
     scans: tuple[Scan, ...]
+
+
+def needed(plan: Plan, site: str) -> int:
+    """The most columns that a site needs to read for the plan's task."""
+    task = plan.task
+    learnt = len(task.table.columns) + 1 if task.table else 3 if task.pair else 2
+    return learnt + (plan.site(site).persons is not None)
 
 
 def datasets(plan: Plan, logs: Logs) -> list[dict[str, Any]]:
@@ -94,7 +103,7 @@ def _opened(plan: Plan, name: str, events: Iterable[Event]) -> dict[str, Any] | 
         "site": name,
         **{field: first[field] for field in ("dataset", "unit", "rows")},
         **{field: first.get(field) for field in ("persons", "columns", "commitment")},
-        "cap": None if first.get("cap") is None else str(first["cap"]),
+        **{field: None if first.get(field) is None else str(first[field]) for field in ("cap", "read")},
         "times": str(len(opened)),
         "others": str(sum(dict(body) != dict(first) for body in opened)),
         "scans": [*_scans(event.body for event in own if event.type == "deid.scan")],

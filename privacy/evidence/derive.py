@@ -23,6 +23,7 @@ from cloister.privacy.evidence.extraction import possible, shares
 from cloister.privacy.evidence.heads import SignedHead
 from cloister.privacy.evidence.kinds import Audience, rounded_up
 from cloister.privacy.evidence.ledgers import accounts
+from cloister.privacy.evidence.software import software
 from cloister.privacy.evidence.sums import sums
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.plan import Plan
@@ -93,6 +94,7 @@ def derived(
             if name in heads
         ],
         "datasets": datasets(plan, shown),
+        "software": software(plan, shown),
         **lists,
         "cited": happenings.cited(shown, *lists.values()),
     }

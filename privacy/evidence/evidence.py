@@ -34,6 +34,7 @@ from cloister.privacy.evidence.extraction import Extraction
 from cloister.privacy.evidence.happenings import Cited, Consented, Decided, Incident, Source
 from cloister.privacy.evidence.kinds import Audience, Day, Group, Moment, Number, Reason, Share, Whole
 from cloister.privacy.evidence.ledgers import Account
+from cloister.privacy.evidence.software import Ran
 from cloister.privacy.evidence.sums import Summed
 from cloister.privacy.frozen import Part
 from cloister.privacy.plan import Plan
@@ -382,6 +383,7 @@ class Evidence(Part):
     datasets: tuple[Opened, ...] = ()
     sums: tuple[Summed, ...] = ()
     ledgers: tuple[Account, ...] = ()
+    software: tuple[Ran, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -430,6 +432,8 @@ class Evidence(Part):
         points = {(point.round, point.site) for point in self.progress}
         if len(points) != len(self.progress) or not sites.issuperset(site for _, site in points):
             raise ValueError("the progress names a site twice, or one that is not in the plan")
+        if len({one.party for one in self.software}) != len(self.software):
+            raise ValueError("what a party ran on stands twice")
         if not {log.writer for log in self.logs} <= {*sites, self.plan.lead.name}:
             raise ValueError("a log is of nobody in the plan")
         if not all(a.round < b.round for a, b in pairwise(self.rounds)):
@@ -475,7 +479,7 @@ class Evidence(Part):
             raise ValueError("the sources name something twice")
         parties = {self.plan.lead.name, *(site.name for site in self.plan.sites)}
         writers = {event.partition("/")[0].partition("@")[0] for event in listed}
-        told = {one.party for one in (*repeated, *self.consents, *self.clocks)}
+        told = {one.party for one in (*repeated, *self.consents, *self.clocks, *self.software)}
         if not writers | told <= parties:
             raise ValueError("an event is of nobody in the plan")
         return self

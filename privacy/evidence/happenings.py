@@ -8,7 +8,7 @@ sign-ins are one line. A line cites at most ``MOST_CITED`` events.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -69,6 +69,7 @@ Trouble = Literal[
 """Types of events that each list is made of."""
 
 Logs = Mapping[str, Sequence[Event]]
+_T = TypeVar("_T")
 
 
 class Cited(Part):
@@ -289,6 +290,7 @@ def sources(plan: Plan, logs: Logs) -> list[dict[str, Any]]:
         found.get(f"round.{event.round}", []).append(event)
     for name, events in logs.items():
         found[f"party.{name}"] = _typed(events, "log.opened")
+        found[f"software.{name}"] = of_software(plan, events)
     for site in plan.sites:
         found |= _of_site(plan, site.name, logs, lead)
     names = Names(logs)
@@ -345,6 +347,11 @@ def of_data(plan: Plan, name: str, events: Iterable[Event]) -> list[Event]:
 _DATA = ("dataset.opened", "dataset.changed", "deid.scan")
 
 
+def of_software(plan: Plan, events: Iterable[Event]) -> list[Event]:
+    """What a party wrote down of what it ran on, each time that it began to take part in a job."""
+    return [event for event in _typed(events, "software.recorded") if event.job == plan.digest]
+
+
 def connections(events: Iterable[Event], party: str) -> list[Event]:
     """The connections with a party that somebody's log shows."""
     return [event for event in _typed(events, "channel.opened") if event.body["party"] == party]
@@ -377,9 +384,16 @@ def _ends(events: Sequence[Event]) -> list[Event]:
     return [*events[:1], *events[1:][-1:]]
 
 
-def _few(events: Sequence[Event]) -> Sequence[Event]:
+def _few(events: Sequence[_T]) -> Sequence[_T]:
     """All of them, or where there are too many the first ones and the last."""
     return events if len(events) <= MOST_CITED else [*events[: MOST_CITED - 1], events[-1]]
+
+
+def resting(sources: Iterable[Source], about: Iterable[str]) -> list[str]:
+    """The events that lines about these things rest on, each once: at most ``MOST_CITED``."""
+    known = {source.about: source.events for source in sources}
+    found = [*dict.fromkeys(event for one in about for event in known.get(one, ()))]
+    return [*_few(found)]
 
 
 def cited(logs: Logs, *entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ folder can say. It writes
 - when it ends as it should, ``log.stopped``;
 - while a job runs and nothing else is written, ``log.heartbeat``: silence means that it was not there;
 - that it stood still, with the machine or by itself (``log.gap``, ``paused``);
-- that the clock was set (``clock.stepped``), or is kept in step now and was not before (``clock.status``).
+- that the clock was set (``clock.stepped``), or is kept in step now and was not before (``clock.status``);
+- what it runs on when it begins to take part in a job (``software.recorded``).
 
 The log itself notices a clock that went back, and an event that could not be written (``log``).
 """
@@ -19,9 +20,10 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from cloister.privacy import timekeeping
+from cloister.privacy import software, timekeeping
 from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence.log import STEP_S, EventLog, now
+from cloister.privacy.software import Software
 from cloister.privacy.timekeeping import ClockState, span
 
 LOOK_S = 10.0
@@ -43,6 +45,7 @@ class Keeping(threading.Thread):
         state: tells the state of this machine's clock.
         wall: this machine's clock.
         steady: seconds that only grow, whoever sets the clock, and also while the machine sleeps.
+        running: tells what this process runs on.
 
     Attributes:
         failure: this machine cannot write; the thread has ended.
@@ -55,10 +58,12 @@ class Keeping(threading.Thread):
         state: Callable[[], ClockState] = timekeeping.state,
         wall: Callable[[], datetime] = now,
         steady: Callable[[], float] = timekeeping.steady,
+        running: Callable[[], Software] = software.running,
     ) -> None:
         super().__init__(name="keeping", daemon=True)
         self.failure: CloisterError | None = None
         self._log, self._busy, self._state, self._wall, self._steady = log, busy, state, wall, steady
+        self._running = running
         self._stopping = threading.Event()
         self._seen, self._known = (wall(), steady()), state()
         self._why, self._since = _before(log), log.last_time
@@ -78,8 +83,11 @@ class Keeping(threading.Thread):
         self._seen = (self._wall(), self._steady())
 
     def begin(self, job: str) -> None:
-        """Writes down the clock's state at the beginning of a job; raises as ``come``."""
-        self._tell("job", job)
+        """Writes down clock and software of this process when it begins with a job; raises as ``come``."""
+        found = self._running().fields()
+        with self._log.batch():
+            self._tell("job", job)
+            self._log.append("software.recorded", job=job, **found)
 
     def _tell(self, occasion: str, job: str | None = None) -> None:
         self._known = self._state()

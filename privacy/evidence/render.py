@@ -8,7 +8,7 @@ the evidence, what ``reading`` makes of it, the plots, and the ways to write num
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from cloister.privacy.clauses import Unit
-from cloister.privacy.evidence import plots, promises, reading
+from cloister.privacy.evidence import crosswalk, plots, promises, reading, sensitivity, software
+from cloister.privacy.evidence.datasets import needed
 from cloister.privacy.evidence.evidence import Accuracy, Evidence, Guarantee, lower_bound
 from cloister.privacy.evidence.grades import Grade
-from cloister.privacy.evidence.happenings import MOST_CITED
+from cloister.privacy.evidence.happenings import MOST_CITED, Decided, resting
 from cloister.privacy.evidence.language import Language, language
 from cloister.privacy.evidence.recall import Recall, recalls
 from cloister.privacy.evidence.vocabulary import IDENTIFIERS
+from cloister.privacy.plan import Plan
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _MANY = 8
@@ -111,7 +113,18 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "missing": _missing(evidence, words),
         "datasets": {site.name: site.dataset for site in plan.sites},
         "opened": {opened.site: opened for opened in evidence.datasets},
+        "most_columns": max(needed(plan, site.name) for site in plan.sites),
+        "columns_read": _columns_read(evidence),
+        "refused_columns": [one for one in evidence.decisions if _refuses_columns(plan, one)],
         "recalls": _recalls(evidence),
+        "strengths": sensitivity.strengths(evidence),
+        "rules": crosswalk.lines(evidence, words.name),
+        "rules_as_of": crosswalk.mapping().as_of,
+        "ran": {one.party: one for one in evidence.software},
+        "by_version": software.by_version,
+        "differing": software.differing(evidence.software),
+        "of_software": lambda parties: [f"software.{party}" for party in parties],
+        "of_data": lambda sites: [f"data.{site}" for site in sites],
         "reached": _reached(evidence),
         "withdrawn": [*dict.fromkeys(i.about for i in evidence.incidents if i.type == "site.withdrew")],
         "unchecked": sum(int(i.times) for i in evidence.incidents if i.type == "step.unchecked"),
@@ -135,6 +148,22 @@ def _recalls(evidence: Evidence) -> dict[str, list[Recall]]:
     return {detector: [one for one in rows if one.others or one.ours] for detector, rows in found.items()}
 
 
+def _columns_read(evidence: Evidence) -> dict[str, list[str]]:
+    """Sites that read no more columns than the plan's task needs, and those that read more."""
+    told = [
+        (one.site, int(one.read) > needed(evidence.plan, one.site)) for one in evidence.datasets if one.read
+    ]
+    return {
+        "most": [site for site, more in told if not more],
+        "more": [site for site, more in told if more],
+    }
+
+
+def _refuses_columns(plan: Plan, one: Decided) -> bool:
+    """Whether a policy refused the columns of a table, which stand in the place of a base model."""
+    return plan.task.table is not None and one.outcome == "refuse" and "models.base" in one.rules
+
+
 def _reached(evidence: Evidence) -> dict[str, str]:
     """Site -> what its ledger stood at after the last round that it was charged for, rounded up."""
     points = sorted(evidence.progress, key=lambda point: point.round)
@@ -153,15 +182,9 @@ def _survivors(evidence: Evidence) -> dict[str, Any]:
 
 def _citations(evidence: Evidence) -> dict[str, Any]:
     """Ways to name events: those that what a line is about rests on, and where each stands on the page."""
-    known = {source.about: source.events for source in evidence.sources}
-
-    def cited(about: Iterable[str]) -> list[str]:
-        found = [*dict.fromkeys(event for one in about for event in known.get(one, ()))]
-        return found if len(found) <= MOST_CITED else [*found[: MOST_CITED - 1], found[-1]]
-
     return {
-        "cited": cited,
         "about": lambda kinds, names: [f"{kind}.{name}" for name in names for kind in kinds],
+        "cited": lambda about: resting(evidence.sources, about),
         "anchor": lambda event: "event-" + event.replace("/", "-"),
         "most_cited": MOST_CITED,
         "all_events": sum(int(log.size) for log in evidence.logs),

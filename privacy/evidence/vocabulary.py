@@ -5,7 +5,8 @@ form of a line (``events``) nor the meaning of a type that exists.
 
 Formal guarantees:
     A value is a digest, a name that parties chose for themselves, one of a closed set of words, an
-    error id, a calendar date, a wide band, or a number that the plan or the protocol makes public.
+    error id, a calendar date, the version of a program, a wide band, or a number that the plan or the
+    protocol makes public.
     No kind takes free text, a path, a host name, an exact number of records, a row's id, a norm, a
     loss or a seed. What was measured on test data appears in steps of 0.01 and is not covered by
     epsilon unless the event says so.
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
+from typing import Literal, TypeAlias, get_args
 
 from cloister.privacy import canonical
 from cloister.privacy.errors import areas
@@ -26,6 +28,11 @@ from cloister.privacy.policy.rules import RULE_IDS
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _BAND = re.compile(r"(0|[1-9]\d{0,11})-([1-9]\d{0,11})")
+_VERSION = re.compile(
+    r"\d{1,5}(\.\d{1,5}){0,3}((a|b|rc)\d{1,4})?(\.post\d{1,4})?(\.dev\d{1,10})?"
+    r"(\+(cpu|cu\d{2,4}|rocm\d{1,2}(\.\d{1,2}){0,2}|xpu|other))?",
+    re.ASCII,
+)
 _REASONS = frozenset(reason for area in areas() for reason in area.REASONS)
 
 
@@ -106,6 +113,7 @@ DELTA = Kind("delta, 0 to below 1", lambda value: _number(0, 1)(value) and value
 RATE = Kind("sampling rate of the plan, above 0 to 1", lambda value: _number(0, 1)(value) and value != 0)
 SCALE = Kind("noise multiplier or clipping bound of the plan, 0 to 1e9", _number(0, 1e9))
 HUNDREDTH = Kind("share of test data in steps of 0.01", _is_hundredth)
+VERSION = Kind("version of a program", _pattern(_VERSION))
 BITS = Kind("bits in steps of 0.01, 0 to 64", _is_bits)
 
 ROLE = one_of("lead", "site", "auditor", "witness")
@@ -157,6 +165,9 @@ IDENTIFIERS = (
     "own",
 )
 """Kinds of identifiers that a site counts in its texts; ``own`` are those of its own patterns."""
+Library: TypeAlias = Literal["torch", "opacus", "dp-accounting", "flwr", "numpy", "cryptography"]
+LIBRARIES: tuple[Library, ...] = get_args(Library)
+"""What trains, keeps account, connects and seals, by the names of its distributions."""
 ATTACK = one_of("canaries", "membership")
 METRIC = one_of("accuracy", "macro-f1", "auc", "worst-site-accuracy")
 
@@ -205,6 +216,7 @@ _DATASET = {
     "persons?": BAND,
     "cap?": COUNT,
     "columns?": DIGEST,
+    "read?": COUNT,
     "commitment?": DIGEST,
 }
 _OUTCOME = {"attempt?": COUNT, "accepted?": _SITES, "refused?": _SITES, "lost?": _SITES}
@@ -311,7 +323,19 @@ FAMILIES: Mapping[str, Family] = {
     "job.resumed": _job({"model": DIGEST, "code": DIGEST}),
     "job.finished": _job({"model": DIGEST, "rounds": COUNT}),
     "job.aborted": _job({"reason": REASON, "rounds": COUNT}),
+    # What a process ran on that took part in a job (``software``), once for each process. `image` is the word
+    # of whoever started it.
+    "software.recorded": _job(
+        {
+            "python": VERSION,
+            "code": DIGEST,
+            "installed": DIGEST,
+            **{f"{name}?": VERSION for name in LIBRARIES},
+            "image?": DIGEST,
+        }
+    ),
     # `commitment` is keyed by a secret of the site: it tells whether data changed, and nothing of them.
+    # `read` counts the columns that are read. Of others nothing is told: in some sources single rows decide.
     "dataset.registered": _party({**_DATASET, "pinned": FLAG}),
     "dataset.opened": _any(_DATASET),
     "dataset.changed": _any(

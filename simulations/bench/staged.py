@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloister.client.site.ledger import Ledger
-from cloister.privacy import canonical
+from cloister.privacy import canonical, software
 from cloister.privacy.channel.facts import CallerSide, ListenerSide
 from cloister.privacy.dp import tails
 from cloister.privacy.dp.calibration import noise_multiplier
@@ -251,12 +251,17 @@ class Play:
             self.log(name, "approval.granted", **about)
             self.open_data(name)
             self.log("lead", "job.accepted", site=name)
-        self.log("lead", "clock.status", occasion="job", **_CLOCK)
+        self.begin("lead")
         self.log("lead", "job.started", model=made_up("model", 0), code=plan.lead.code)
         for name in self.names:
-            self.log(name, "clock.status", occasion="job", **_CLOCK)
+            self.begin(name)
             self.log(name, "sum.agreed", sites=self.names)
             self.log(name, "audit.committed", commitment=made_up("coins", name), phantoms=1000, guesses=200)
+
+    def begin(self, name: str) -> None:
+        """A party begins: what its clock is, and what it runs on."""
+        self.log(name, "clock.status", occasion="job", **_CLOCK)
+        self.log(name, "software.recorded", **{**software.running().fields(), "code": made_up("code")})
 
     def decide(self, name: str) -> None:
         """The site's policy asks for somebody's approval, and allows the job once it is there."""
@@ -282,7 +287,7 @@ class Play:
             "columns": made_up("columns", name),
             "commitment": made_up("fingerprint", name),
         }
-        self.log(name, "dataset.opened", dataset=DATASET, **size, **digests)
+        self.log(name, "dataset.opened", dataset=DATASET, read=2, **size, **digests)
         found: dict[str, Any] = dict.fromkeys(IDENTIFIERS, "0-15") | {"name": "64-127", "date": "16-31"}
         how: dict[str, Any] = {
             "action": "mask",
@@ -301,7 +306,7 @@ class Play:
                 self.staged.logs[name].note("log.heartbeat")
         log.gap("restart")
         log.append("clock.status", occasion="start", **_CLOCK)
-        self.log("lead", "clock.status", occasion="job", **_CLOCK)
+        self.begin("lead")
         self.log("lead", "job.resumed", model=model, code=self.staged.plan.lead.code)
 
     def round(self, number: int, model: str) -> str:

@@ -24,7 +24,7 @@ from cloister.client.participation import Participant
 from cloister.client.replies import Replies
 from cloister.client.site.ledger import Ledger
 from cloister.client.sums import SecureSums
-from cloister.privacy import timekeeping
+from cloister.privacy import software, timekeeping
 from cloister.privacy.descent import Steps, steps_of
 from cloister.privacy.dp.audit import Audit
 from cloister.privacy.entropy import Entropy
@@ -149,6 +149,7 @@ class _Job:
         sites = {name: self._site(name) for name in self.names}
         for log in self.logs.values():
             log.append("clock.status", job=self.plan.digest, occasion="job", **timekeeping.state().fields())
+            log.append("software.recorded", job=self.plan.digest, **software.running().fields())
         start = Checkpoint(self.plan.digest, 0, self._zero(), {}, {})
         model = messages.model_digest(start.model)
         self._tell("job.started", model=model, code=self.plan.lead.code)

@@ -74,6 +74,7 @@ class Parties:
         base: what the features come from: a name and a digest.
         colluding: how many sites may put together what they know.
         surplus: whether joint steps take surplus noise back; an analytic round never does.
+        licence: what the base model's card declares; None where it declares nothing, and of rows of a table.
     """
 
     holdings: Mapping[str, Holding]
@@ -81,6 +82,7 @@ class Parties:
     base: tuple[str, str]
     colluding: int = 1
     surplus: bool = False
+    licence: str | None = None
     identities: dict[str, PrivateIdentity] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,11 @@ class Parties:
     def _task(self) -> Task:
         tagged = any(each.documents is not None for each in self.holdings.values())
         return Task(labels=self.labels, kind="token-classification" if tagged else "sequence-classification")
+
+    @property
+    def _base(self) -> Base:
+        name, digest = self.base
+        return Base(name=name, digest=digest, max_tokens=TOKENS[self._task.kind], licence=self.licence)
 
     @property
     def _sites(self) -> tuple[Site, ...]:
@@ -173,7 +180,7 @@ class Parties:
             roster=roster.digest(),
             lead=Party(name=LEAD, identity=roster.lead.digest(), code=digest),
             sites=sites,
-            base=Base(name=self.base[0], digest=self.base[1], max_tokens=TOKENS[self._task.kind]),
+            base=self._base,
             task=self._task,
             adapter=Adapter(
                 rank=1,

@@ -83,7 +83,8 @@ class Contest:
         self._trial = self._members(self._train)
 
     def _members(self, holdings: Mapping[str, Holding]) -> Parties:
-        return Parties(holdings, self.material.labels, self.material.base)
+        material = self.material
+        return Parties(holdings, material.labels, material.base, licence=material.licence)
 
     def figures(self, method: str) -> Figures:
         """One method of ``METHODS`` or ``AVERAGED`` by itself.

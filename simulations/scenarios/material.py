@@ -40,6 +40,7 @@ class Material:
         texts: site name -> its training texts, and those of the test, as the simple model reads them; None
             for tables.
         groups: a column of the test rows whose values are looked at one by one; None for none.
+        licence: what the base model's card declares; None likewise.
     """
 
     labels: tuple[str, ...]
@@ -49,6 +50,7 @@ class Material:
     base: tuple[str, str]
     texts: tuple[Mapping[str, tuple[str, ...]], tuple[str, ...]] | None = None
     groups: Groups | None = None
+    licence: str | None = None
 
     @property
     def tagged(self) -> bool:
@@ -106,6 +108,7 @@ def _dealt(
         (base.name, base.digest),
         ({name: pair[0].texts for name, pair in sides.items()}, test.texts),
         groups,
+        base.licence,
     )
 
 

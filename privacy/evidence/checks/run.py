@@ -25,6 +25,7 @@ from cloister.privacy.evidence.checks import (
     paper,
     rounds,
     signatures,
+    software,
     sums,
     surplus,
 )
@@ -48,6 +49,7 @@ ALONE: tuple[Check, ...] = (
     surplus.given,
     consents.documents,
     data.opened,
+    software.told,
     decisions.policies,
     decisions.handed_over,
 )

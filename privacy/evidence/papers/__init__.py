@@ -8,6 +8,7 @@ the verifier writes each document again and compares.
 ``dp-registry.yaml``    entry for the OpenDP and NIST registry of deployments, tier 3 (``registry``)
 ``annex-iv.json``       the items of Annex IV of the EU AI Act, by number (``annex``)
 ``crosswalk.json``      which part of the bundle is evidence relevant to which rule (``crosswalk``)
+``inventory.json``      an entry for a model inventory, after SR 26-2 (``inventory``)
 ``ropa/<site>.json``    a prefilled record of processing for each site (``processing``)
 ``first-page.*.html``    the first page by itself, in English and Chinese (``firstpage``)
 ``report.zh.html``       the whole report in Chinese (``evidence.render``)
@@ -22,7 +23,15 @@ from typing import Any, TypeAlias
 
 from cloister.privacy.evidence import card, render
 from cloister.privacy.evidence.evidence import Evidence
-from cloister.privacy.evidence.papers import annex, bom, crosswalk, firstpage, processing, registry
+from cloister.privacy.evidence.papers import (
+    annex,
+    bom,
+    crosswalk,
+    firstpage,
+    inventory,
+    processing,
+    registry,
+)
 
 Paper: TypeAlias = Callable[[Evidence], bytes]
 SitePaper: TypeAlias = Callable[[Evidence, str], bytes]
@@ -34,6 +43,7 @@ PAPERS: tuple[tuple[str, Paper], ...] = (
     ("dp-registry.yaml", registry.entry),
     ("first-page.en.html", lambda evidence: firstpage.page(evidence, "en")),
     ("first-page.zh.html", lambda evidence: firstpage.page(evidence, "zh")),
+    ("inventory.json", inventory.inventory),
     ("model-card.md", lambda evidence: card.written(evidence).encode()),
     ("report.zh.html", lambda evidence: render.written(evidence, "zh").encode()),
 )

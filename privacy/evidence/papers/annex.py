@@ -13,6 +13,7 @@ from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.grades import Grade
 from cloister.privacy.evidence.papers.forms import DISCLAIMER, answer, as_json, missing
+from cloister.privacy.evidence.software import Ran
 
 ITEMS: Mapping[str, str] = {
     "1(a)": "intended purpose, provider, version and its relation to earlier ones",
@@ -82,7 +83,23 @@ def _purpose(evidence: Evidence) -> list[Json]:
 
 def _versions(evidence: Evidence) -> list[Json]:
     codes = sorted({party.code for party in (evidence.plan.lead, *evidence.plan.sites)})
-    return [answer({"code_digests": [*codes]}, Grade.PROVEN, "plan.json", "bom.cdx.json")]
+    return [
+        answer({"code_digests": [*codes]}, Grade.PROVEN, "plan.json", "bom.cdx.json"),
+        *(
+            answer(
+                _ran_on(one),
+                Grade.RECORDED,
+                "evidence.json#/software",
+                "report.html#s8",
+            )
+            for one in evidence.software
+        ),
+    ]
+
+
+def _ran_on(one: Ran) -> Json:
+    versions: dict[str, Json] = {str(name): version for name, version in one.versions.items()}
+    return {"party": one.party, "python": one.python, **versions, "packages_digest": one.installed}
 
 
 def _methods(evidence: Evidence) -> list[Json]:

@@ -14,6 +14,7 @@ from cloister.privacy.clauses import Dense
 from cloister.privacy.evidence import reading
 from cloister.privacy.evidence.evidence import Accuracy, Evidence
 from cloister.privacy.evidence.papers.forms import DISCLAIMER, as_json
+from cloister.privacy.evidence.vocabulary import Library
 from cloister.privacy.plan import Plan
 from cloister.privacy.task import PIPELINES
 
@@ -33,7 +34,9 @@ def bom(evidence: Evidence) -> bytes:
     codes = [*dict.fromkeys(party.code for party in (plan.lead, *plan.sites))]
     data: list[str] = [f"dataset:{site.name}" for site in plan.sites]
     below: list[str] = [] if plan.task.table else ["base-model"]
+    libraries = sorted({(name, said) for one in evidence.software for name, said in one.versions.items()})
     refs = [*below, *(f"code:{number}" for number in range(len(codes))), *data]
+    refs += [f"library:{name}@{said}" for name, said in libraries]
     return as_json(
         {
             "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -68,6 +71,17 @@ def bom(evidence: Evidence) -> bytes:
                     for number, code in enumerate(codes)
                 ),
                 *_datasets(evidence),
+                *(
+                    {
+                        "bom-ref": f"library:{name}@{said}",
+                        "type": "library",
+                        "name": name,
+                        "version": said,
+                        "purl": f"pkg:pypi/{name}@{said.replace('+', '%2B')}",
+                        "properties": _properties(parties=", ".join(_parties(evidence, name, said))),
+                    }
+                    for name, said in libraries
+                ),
             ],
             "dependencies": [
                 {"ref": "model", "dependsOn": [*refs]},
@@ -75,6 +89,11 @@ def bom(evidence: Evidence) -> bytes:
             ],
         }
     )
+
+
+def _parties(evidence: Evidence, library: Library, version: str) -> list[str]:
+    """Who says that it ran on this version."""
+    return [one.party for one in evidence.software if one.versions.get(library) == version]
 
 
 def _licences(plan: Plan) -> dict[str, Json]:

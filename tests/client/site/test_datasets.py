@@ -151,6 +151,7 @@ class TestFingerprint:
             "persons": "32-63",
             "cap": 2,
             "columns": canonical.digest_of({"text": "text", "label": "label", "person": "patient"}),
+            "read": 3,
             "commitment": found.fingerprint,
         }
         assert opened.body == told

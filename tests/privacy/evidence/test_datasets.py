@@ -13,13 +13,15 @@ from cloister.client.site.datasets import SMALLEST
 from cloister.client.site.identifiers import screening
 from cloister.privacy.canonical import digest
 from cloister.privacy.errors import InputError
-from cloister.privacy.evidence import recall
-from cloister.privacy.evidence.datasets import LOWEST, datasets
+from cloister.privacy.evidence import recall, render
+from cloister.privacy.evidence.datasets import LOWEST, datasets, needed
 from cloister.privacy.evidence.events import GENESIS, Event
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.language import LANGUAGES, language
 from cloister.privacy.evidence.vocabulary import IDENTIFIERS
-from tests.reports import evidence
+from cloister.privacy.table import Number, Table
+from tests.privacy.evidence.test_render import lines, page, section
+from tests.reports import evidence, per_person, replanned
 
 PLAN = Evidence.from_json(evidence()).plan
 SITE = PLAN.sites[0]
@@ -63,6 +65,50 @@ def test_persons_and_their_cap_stand_as_they_were_written() -> None:
     found = told([opened(unit="person", persons="64-127", cap=8)])
     assert (found["persons"], found["cap"]) == ("64-127", "8")
     assert (told([opened()])["persons"], told([opened()])["cap"]) == (None, None)
+
+
+def test_how_many_columns_were_read_stands_as_it_was_written() -> None:
+    assert told([opened(read=2)])["read"] == "2"
+    assert told([opened()])["read"] is None
+
+
+def test_the_most_columns_that_a_task_needs_are_those_of_the_plan() -> None:
+    plan = evidence()["plan"]
+    pairs = Evidence.from_json(replanned(task=plan["task"] | {"pair": True})).plan
+    persons = Evidence.from_json(per_person()).plan
+    assert [needed(one, SITE.name) for one in (PLAN, pairs, persons)] == [2, 3, 3]
+    rows = Table(label="class", classes=("a", "b"), columns=(Number(name="age", low=0, high=9),))
+    task = PLAN.task.model_copy(update={"table": rows})
+    assert needed(PLAN.model_copy(update={"task": task}), SITE.name) == 2
+
+
+def test_the_page_says_who_read_more_columns_than_the_task_needs() -> None:
+    value = evidence()
+    shown = section(page(value), 18).text()
+    assert "no more columns were read than the plan’s task needs, which is 2 at most" in shown
+    assert "more columns were read than the plan’s task needs, as the log says" not in shown
+    assert "2 columns" in shown
+    value["datasets"][0]["read"] = "7"
+    assert "At hill-clinic, more columns were read" in section(page(value), 18).text()
+
+
+def test_columns_that_a_policy_refused_are_those_of_a_table() -> None:
+    found = Evidence.from_json(evidence())
+    base = next(one for one in found.decisions if one.type == "policy.decision")
+    refused = base.model_copy(update={"outcome": "refuse", "rules": ("models.base",)})
+    plan = found.plan.model_copy(update={"task": found.plan.task.model_copy(update={"table": object()})})
+    assert render._refuses_columns(plan, refused)
+    assert not render._refuses_columns(found.plan, refused)
+    assert not render._refuses_columns(plan, base)
+    assert (
+        "policies of this release have no rule about the columns of texts"
+        in section(page(evidence()), 18).text()
+    )
+
+
+def test_accuracy_by_groups_of_people_is_not_computed() -> None:
+    (said,) = [one for one in lines(section(page(evidence()), 7)) if "by groups of people" in one.text()]
+    assert said.grades() == ["Not known"]
 
 
 def test_searches_that_found_the_same_stand_once_and_others_beside() -> None:

@@ -64,6 +64,7 @@ SAMPLES = {
     vocabulary.SCALE: 1.1,
     vocabulary.HUNDREDTH: 0.87,
     vocabulary.BITS: 1.44,
+    vocabulary.VERSION: "2.13.0+cpu",
 }
 
 
@@ -136,6 +137,11 @@ def test_the_error_never_repeats_the_value():
         (vocabulary.RATE, [1, 0.01], [0, 1.01]),
         (vocabulary.HUNDREDTH, [0, 1, 0.5, 0.29], [0.123, 0.8333333333333334, 1.01, -0.01, True]),
         (vocabulary.BITS, [0, 1.44, 64], [0.123, -0.01, 64.01, True]),
+        (
+            vocabulary.VERSION,
+            ["3", "3.11.7", "2.13.0+cpu", "2.13.0+cu130", "1.0rc1", "0.6.0.post1", "1.2.dev20", "1+other"],
+            ["", "v1", "1.2.3.4.5", "1.2+north-clinic", "1.2+git.north", "1 2", "1.2\n", "123456", 3],
+        ),
         (vocabulary.many(vocabulary.NAME), [[], ["a", "b"], ("a",)], [["b", "a"], ["a", "a"], ["A"], "ab"]),
         (vocabulary.UNIT, ["record"], ["records", "", None, ["record"]]),
     ],

@@ -12,7 +12,7 @@ from cloister.privacy.errors import InputError
 from cloister.privacy.evidence.evidence import Evidence
 from tests.reports import audit, evidence, jointly, per_person, replanned, without_privacy
 
-LATER = frozenset({"datasets", "ledgers", "sums"})
+LATER = frozenset({"datasets", "ledgers", "software", "sums"})
 """Fields that older evidence does not have."""
 OTHER = digest(b"another")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloister.privacy import timekeeping
+from cloister.privacy import software, timekeeping
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.keeping import BEAT_S, Keeping
 from cloister.privacy.evidence.log import EventLog
@@ -85,8 +85,9 @@ def test_a_process_that_was_killed_leaves_an_unclean_stop(machine: Machine) -> N
     machine.passes(60)  # while it connects
     log.append("channel.refused", route="consortium", reason="refused")
     keeping.come()
-    assert told_by(log)[3:] == [gap("unclean", "hours"), START]
+    assert told_by(log)[4:] == [gap("unclean", "hours"), START]
     assert told_by(log)[1] == ("clock.status", {"occasion": "job", **GOOD.fields()})
+    assert told_by(log)[2] == ("software.recorded", software.running().fields())
 
 
 def test_a_gap_is_as_long_as_the_clock_says_although_it_was_set_back(machine: Machine) -> None:

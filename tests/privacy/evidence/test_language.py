@@ -26,7 +26,20 @@ PACKAGE = Path(__file__).parents[3] / "privacy" / "evidence"
 ENGLISH, CHINESE = (language(name) for name in LANGUAGES)
 TERMS = frozenset(
     {
-        *("Cloister", "SIMULATION", "Flower", "NIST", "SP", "SATRE", "TLS", "SHA", "URL", "HTTP"),
+        *(
+            "Cloister",
+            "SIMULATION",
+            "Flower",
+            "NIST",
+            "SP",
+            "SATRE",
+            "TLS",
+            "SHA",
+            "URL",
+            "HTTP",
+            "Python",
+            "SR",
+        ),
         *("LoRA", "RDP", "PLD", "PRV", "TF", "IDF", "Wilson", "Rényi", "NaN", "Merkle", "KiB", "MiB", "GiB"),
         *("AUC", "epsilon", "Epsilon", "delta", "Delta", "float", "pickle"),
         *("approvals", "events"),  # folders of the bundle

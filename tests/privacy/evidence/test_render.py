@@ -151,9 +151,10 @@ def with_many_sites() -> dict[str, Any]:
 
 
 def older() -> dict[str, Any]:
-    """Evidence from before it said how units were drawn, where noise came from, and what data there were."""
+    """Evidence from before it said how units were drawn, where noise came from, and what data and software
+    there were."""
     value = evidence()
-    del value["datasets"]
+    del value["datasets"], value["software"]
     value["privacy"] = [
         {name: said for name, said in stated.items() if name not in ("sampler", "entropy")}
         for stated in value["privacy"]

@@ -10,11 +10,13 @@ import pytest
 from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError
 from cloister.privacy.model import BaseModel
+from cloister.privacy.plan import Plan
 from cloister.simulations.engine.holding import Holding
+from cloister.simulations.engine.plans import Promise
 from cloister.simulations.partition import Dirichlet
-from cloister.simulations.scenarios import tables
+from cloister.simulations.scenarios import material, tables
 from cloister.simulations.scenarios.catalogue import SCENARIOS, by_column, spread
-from cloister.simulations.scenarios.comparison import sides
+from cloister.simulations.scenarios.comparison import Contest, sides
 from cloister.simulations.scenarios.figures import wilson
 from cloister.simulations.scenarios.material import Table, of_tables, of_texts, read
 from cloister.simulations.scenarios.progress import Progress
@@ -93,6 +95,26 @@ def test_what_no_site_could_learn_is_refused_before_a_text_is_read(north, test, 
         of_texts(nowhere, {"n": of(north), "s": of("abba")}, of(test))
     assert caught.value.id == reason
     assert words in caught.value.what
+
+
+@pytest.mark.parametrize(("card", "licence"), [("---\nlicense: mit\n---\n", "mit"), ("# no header\n", None)])
+def test_the_plan_of_a_simulation_carries_what_the_card_of_its_base_model_declares(
+    card, licence, tmp_path, monkeypatch
+):
+    (tmp_path / "README.md").write_text(card)
+    base = BaseModel("tiny", tmp_path, "sha256:" + "0" * 64)
+    monkeypatch.setattr(material, "_features", lambda _, texts: np.eye(6)[np.arange(len(texts)) % 6])
+
+    def of(labels: str) -> Records:
+        return Records(tuple(f"text {n} of {labels[:9]}" for n in range(len(labels))), tuple(labels))
+
+    found = of_texts(base, {"n": of("ab" * 40), "s": of("ba" * 41), "w": of("aabb" * 20)}, of("ab"))
+    contest = Contest(found, 8.0, 1e-5, 0, tmp_path)
+    for parties in (contest._parties, contest._trial):
+        plan = parties.plan("a try", Promise("local", 8.0, 1e-5))
+        assert plan.base.licence == licence
+        assert Plan.from_bytes(plan.to_bytes()) == plan
+        assert (b'"licence"' in plan.to_bytes()) is (licence is not None)
 
 
 def test_progress_says_what_is_left_by_what_was():

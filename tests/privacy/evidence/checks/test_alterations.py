@@ -624,6 +624,8 @@ _claims("claim another band of records", data(rows="2048-4095"), "evidence")
 _claims("claim a cap that there is not", data(persons="512-1023", cap="1"), "evidence")
 _claims("claim that data are per person", data(unit="person"), "evidence")
 _claims("name other columns", data(columns=FAKE), "evidence")
+_claims("claim that fewer columns were read", data(read="1"), "evidence")
+_claims("leave out how many columns were read", data(read=None), "evidence")
 _claims("show another fingerprint", data(commitment=FAKE), "evidence")
 _claims("hide that data were opened", data(times="0"), "evidence")
 _claims("claim that data changed", data(others="1"), "evidence")
@@ -691,6 +693,30 @@ def _without(evidence: dict[str, Any], part: str, place: int) -> None:
     for other in ("decisions", "incidents", "clocks", "sums", "ledgers"):
         named |= {one for row in evidence[other] for one in row["events"]}
     evidence["cited"] = [one for one in evidence["cited"] if one["event"] in named]
+
+
+def ran(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of what the evidence says that the lead ran on."""
+    return lambda e: e["software"][0].update(fields)
+
+
+def _another_torch(evidence: dict[str, Any]) -> None:
+    evidence["software"][0]["versions"]["torch"] = "99.0"
+
+
+_claims("claim another version of a library", _another_torch, "evidence")
+_claims("claim another Python", ran(python="99.0"), "evidence")
+_claims("claim other packages", ran(installed=FAKE), "evidence")
+_claims("claim other code than ran", ran(code=FAKE), "evidence")
+_claims("claim a container", ran(image=FAKE), "evidence")
+_claims("claim that a party changed its software", ran(times="2", others="1"), "evidence")
+_claims("leave out what a party ran on", lambda e: e.update(software=e["software"][1:]), "evidence")
+_claims(
+    "write a host's name where a version stands",
+    ran(python="north.example"),
+    "evidence",
+    consistent=False,
+)
 
 
 def _prolong(evidence: dict[str, Any]) -> None:
@@ -782,6 +808,39 @@ def print_a_better_recall(stage: Any) -> Bundle:
         return page.replace(b"0.15 of 247", b"0.95 of 247")
 
     return _report_signed(stage, better)
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def print_a_better_epsilon_for_more_noise(stage: Any) -> Bundle:
+    def better(page: bytes) -> bytes:
+        before, after = page.split("× 2 <small".encode(), 1)
+        return before + "× 2 <small".encode() + after.replace(b"<strong>", b"<strong>0.001 or ", 1)
+
+    return _report_signed(stage, better)
+
+
+@found_by("papers", Result.NOT_REPRODUCIBLE)
+def fill_in_that_the_model_was_validated(stage: Any) -> Bundle:
+    def filled(files: dict[str, bytes]) -> None:
+        before, after = files["inventory.json"].split(b'"validation": [', 1)
+        after = after.replace(b"the organisation must supply", b"done", 1)
+        files["inventory.json"] = before + b'"validation": [' + after
+
+    return stage.plain.bundle(files=filled)
+
+
+@found_by("files", Result.INCOMPLETE)
+def leave_the_inventory_entry_out(stage: Any) -> Bundle:
+    return stage.plain.bundle(files=lambda files: files.pop("inventory.json"))
+
+
+@found_by("report", Result.NOT_REPRODUCIBLE)
+def claim_that_the_text_of_rules_was_read(stage: Any) -> Bundle:
+    def claimed(page: bytes) -> bytes:
+        assert b"; text not read again" in page
+        return page.replace(b"; text not read again", b"")
+
+    return _report_signed(stage, claimed)
 
 
 @found_by("report", Result.NOT_REPRODUCIBLE)
@@ -1250,9 +1309,37 @@ def count_records_where_the_plan_counts_records_of_persons(stage: Any) -> Bundle
 
 
 @found_by("data", Result.NOT_REPRODUCIBLE)
+def read_more_columns_than_the_task_needs(stage: Any) -> Bundle:
+    return _opened(stage, read=3)
+
+
+@found_by("data", Result.NOT_REPRODUCIBLE)
 def search_another_dataset_for_identifiers(stage: Any) -> Bundle:
     def edit(lines: Lines) -> Lines:
         return edited(lines, "deid.scan", lambda e: changed(e, dataset="other-records"))
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("software", Result.INCOMPLETE)
+def say_nothing_of_the_software_of_a_site(stage: Any) -> Bundle:
+    part = stage.plain.rewritten("site-01", lambda lines: without(lines, "software.recorded"))
+    return stage.plain.bundle(part)
+
+
+@found_by("software", Result.INCOMPLETE)
+def say_nothing_of_the_software_that_the_lead_went_on_with(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        (_, later) = [place for place, e in enumerate(lines) if e.type == "software.recorded"]
+        return lines[:later] + lines[later + 1 :]
+
+    return stage.away.bundle(stage.away.rewritten("lead", edit))
+
+
+@found_by("software", Result.NOT_REPRODUCIBLE)
+def run_other_code_at_a_site(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "software.recorded", lambda e: changed(e, code=FAKE))
 
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
@@ -1403,7 +1490,7 @@ def _trust(stage: Any, alteration: Alteration) -> dict[str, str]:
         return stage.shuffled.job.trust
     if name == "draw_the_noise_of_a_federation_from_a_known_seed":
         return stage.seeded.job.trust
-    if alteration in [row[1] for row in TABLE if row[2] == "clock"]:
+    if alteration in [row[1] for row in TABLE if row[2] == "clock"] or name.endswith("the_lead_went_on_with"):
         return stage.away.job.trust
     heads = [row for row in TABLE if row[2] == "heads"]
     return stage.witnessed.job.trust if alteration in [row[1] for row in heads] else stage.plain.job.trust

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloister.privacy import timekeeping
+from cloister.privacy import software, timekeeping
 from cloister.privacy.consent import DECISION_CONTEXT, PLAN_CONTEXT, approval
 from cloister.privacy.errors import LogError
 from cloister.privacy.evidence.bundle import Bundle, Contents
@@ -47,8 +47,11 @@ def ran(consortium: Consortium, *, present: Callable[[], list[str]] | None = Non
         consortium.log.append("job.accepted", job=job, site=name)
     federation = consortium.federation(**({"present": present} if present else {}))
     model = model_digest(federation.resume.model)
-    for log in (consortium.log, *(site.log for site in consortium.sites.values())):
-        log.append("clock.status", job=job, occasion="job", **timekeeping.state().fields())
+    logs = {"lead": consortium.log, **{name: site.log for name, site in consortium.sites.items()}}
+    for party in (plan.lead, *plan.sites):
+        clock, ran = timekeeping.state().fields(), {**software.running().fields(), "code": party.code}
+        logs[party.name].append("clock.status", job=job, occasion="job", **clock)
+        logs[party.name].append("software.recorded", job=job, **ran)
     consortium.log.append("job.started", job=job, model=model, code=plan.lead.code)
     end = federation.run(consortium.grid(**grid))
     final = model_digest(end.model)

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from cloister.privacy.errors import InputError
-from cloister.privacy.evidence import papers, reading
+from cloister.privacy.evidence import crosswalk, papers, reading
 from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.grades import Grade
-from cloister.privacy.evidence.papers import annex, crosswalk, forms
+from cloister.privacy.evidence.papers import annex, forms
 from tests.reports import VECTOR, evidence, jointly, licensed, per_person, replanned, without_privacy
 
 pytestmark = pytest.mark.job
@@ -112,6 +112,17 @@ def test_the_bill_of_materials_names_model_base_code_and_datasets() -> None:
     (metric,) = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     low, high = (float(bound) for bound in metric["confidenceInterval"].values())
     assert low < float(metric["value"]) < high
+
+
+def test_the_bill_of_materials_names_the_libraries_that_logs_name_and_who_ran_them() -> None:
+    refs = {one["bom-ref"]: one for one in read("bom.cdx.json", evidence())["components"]}
+    torch = refs["library:torch@2.13.0+cpu"]
+    assert torch["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
+    assert torch["properties"][0]["value"] == "valley-trust, hill-clinic, lake-hospital"
+    assert refs["library:torch@2.13.0+cu130"]["properties"][0]["value"] == "town-hospital"
+    told = read("annex-iv.json", evidence())["items"]["1(c)"]["answers"]
+    assert [one["grade"] for one in told[1:-1]] == ["Recorded"] * 4
+    assert told[1]["answer"]["opacus"] == "1.6.0"
 
 
 def test_a_licence_of_the_base_model_is_called_declared() -> None:
@@ -216,7 +227,7 @@ def test_the_crosswalk_is_dated_and_marks_what_was_not_re_read() -> None:
 def test_the_crosswalk_points_into_the_bundle(value: dict[str, Any]) -> None:
     known = {*papers.documents(value), "events/", "heads/", "approvals/", "ropa/", "plan.json"}
     sections = {f"report.html#s{number}" for number in range(1, 20)}
-    parts = {f"evidence.json#/{part}" for part in value}
+    parts = {f"evidence.json#/{part}" for part in Evidence.model_fields}
     for row in read("crosswalk.json", value)["rows"]:
         for one in row["evidence_relevant"]:
             places = one["path"].split(", ") if one["path"] else []
@@ -224,7 +235,7 @@ def test_the_crosswalk_points_into_the_bundle(value: dict[str, Any]) -> None:
 
 
 def test_every_row_of_the_mapping_is_shown_by_something() -> None:
-    shown = crosswalk._shown(Evidence.from_json(evidence()))
+    shown = crosswalk.shown(Evidence.from_json(evidence()))
     used = {name for row in crosswalk.mapping().rows for name in row.shows}
     assert used == shown.keys()
 
