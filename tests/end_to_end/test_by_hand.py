@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 
 import pytest
 from safetensors.numpy import load_file
@@ -105,6 +106,9 @@ def test_the_evidence_comes_over_the_network_and_every_party_signs(by_hand: ByHa
         assert seen["flower"] == seen["flower_at_lead"] is not None
     assert len(evidence["clocks"]) == 1 + len(SITES)
     assert all(one["state"] for one in evidence["clocks"])
+    assert len(evidence["software"]) == 1 + len(SITES)
+    assert all(one["versions"]["torch"] == version("torch") for one in evidence["software"])
+    assert [one["read"] for one in evidence["datasets"]] == ["2"] * len(SITES)
     assert checked.splitlines()[-1].startswith("verified: ")
     assert "is not signed by" not in checked
 
