@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from cloister.privacy import canonical, durable, heap
+from cloister.privacy import canonical, code, durable, heap
 from cloister.privacy.channel import certificates
 from cloister.privacy.channel.facts import ListenerSide
 from cloister.privacy.errors import (
@@ -26,12 +26,14 @@ from cloister.privacy.errors import (
     CloisterError,
     LogError,
     ModelError,
+    PlanError,
     RoundError,
     StateError,
     TransportError,
     areas,
 )
 from cloister.privacy.evidence.keeping import Keeping
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire import bundle, messages
 from cloister.server.app import Federation, server_app
 from cloister.server.checkpoint import Checkpoint
@@ -290,6 +292,7 @@ class Lead:
 
     def _perform(self, job: Job, service: ConsortiumServer, flower: Flower, stop: threading.Event) -> None:
         plan = job.plan
+        _require_code(plan)
         place, vault = job.folder / "checkpoint", self._folder.vault
         state = Checkpoint.load(place, plan.digest, vault)
         resumed = job.state == RUNNING or state.round > 0
@@ -395,6 +398,21 @@ class Lead:
         self._folder.log.append("job.aborted", job=job.plan.digest, reason=error.id, rounds=rounds)
         job.move(STOPPED if stopped else FAILED, error.line())
         self._say(error.line())
+
+
+def _require_code(plan: Plan) -> None:
+    """Refuses to run a plan with other code than it names: its sites would, and its evidence would not hold.
+
+    Raises:
+        PlanError: ``code_mismatch``.
+    """
+    if plan.lead.code != code.installed():
+        raise PlanError(
+            "code_mismatch",
+            f"The plan {plan.digest[7:19]} names other code than is installed here.",
+            f"Install the release of the proposal and run `cloister lead resume {plan.digest[7:19]}`, or "
+            "propose it again.",
+        )
 
 
 def _heard(line: str) -> Mapping[str, Any]:
