@@ -18,7 +18,7 @@ from cloister.privacy.model import DEFAULT, BaseModel, Columns, agreed_layout, f
 from cloister.privacy.plan import Plan
 from cloister.privacy.policy.request import Known, Request
 from cloister.server.analytic import Choice
-from cloister.server.cli_work import with_table
+from cloister.server.options import with_table
 from cloister.server.proposal import draft
 from cloister.server.terms import Terms
 from tests import tables

@@ -77,6 +77,7 @@ def test_every_key_is_shown_by_something() -> None:
     others = (
         value,
         value.model_copy(update={"attacks": (object(),)}),
+        value.model_copy(update={"sums": (object(),)}),
         value.model_copy(update={"plan": value.plan.model_copy(update={"aggregation": secure})}),
     )
     assert {one.key for each in others for one in crosswalk.shown(each).values()} == crosswalk.WHAT.keys()
