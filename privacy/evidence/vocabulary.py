@@ -323,8 +323,8 @@ FAMILIES: Mapping[str, Family] = {
     "job.resumed": _job({"model": DIGEST, "code": DIGEST}),
     "job.finished": _job({"model": DIGEST, "rounds": COUNT}),
     "job.aborted": _job({"reason": REASON, "rounds": COUNT}),
-    # What a process ran on that took part in a job (``software``), once for each process. `image` is the word
-    # of whoever started it.
+    # What a process ran on that took part in a job (``software``), whenever it began with it. `image` is the
+    # word of whoever started it.
     "software.recorded": _job(
         {
             "python": VERSION,

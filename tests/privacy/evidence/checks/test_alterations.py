@@ -1336,6 +1336,17 @@ def say_nothing_of_the_software_that_the_lead_went_on_with(stage: Any) -> Bundle
     return stage.away.bundle(stage.away.rewritten("lead", edit))
 
 
+@found_by("software", Result.INCOMPLETE)
+def leave_out_that_another_process_began_with_what_the_lead_went_on_with(stage: Any) -> Bundle:
+    """Its clock, which marks the beginning, goes with its software."""
+
+    def edit(lines: Lines) -> Lines:
+        (_, later) = [place for place, e in enumerate(lines) if e.type == "software.recorded"]
+        return lines[: later - 1] + lines[later + 1 :]
+
+    return stage.away.bundle(stage.away.rewritten("lead", edit))
+
+
 @found_by("software", Result.NOT_REPRODUCIBLE)
 def run_other_code_at_a_site(stage: Any) -> Bundle:
     def edit(lines: Lines) -> Lines:
