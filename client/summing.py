@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cloister.client.charges import Charges
 from cloister.client.contribution import Contribution, Learner, place
@@ -76,28 +77,28 @@ class Summing:
         at, job = place(header), self.plan.digest
         match header.kind:
             case sums.SURVIVE:
-                signed, answer = secure.signed, secure.sign(at, content)
-                if not signed:
-                    survivors = sorted(secure.survivors)
-                    self.log.append(
-                        "sum.signed", job=job, round=header.round, step=header.step, survivors=survivors
-                    )
+                known, answer = secure.signed, secure.sign(at, content)
+                self._tell(known, "sum.signed", header, survivors=sorted(secure.survivors))
                 return self.sealer.seal(header, sums.SIGNED, answer)
             case sums.OPEN:
-                before, answer = secure.opened, secure.open(at, content)
+                known, answer = secure.opened, secure.open(at, content)
                 if not header.step:
                     self.charges.settle(header, len(secure.survivors))
-                if not before:
-                    missing = sorted(set(secure.terms.sites) - set(secure.survivors))
-                    self.log.append(
-                        "sum.opened", job=job, round=header.round, step=header.step, missing=missing
-                    )
+                missing = sorted(set(secure.terms.sites) - set(secure.survivors))
+                self._tell(known, "sum.opened", header, missing=missing)
                 return self.sealer.seal(header, sums.OPENED, answer)
             case _:
                 answer = secure.recover(at, content)
                 lost = sorted(sums.shares_from_bytes(content))
                 self.log.append("sum.recovered", job=job, round=header.round, step=header.step, lost=lost)
                 return self.sealer.seal(header, sums.SHARES, answer)
+
+    def _tell(self, known: bool, kind: str, header: Header, **sites: Any) -> None:
+        """Writes a step of a sum down, once; one that is known may have been lost before it was written."""
+        about: dict[str, Any] = {"job": self.plan.digest, "round": header.round}
+        told = ((e.type, e.job, e.round, e.body.get("step")) for e in self.log.entries())
+        if not known or (kind, *about.values(), header.step) not in told:
+            self.log.append(kind, **about, step=header.step, **sites)
 
     def _give_surplus(self, opened: Opened, learner: Learner) -> Sealed:
         """This site's surplus noise in a step that it opened, masked for the sum that takes it back.

@@ -102,6 +102,33 @@ def test_a_job_verifies_whose_site_went_away_after_its_upload_and_came_back(
     assert lines(checked(consortium, bundle)) == []
 
 
+@pytest.mark.parametrize("kind", ["sum.signed", "sum.opened"])
+def test_a_job_verifies_of_whose_site_a_log_was_full_once(tmp_path: Path, kind: str) -> None:
+    """What it signed or opened was on its disk; what it answers later, it has written down by then."""
+    consortium = Consortium(tmp_path, FOUR, aggregation=SECURE)
+    north = consortium.sites["north"]
+    append, handle, full = north.log.append, north.handle, list[str]()
+
+    def failing(type: str, **fields: Any) -> Any:
+        if type == kind and not full:
+            full.append(type)
+            raise LogError("log_unwritable", "full")
+        return append(type, **fields)
+
+    def again(data: bytes) -> bytes:
+        try:
+            return handle(data)
+        except LogError:
+            return handle(data)
+
+    north.log.append, north.handle = failing, again  # type: ignore[method-assign]
+    bundle = ran(consortium)
+    assert full == [kind]
+    told = [event.round for event in north.log.entries() if event.type == kind]
+    assert told == [*range(1, consortium.plan.training.rounds + 1)]
+    assert lines(checked(consortium, bundle)) == []
+
+
 @pytest.mark.slow
 def test_a_job_with_joint_steps_verifies(tmp_path: Path) -> None:
     consortium = Consortium(tmp_path, FOUR, aggregation=SECURE, privacy=JOINT, training=STEPS)
