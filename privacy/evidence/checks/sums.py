@@ -5,30 +5,37 @@ Both kinds of masks of one site together would show its update, so neither may b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from cloister.privacy.evidence.checks.case import Case
 from cloister.privacy.evidence.checks.findings import Findings, unfounded
-from cloister.privacy.evidence.events import names
+from cloister.privacy.evidence.events import Event, names
 
 _CHECK = "sums"
+_OPENS = frozenset({"sum.opened", "sum.recovered"})
 
 
 def opened(case: Case) -> Findings:
-    """What each site's log holds of its openings goes by the survivor set that it had signed."""
-    everybody = {*case.sites}
+    """What each site's log holds of its openings goes by the one survivor set that it had signed before."""
     for name in case.sites:
         signed: dict[tuple[int | None, Any], set[str]] = {}
         for one in case.of_job(name) if name in case.writers else ():
-            kind, number = one.event.type, (one.event.round, one.event.body.get("step"))
-            if kind == "sum.signed":
-                signed[number] = {*names(one.event, "survivors")}
-            over = signed.get(number)
-            if over is None:  # the check of survivors asks for the record
-                continue
-            if kind == "sum.opened" and {*names(one.event, "missing")} != everybody - over:
-                reason = f"{name} opened other shared masks than those of the sites that are not in the sum"
-                yield unfounded(_CHECK, one.id, reason)
-            if kind == "sum.recovered" and not {*names(one.event, "lost")} <= over - {name}:
-                reason = f"{name} gave shares of a mask that is not one of another survivor"
-                yield unfounded(_CHECK, one.id, reason)
+            number = one.event.round, one.event.body.get("step")
+            if one.event.type == "sum.signed":
+                survivors = {*names(one.event, "survivors")}
+                if signed.setdefault(number, survivors) != survivors:
+                    yield unfounded(_CHECK, one.id, f"{name} signed another survivor set of this sum before")
+            elif one.event.type in _OPENS:
+                for reason in _faults(one.event, signed.get(number), {*case.sites}):
+                    yield unfounded(_CHECK, one.id, f"{name} {reason}")
+
+
+def _faults(event: Event, over: set[str] | None, everybody: set[str]) -> Iterator[str]:
+    """What is wrong with an opening for a survivor set; None where its site had signed none."""
+    if over is None:
+        yield "opened masks of a sum of which it had signed no survivor set"
+    elif event.type == "sum.opened" and {*names(event, "missing")} != everybody - over:
+        yield "opened other shared masks than those of the sites that are not in the sum"
+    elif event.type == "sum.recovered" and not {*names(event, "lost")} <= over - {event.writer}:
+        yield "gave shares of a mask that is not one of another survivor"

@@ -32,6 +32,7 @@ from tests.cheating import Forger, Lines, changed, where
 pytestmark = pytest.mark.job
 
 FAKE = made_up("forged")
+ALL = [f"site-0{number}" for number in range(1, 5)]
 
 
 Alteration = Callable[[Any], Bundle]
@@ -1284,6 +1285,34 @@ def give_a_share_of_a_site_that_is_not_in_the_sum(stage: Any) -> Bundle:
         place = where(lines, "sum.opened", 2) + 1
         given = replace(lines[place - 1], type="sum.recovered", body={"lost": ["site-04"], "step": 0})
         return [*lines[:place], given, *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("sums", Result.NOT_REPRODUCIBLE)
+def open_a_sum_without_having_signed_who_is_in_it(stage: Any) -> Bundle:
+    """The lead leaves the site out of those that signed, of whom there are enough without it."""
+
+    def edit(lines: Lines) -> Lines:
+        lines = without(lines, "sum.signed", survivors=ALL)
+        return edited(lines, "sum.opened", lambda e: changed(e, missing=["site-02"]), 1)
+
+    def less(event: Event) -> Event:
+        return changed(event, signed=ALL[1:]) if event.body["survivors"] == ALL else event
+
+    lead = stage.plain.rewritten("lead", lambda lines: edited(lines, "sum.closed", less))
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit), lead)
+
+
+@found_by("sums", Result.NOT_REPRODUCIBLE)
+def sign_two_survivor_sets_of_a_sum(stage: Any) -> Bundle:
+    """The lead tells of the later one, and masks are opened for both."""
+
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "sum.signed", 1)
+        signed, opened = lines[place : place + 2]
+        first = changed(signed, survivors=ALL[:3]), changed(opened, missing=ALL[3:])
+        return [*lines[:place], *first, *lines[place:]]
 
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
