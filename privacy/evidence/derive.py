@@ -394,7 +394,7 @@ def _progress(plan: Plan, logs: Logs) -> Iterator[dict[str, Any]]:
         totals: dict[int | None, Any] = {
             event.round: event.body["total"]
             for event in logs.get(site.name, ())
-            if (event.type, event.job) == ("budget.reserved", plan.digest)
+            if (event.type, event.job) == ("budget.reserved", plan.digest) and event.round is not None
         }
         before: dict[int | None, Any] = {0: 0.0} if plan.privacy.mode != "off" else {}
         for number, total in (before | totals).items():

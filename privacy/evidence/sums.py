@@ -113,9 +113,10 @@ def sums(plan: Plan, logs: Logs) -> list[dict[str, Any]]:
 
 
 class _Sum:
-    """What all logs hold of one sum."""
+    """What all logs hold of one sum; of names in sites' logs, those of ``everybody`` in the plan count."""
 
-    def __init__(self) -> None:
+    def __init__(self, everybody: Iterable[str]) -> None:
+        self.everybody = frozenset(everybody)
         self.lead: list[Event] = []
         self.sites: list[Event] = []
         self.asked: list[str] = []
@@ -157,7 +158,8 @@ class _Sum:
         return sorted({event.writer for event in self.sites if event.type == kind})
 
     def _named(self, kind: str, field: str) -> list[str]:
-        return sorted({site for one in self.sites if one.type == kind for site in names(one, field)})
+        found = {site for one in self.sites if one.type == kind for site in names(one, field)}
+        return sorted(found & self.everybody)
 
 
 _ENDS = ("sum.closed", "surplus.kept", "round.aborted")
@@ -171,16 +173,17 @@ _SURPLUS = ("surplus.kept", "surplus.given")
 def _gathered(plan: Plan, logs: Logs) -> Mapping[Sum, _Sum]:
     """Every sum of the job with what all logs hold of it."""
     found: dict[Sum, _Sum] = {}
+    everybody = [site.name for site in plan.sites]
     for writer, events in logs.items():
         at_lead = writer == plan.lead.name
         for event in events:
             if event.job != plan.digest or event.round is None:
                 continue
             if at_lead and event.type == "round.opened":  # again after a restart, which asks survivors alone
-                one = found.setdefault((event.round, 0), _Sum())
+                one = found.setdefault((event.round, 0), _Sum(everybody))
                 one.asked = sorted({*one.asked, *names(event, "invited")})
             elif event.type in (_AT_LEAD if at_lead else _AT_SITES):
-                one = found.setdefault((event.round, _step(event)), _Sum())
+                one = found.setdefault((event.round, _step(event)), _Sum(everybody))
                 (one.lead if at_lead else one.sites).append(event)
     for (number, step), one in found.items():
         if step and (number, 0) in found:

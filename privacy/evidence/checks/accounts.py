@@ -99,6 +99,8 @@ def _reservation(plan: Plan, name: str, number: int | None, one: Shown) -> Findi
     if mechanism is None:
         yield unfounded("ledger", one.id, "the plan has no privacy, so nothing can be charged")
         return
+    if number not in range(1, plan.training.rounds + 1):
+        yield unfounded("ledger", one.id, "it is charged for no round of the plan")
     dataset = plan.site(name).dataset
     wanted = canonical.digest_of(
         {

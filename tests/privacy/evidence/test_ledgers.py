@@ -75,7 +75,6 @@ def test_what_is_not_told_is_not_made_up() -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda one: one.update(before="9.999"), "never falls"),
         (lambda one: one.update(after=None), "where something was charged"),
         (lambda one: one.update(reserved="0"), "where something was charged"),
         (lambda one: one.update(unused=[*range(1, 100)]), "than were charged"),

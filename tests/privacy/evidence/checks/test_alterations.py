@@ -683,7 +683,7 @@ _claims("claim fewer releases", kept(released="2"), "evidence")
 _claims("claim that a charge was without use", kept(unused=[2]), "evidence")
 _claims("leave out what a ledger held before", kept(before=None), "evidence")
 _claims("leave the ledger of a site out", lambda e: _without(e, "ledgers", 0), "evidence")
-_claims("let a ledger fall", kept(before="9.000"), "evidence", consistent=False)
+_claims("let a ledger fall", kept(before="9.000"), "evidence")
 
 
 def _without(evidence: dict[str, Any], part: str, place: int) -> None:
@@ -1236,6 +1236,21 @@ def say_that_the_ledger_held_more_before_a_charge_than_after_it(stage: Any) -> B
 
 
 @found_by("ledger", Result.NOT_REPRODUCIBLE)
+def say_that_the_ledger_held_more_than_it_ever_came_to(stage: Any) -> Bundle:
+    """No site can keep the bundle from being made: it is made, and says so."""
+    return _before(stage, 1, 1e9)
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
+def charge_for_no_round(stage: Any) -> Bundle:
+    def edit(lines: Lines) -> Lines:
+        place = where(lines, "budget.reserved", 3)
+        return [*lines[:place], replace(lines[place], round=None), *lines[place:]]
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("ledger", Result.NOT_REPRODUCIBLE)
 def hide_what_other_jobs_had_charged(stage: Any) -> Bundle:
     """The totals hold more than this job charged, and the ledger is said to have been empty."""
 
@@ -1275,6 +1290,16 @@ def open_the_shared_masks_of_a_survivor(stage: Any) -> Bundle:
 
     def edit(lines: Lines) -> Lines:
         return edited(lines, "sum.opened", lambda e: changed(e, missing=["site-02"]), 1)
+
+    return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
+
+
+@found_by("sums", Result.NOT_REPRODUCIBLE)
+def open_the_masks_of_a_stranger(stage: Any) -> Bundle:
+    """The bundle is made nevertheless: its lists hold sites of the plan."""
+
+    def edit(lines: Lines) -> Lines:
+        return edited(lines, "sum.opened", lambda e: changed(e, missing=["stranger"]), 1)
 
     return stage.plain.bundle(stage.plain.rewritten("site-01", edit))
 
