@@ -25,7 +25,8 @@ class Strength:
 
     Attributes:
         site: whose steps, the one with the largest epsilon.
-        factor: times the noise multiplier that it recorded.
+        factor: times the plan's noise multiplier. Of that and of the rate ``evidence.privacy`` has six
+            digits, by which epsilon could come out too small.
         noise: the noise multiplier, of four digits.
         epsilon: by RDP at the job's delta, rounded up; that of the report where the noise is as it was; None
             where none can be stated.
@@ -41,21 +42,17 @@ class Strength:
 
 def strengths(evidence: Evidence) -> list[Strength]:
     """The steps of the site with the largest epsilon, for every one of ``FACTORS``; [] without privacy."""
-    charged = [one for one in evidence.privacy if one.epsilon and one.delta and one.steps not in (None, "0")]
-    if not charged:
+    plan, mechanism = evidence.plan, evidence.plan.round_mechanism
+    charged = [one for one in evidence.privacy if one.epsilon and one.steps not in (None, "0")]
+    if mechanism is None or not charged:
         return []
     weakest = max(charged, key=lambda one: float(one.epsilon or 0))
-    noise, rate, steps = (
-        float(weakest.noise_multiplier or 0),
-        float(weakest.rate or 0),
-        int(weakest.steps or 0),
-    )
-    delta = float(weakest.delta or 0)
-    found = []
+    delta, found = plan.privacy.delta, []
     for factor in FACTORS:
-        epsilon = weakest.epsilon if factor == 1 else _epsilon(noise * factor, rate, steps, delta)
+        noise, steps = mechanism.noise_multiplier * factor, int(weakest.steps or 0)
+        epsilon = weakest.epsilon if factor == 1 else _epsilon(noise, mechanism.rate, steps, delta)
         odds = None if epsilon is None else even_odds(float(epsilon), delta)
-        found.append(Strength(weakest.site, f"{factor:g}", f"{noise * factor:.4g}", epsilon, odds))
+        found.append(Strength(weakest.site, f"{factor:g}", f"{noise:.4g}", epsilon, odds))
     return found
 
 

@@ -13,30 +13,36 @@ from cloister.privacy.evidence.evidence import Evidence
 from cloister.privacy.evidence.reading import even_odds
 from cloister.privacy.evidence.sensitivity import FACTORS, strengths
 from tests.privacy.evidence.test_render import page, section
-from tests.reports import evidence, jointly, without_privacy
+from tests.reports import evidence, jointly, replanned, without_privacy
 
 
-def stated(**terms: str) -> dict[str, Any]:
-    """The evidence of a run whose first site's terms are these, and whose epsilon is the account's."""
-    value = evidence()
+def stated(noise: float = 0.84, rate: float = 0.05) -> dict[str, Any]:
+    """The evidence of a run under a plan with these terms, whose first site's epsilon is the account's."""
+    plan = evidence()["plan"]
+    terms = {"privacy": plan["privacy"] | {"noise_multiplier": noise, "epsilon": 1e6}}
+    value = replanned(**terms, training=plan["training"] | {"rate": rate})
     (first, *rest) = value["privacy"]
-    first |= terms
-    steps = GaussianSteps(float(first["noise_multiplier"]), float(first["rate"]), int(first["steps"]))
-    found = accounting.epsilon([steps], float(first["delta"]))
+    first |= {"noise_multiplier": f"{noise:g}", "rate": f"{rate:g}"}
+    found = exact(noise, rate, int(first["steps"]))
     first["epsilon"] = f"{math.ceil(found * 1000) / 1000:.3f}"
     value["privacy"] = [first, *(one | {"epsilon": "0.001"} for one in rest)]
     return value
 
 
-def test_it_is_what_the_account_says_of_that_noise() -> None:
-    value = stated()
+def exact(noise: float, rate: float, steps: int) -> float:
+    return accounting.epsilon([GaussianSteps(noise, rate, steps)], 1e-5)
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(0.84, 0.05), (0.7881099417573617, 0.1710124100180742)])
+def test_it_is_what_the_account_says_of_that_noise(noise: float, rate: float) -> None:
+    """Of the plan's numbers, of which the page has six digits: of those it would be less."""
+    value = stated(noise, rate)
     (first, *_) = value["privacy"]
     found = strengths(Evidence.from_json(value))
     assert [float(one.factor) for one in found] == [*FACTORS]
     for one in found:
-        noise = float(first["noise_multiplier"]) * float(one.factor)
-        exact = accounting.epsilon([GaussianSteps(noise, float(first["rate"]), int(first["steps"]))], 1e-5)
-        assert exact <= float(one.epsilon or 0) < exact + 0.0011
+        least = exact(noise * float(one.factor), rate, int(first["steps"]))
+        assert least <= float(one.epsilon or 0) < least + 0.0011
         assert one.odds == even_odds(float(one.epsilon or 0), 1e-5)
         assert one.site == "hill-clinic"
     assert found[FACTORS.index(1)].epsilon == first["epsilon"]
@@ -50,9 +56,9 @@ def test_it_is_about_the_site_with_the_largest_epsilon() -> None:
 
 
 def test_noise_beyond_the_account_has_no_epsilon() -> None:
-    found = strengths(Evidence.from_json(stated(noise_multiplier="0.0015")))
+    found = strengths(Evidence.from_json(stated(0.0015)))
     assert [one.factor for one in found if one.epsilon is None] == ["0.5"]
-    value = stated(noise_multiplier="0.0015")
+    value = stated(0.0015)
     assert "none can be stated" in section(page(value), 12).text()
 
 
