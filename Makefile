@@ -19,7 +19,7 @@ IN_MEMORY = scratch=$$(mktemp -d -p /dev/shm cloister-XXXXXX 2>/dev/null || mkte
 test: check
 	$(IN_MEMORY); HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "job and not slow and not long" --basetemp=$$scratch/tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "slow and not long" --ignore=tests/end_to_end
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "slow and not long" tests/end_to_end
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist loadfile -m "slow and not long" tests/end_to_end
 	$(MAKE) test-flower
 
 check: .venv
