@@ -245,7 +245,7 @@ def moved(sentences: Sentences, way: str, seed: int) -> Moved:
         return Stand(sentences, WAYS[way], seed, Path(place)).run()
 
 
-SEEDS: Final = (0, 1, 2)
+SEEDS: Final = (0, 1, 2, 3, 4)
 _COMPARED: Final = {
     "plain": ("off_coded", "off_full"),
     "local": ("local_coded", "local_full"),
