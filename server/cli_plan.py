@@ -25,9 +25,15 @@ from cloister.server.options import (
     SUMS,
     TASK,
     TRAINING,
+    Colluding,
     Columned,
+    Delta,
     Directory,
+    Epsilon,
     Hidden,
+    Minimum,
+    Model,
+    MostBytes,
     with_table,
 )
 from cloister.server.outline import ROUND_SECONDS, Ground
@@ -62,23 +68,15 @@ def plan(
     unit: Annotated[
         Literal["person", "record"] | None, typer.Option(help="Unit of privacy.", rich_help_panel=PRIVACY)
     ] = None,
-    epsilon: Annotated[
-        float,
-        typer.Option(help="Target of the whole plan, per person or per record.", rich_help_panel=PRIVACY),
-    ] = 8.0,
-    delta: Annotated[float, typer.Option(help="Its delta.", rich_help_panel=PRIVACY)] = 1e-5,
+    epsilon: Epsilon = 8.0,
+    delta: Delta = 1e-5,
     most_epsilon: Annotated[
         float | None,
         typer.Option(
             help="Epsilon that is allowed; else that of the consortium's policy.", rich_help_panel=LIMITS
         ),
     ] = None,
-    most_bytes: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Bytes that a site may send in the whole job, before sealing.", rich_help_panel=LIMITS
-        ),
-    ] = None,
+    most_bytes: MostBytes = None,
     most_seconds: Annotated[
         float | None,
         typer.Option(
@@ -103,19 +101,13 @@ def plan(
     rate: Annotated[
         float | None, typer.Option(help="Only this sampling rate of a step.", rich_help_panel=TRAINING)
     ] = None,
-    minimum: Annotated[
-        int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.", rich_help_panel=SUMS)
-    ] = 0,
-    colluding: Annotated[
-        int, typer.Option(min=1, help="Sites that may collude, with the lead.", rich_help_panel=SUMS)
-    ] = 1,
+    minimum: Minimum = 0,
+    colluding: Colluding = 1,
     take_back: Annotated[
         bool,
         typer.Option("--take-back", help="Take surplus noise back, where joint.", rich_help_panel=PRIVACY),
     ] = False,
-    model: Annotated[
-        str, typer.Option(help="Base model: a folder or a hub name.", rich_help_panel=TASK)
-    ] = DEFAULT,
+    model: Model = DEFAULT,
     json: Json = False,
 ) -> None:
     """Work out what to propose: mode, noise, steps, bytes. Reads public terms alone and proposes nothing.

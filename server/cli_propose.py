@@ -32,10 +32,15 @@ from cloister.server.options import (
     WIRE,
     Bits,
     Canaries,
+    Colluding,
     Columned,
+    Delta,
     Directory,
+    Epsilon,
     Hidden,
     Licensed,
+    Minimum,
+    Model,
     MostBytes,
     TakeBack,
     analytic_choice,
@@ -104,26 +109,19 @@ def propose(
             rich_help_panel=PRIVACY,
         ),
     ] = None,
-    epsilon: Annotated[
-        float,
-        typer.Option(help="Target of the whole plan, per person or per record.", rich_help_panel=PRIVACY),
-    ] = 8.0,
-    delta: Annotated[float, typer.Option(help="Its delta.", rich_help_panel=PRIVACY)] = 1e-5,
+    epsilon: Epsilon = 8.0,
+    delta: Delta = 1e-5,
     top_layers: Annotated[
         int | None, typer.Option(min=0, help="Layers with LoRA, from the top.", rich_help_panel=TRAINING)
     ] = None,
-    minimum: Annotated[
-        int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.", rich_help_panel=SUMS)
-    ] = 0,
+    minimum: Minimum = 0,
     secure: Annotated[
         bool,
         typer.Option(
             help="Open nothing but sums; without it the lead sees every single update.", rich_help_panel=SUMS
         ),
     ] = True,
-    colluding: Annotated[
-        int, typer.Option(min=1, help="Sites that may collude, with the lead.", rich_help_panel=SUMS)
-    ] = 1,
+    colluding: Colluding = 1,
     take_back: TakeBack = False,
     bits: Bits = None,
     canaries: Canaries = None,
@@ -214,9 +212,7 @@ def propose(
         int, typer.Option(min=1, help="With --robust, how many sites may lie.", rich_help_panel=SUMS)
     ] = 1,
     most_bytes: MostBytes = None,
-    model: Annotated[
-        str, typer.Option(help="Base model: a folder or a hub name.", rich_help_panel=TASK)
-    ] = DEFAULT,
+    model: Model = DEFAULT,
     licence: Licensed = None,
     json: Json = False,
 ) -> None:

@@ -31,6 +31,18 @@ AUDIT: Final = "Audit"
 
 Directory = Annotated[Path, typer.Option("--dir", help="The lead's folder.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The first digits of the plan's digest.")]
+Model = Annotated[str, typer.Option(help="Base model: a folder or a hub name.", rich_help_panel=TASK)]
+Epsilon = Annotated[
+    float,
+    typer.Option(help="Target of the whole plan, per person or per record.", rich_help_panel=PRIVACY),
+]
+Delta = Annotated[float, typer.Option(help="Its delta.", rich_help_panel=PRIVACY)]
+Minimum = Annotated[
+    int, typer.Option(min=0, help="Fewest sites of a round; 0 is all but one.", rich_help_panel=SUMS)
+]
+Colluding = Annotated[
+    int, typer.Option(min=1, help="Sites that may collude, with the lead.", rich_help_panel=SUMS)
+]
 Bits = Annotated[
     int | None,
     typer.Option(
@@ -60,7 +72,7 @@ TakeBack = Annotated[
 MostBytes = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Bytes that a site may send in the whole job, before sealing.", rich_help_panel=WIRE
+        min=1, help="Bytes that a site may send in the whole job, before sealing.", rich_help_panel=LIMITS
     ),
 ]
 Columned = Annotated[

@@ -31,7 +31,9 @@ from cloister.server.options import (
     Bits,
     Canaries,
     Columned,
+    Delta,
     Hidden,
+    Model,
     TakeBack,
     analytic_choice,
 )
@@ -93,7 +95,7 @@ def demo(
             help="Privacy target of the whole run, per person or per record.", rich_help_panel=PRIVACY
         ),
     ] = 8.0,
-    delta: Annotated[float, typer.Option(help="Its delta.", rich_help_panel=PRIVACY)] = 1e-5,
+    delta: Delta = 1e-5,
     top_layers: Annotated[
         int | None,
         typer.Option(min=0, help="Layers with LoRA, counted from the top.", rich_help_panel=TRAINING),
@@ -114,9 +116,7 @@ def demo(
             rich_help_panel=ANALYTIC,
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Base model: a folder or a hub name.", rich_help_panel=TASK)
-    ] = DEFAULT,
+    model: Model = DEFAULT,
     out: Annotated[Path, typer.Option(help="A folder that does not exist or is empty.")] = Path(
         "cloister-demo"
     ),

@@ -123,8 +123,6 @@ def _context(evidence: Evidence, words: Language) -> dict[str, Any]:
         "ran": {one.party: one for one in evidence.software},
         "by_version": software.by_version,
         "differing": software.differing(evidence.software),
-        "of_software": lambda parties: [f"software.{party}" for party in parties],
-        "of_data": lambda sites: [f"data.{site}" for site in sites],
         "reached": _reached(evidence),
         "withdrawn": [*dict.fromkeys(i.about for i in evidence.incidents if i.type == "site.withdrew")],
         "unchecked": sum(int(i.times) for i in evidence.incidents if i.type == "step.unchecked"),

@@ -13,6 +13,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.errors import BudgetError
 from cloister.privacy.evidence.evidence import Evidence
+from cloister.privacy.evidence.kinds import rounded_up
 from cloister.privacy.evidence.reading import even_odds
 
 FACTORS = (0.5, 0.75, 1, 1.5, 2)
@@ -61,4 +62,4 @@ def _epsilon(noise: float, rate: float, steps: int, delta: float) -> str | None:
         found = accounting.epsilon([GaussianSteps(noise, rate, steps)], delta)
     except BudgetError:  # beyond what is accounted
         return None
-    return f"{math.ceil(found * 1000) / 1000:.3f}" if math.isfinite(found) else None
+    return rounded_up(found) if math.isfinite(found) else None
