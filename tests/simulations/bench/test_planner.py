@@ -11,16 +11,16 @@ import pytest
 
 from cloister.privacy.errors import InputError
 from cloister.simulations.bench import planner
-from cloister.simulations.bench.planner import Verdict, run
+from cloister.simulations.bench.planner import Score, Trials, Verdict, run
 from cloister.simulations.bench.planner_cases import CASES, CORPORA, TUNING, UNSEEN, Dealt, Sample, Story
 from tests import hearts
 
 MEASURED = {
-    ("head", "local"): (0.70, 0.71),
-    ("means", "local"): (0.72, 0.70),
-    ("head", "joint"): (0.80, 0.78),
-    ("means", "joint"): (0.79, 0.775),
-    ("ridge", "joint"): (0.60, 0.60),
+    ("head", "local"): Score(0.70, 0.71),
+    ("means", "local"): Score(0.72, 0.70),
+    ("head", "joint"): Score(0.80, 0.78),
+    ("means", "joint"): Score(0.79, 0.775),
+    ("ridge", "joint"): Score(0.60, 0.60),
 }
 
 
@@ -43,6 +43,14 @@ def test_a_verdict_is_of_what_was_measured(method, mode, right_mode, right_metho
     found = Verdict.of(proposal(method, mode), MEASURED)
     assert found.gain == pytest.approx(0.08)  # of what does best on rows held back, not on test rows
     assert (found.right_mode, found.right_method) == (right_mode, right_method)
+
+
+def test_the_error_of_a_gain_is_that_of_both_means():
+    runs = [0.7, 0.8, 0.9]  # a standard deviation of 0.1
+    scores = {("head", "local"): Score.of(0.5, runs), ("head", "joint"): Score.of(0.5, runs)}
+    assert scores["head", "local"] == Score(0.5, pytest.approx(0.8), pytest.approx(0.1 / 3**0.5))
+    assert Verdict.of(proposal("head", "local"), scores).gain_error == pytest.approx(0.1 * (2 / 3) ** 0.5)
+    assert Score.of(0.5, [0.7]) == Score(0.5, 0.7)
 
 
 def test_a_mode_that_cannot_be_had_gains_nothing():
@@ -81,15 +89,15 @@ def test_rows_of_other_shapes_become_texts_with_a_class(tmp_path):
 @pytest.mark.job
 def test_cases_run_whole_and_missing_data_is_said(tmp_path):
     cases, unseen = [Story("heart", 2.0), Story("credit-risk", 1.0)], [Dealt("hearts", 1.0, 3, 1)]
-    result = run(hearts.folder(tmp_path / "data"), cases, unseen, seeds=1)
+    result = run(hearts.folder(tmp_path / "data"), cases, unseen, Trials(seeds=1, draws=2))
     assert result.figures["cases"] == 1
     assert result.figures["right"] <= min(result.figures["right_mode"], result.figures["right_method"])
     assert set(result.figures) == {
         *("right", "right_mode", "right_method", "cases"),
         *("unseen_right", "unseen_right_mode", "unseen_right_method", "unseen_cases"),
-        *("heart_eps2_gain", "heart_eps2_behind"),
-        *("unseen_hearts_3_sites_seed1_eps1_gain", "unseen_hearts_3_sites_seed1_eps1_behind"),
+        *(f"heart_eps2_{what}" for what in ("gain", "gain_error", "behind")),
+        *(f"unseen_hearts_3_sites_seed1_eps1_{what}" for what in ("gain", "gain_error", "behind")),
     }
     assert result.notes[0].startswith("heart_eps2: joint ")
     assert result.notes[1].startswith("Not measured: credit_risk_eps1. There is no ")
-    assert planner.SEEDS == 5
+    assert Trials(seeds=20, draws=5) == planner.TRIALS
