@@ -16,11 +16,11 @@ from cloister.simulations.bench.planner_cases import CASES, CORPORA, TUNING, UNS
 from tests import hearts
 
 MEASURED = {
-    ("head", "local"): Score(0.70, 0.71),
-    ("means", "local"): Score(0.72, 0.70),
-    ("head", "joint"): Score(0.80, 0.78),
-    ("means", "joint"): Score(0.79, 0.775),
-    ("ridge", "joint"): Score(0.60, 0.60),
+    ("head", "local"): Score(0.71),
+    ("means", "local"): Score(0.70),
+    ("head", "joint"): Score(0.78),
+    ("means", "joint"): Score(0.775),
+    ("ridge", "joint"): Score(0.60),
 }
 
 
@@ -41,16 +41,16 @@ def proposal(method: str, mode: str) -> Any:
 )
 def test_a_verdict_is_of_what_was_measured(method, mode, right_mode, right_method):
     found = Verdict.of(proposal(method, mode), MEASURED)
-    assert found.gain == pytest.approx(0.08)  # of what does best on rows held back, not on test rows
+    assert found.gain == pytest.approx(0.07)  # of the best in each mode
     assert (found.right_mode, found.right_method) == (right_mode, right_method)
 
 
 def test_the_error_of_a_gain_is_that_of_both_means():
     runs = [0.7, 0.8, 0.9]  # a standard deviation of 0.1
-    scores = {("head", "local"): Score.of(0.5, runs), ("head", "joint"): Score.of(0.5, runs)}
-    assert scores["head", "local"] == Score(0.5, pytest.approx(0.8), pytest.approx(0.1 / 3**0.5))
+    scores = {("head", "local"): Score.of(runs), ("head", "joint"): Score.of(runs)}
+    assert scores["head", "local"] == Score(pytest.approx(0.8), pytest.approx(0.1 / 3**0.5))
     assert Verdict.of(proposal("head", "local"), scores).gain_error == pytest.approx(0.1 * (2 / 3) ** 0.5)
-    assert Score.of(0.5, [0.7]) == Score(0.5, 0.7)
+    assert Score.of([0.7]) == Score(0.7)
 
 
 def test_a_mode_that_cannot_be_had_gains_nothing():
@@ -100,4 +100,4 @@ def test_cases_run_whole_and_missing_data_is_said(tmp_path):
     }
     assert result.notes[0].startswith("heart_eps2: joint ")
     assert result.notes[1].startswith("Not measured: credit_risk_eps1. There is no ")
-    assert Trials(seeds=20, draws=5) == planner.TRIALS
+    assert Trials(seeds=50, draws=10) == planner.TRIALS
