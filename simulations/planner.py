@@ -6,23 +6,26 @@ rounds among it.
 Exact, by the code that a job runs: the noise multiplier, the epsilon, the noise in an opened sum over that of
 pooling at the same epsilon, and the bytes of the encoded vectors.
 
-Two rules of thumb, set beside the cases of ``simulations.bench.planner_cases.TUNING``:
+Where an accuracy is expected, what noise leaves of it with joint noise and with each site's own
+(``simulations.expectation``), and joint is proposed from a point on. Else a rule of thumb says whether a
+difference in noise will show (``server.planning.load``).
 
-- whether a difference in noise will show (``server.planning.load``);
-- which method loses least. A single release has the noise of the whole run, and so have the steps of a head
-  together: with rows cut to norm 1 and gradients cut to C, each way spends its whole sensitivity on the
-  direction of a row. What differs is how that noise meets them. Ridge adds p (p + 1) / 2 noised values of
-  X'X, whose largest eigenvalue, 2 s sqrt(p), must stay small beside the signal's, about units / p; on
-  hundreds of features it does not, and ridge falls back to class means. Class means spend half of a row's
-  squared length on their constant and go no further than one step; a head's first step is the same sum
-  without that loss, and later ones correct it. On the dozens of features of a table X'X is small, its rows
-  are scaled by public ranges, and ridge brings the intercept that class means lack, while a head's steps of
-  fixed size overshoot.
+Which method loses least is a rule of thumb, set beside ``simulations.bench.planner_cases.TUNING``. A single
+release has the noise of the whole run, and so have the steps of a head together: with rows cut to norm 1 and
+gradients cut to C, each way spends its whole sensitivity on the direction of a row. What differs is how that
+noise meets them. Ridge adds p (p + 1) / 2 noised values of X'X, whose largest eigenvalue, 2 s sqrt(p), must
+stay small beside the signal's, about units / p; on hundreds of features it does not, and ridge falls back to
+class means. Class means spend half of a row's squared length on their constant and go no further than one
+step; a head's first step is the same sum without that loss, and later ones correct it. On the dozens of
+features of a table X'X is small, its rows are scaled by public ranges, and ridge brings the intercept that
+class means lack, while a head's steps of fixed size overshoot. Where a table's classes are known to be alike
+in number no intercept is missing, and class means are spared the noise of X'X.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -35,6 +38,7 @@ from cloister.privacy.dp.grid import Grid
 from cloister.privacy.errors import PlanError
 from cloister.privacy.secagg.terms import SumTerms
 from cloister.server.planning import SHOWS, load
+from cloister.simulations.expectation import Expectation
 
 Mode: TypeAlias = Literal["local", "joint"]
 Method: TypeAlias = Literal["head", "ridge", "means"]
@@ -55,6 +59,7 @@ class Question:
         colluding: how many sites may put together what they know.
         most_bytes: what a site may send in the whole run, before sealing; None for no limit.
         surplus: whether joint steps take noise back that no lost site made needed, for twice the bytes.
+        expected: of accuracy; None where nothing is known.
 
     Raises:
         PlanError: ``plan_conflict``.
@@ -69,6 +74,7 @@ class Question:
     colluding: int = 1
     most_bytes: int | None = None
     surplus: bool = False
+    expected: Expectation | None = None
 
     def __post_init__(self) -> None:
         bands = all(1 <= low <= high for low, high in self.units)
@@ -83,6 +89,16 @@ class Question:
                 f"{len(self.units)} sites of which {self.colluding} may collude hide no single site.",
                 f"Ask {3 + 2 * (self.colluding - 1)} sites or more.",
             )
+        if self.expected is not None:
+            self.expected.check(self.classes)
+
+    @property
+    def order(self) -> tuple[Method, ...]:
+        """Methods, that which loses least to noise first."""
+        if self.inputs > FEW_INPUTS:
+            return ("head", "ridge", "means")
+        alike = self.expected is not None and self.expected.alike(self.classes)
+        return ("means", "ridge", "head") if alike else ("ridge", "means", "head")
 
     @property
     def minimum(self) -> int:
@@ -167,25 +183,34 @@ def forecast(question: Question, method: Method, mode: Mode) -> Forecast:
 
 
 def propose(question: Question) -> Proposal:
-    """The way that is proposed: ``joint`` only where it pays, ridge on few features and a head on many.
+    """The way that is proposed: ``joint`` only where it pays, and the method that loses least to noise.
 
     Raises:
         PlanError: ``plan_conflict``: nothing can be had, with what would have to change.
     """
-    few = question.inputs <= FEW_INPUTS
-    order: tuple[Method, ...] = ("ridge", "means", "head") if few else ("head", "ridge", "means")
+    order = question.order
     modes: tuple[Mode, ...] = ("local", "joint")
     every = tuple(forecast(question, method, mode) for method in order for mode in modes)
     feasible = {(each.method, each.mode): each for each in every if not each.refused}
     if not feasible:
         raise PlanError("plan_conflict", f"Nothing fits: {every[0].refused}", "Allow more bytes or epsilon.")
-    joint, why = _pays(forecast(question, "head", "local"), question)
+    joint, why = _pays(question) if question.expected is None else _gains(question, question.expected)
     best: tuple[Mode, ...] = ("joint", "local") if joint else modes
     chosen = next(feasible[method, mode] for method in order for mode in best if (method, mode) in feasible)
-    told = (why, _method(question, chosen, order), _cost(chosen), _surplus(question, chosen))
+    hint = _FIRMER if question.expected is None else ""
+    told = (why, _method(question, chosen, order), hint, _cost(chosen), _surplus(question, chosen))
     return Proposal(every, chosen, tuple(sentence for sentence in told if sentence))
 
 
+POINT = 0.01
+"""From so much more accuracy on joint noise pays."""
+_UNSURE = (0.005, 0.02)
+"""Gains of which it is not sure on which side of a point they will be."""
+_SPOKEN: Mapping[Method, str] = {"head": "A head", "ridge": "Ridge", "means": "Class means"}
+_FIRMER = (
+    "No accuracy is expected: what is thought reachable without privacy, and the share of the most common "
+    "class, would make this firmer."
+)
 FEW_INPUTS = 128
 """Up to so many features ridge is proposed: between those of tables (16 and 61) and of language models (384),
 where nothing was measured."""
@@ -195,6 +220,16 @@ def _method(question: Question, chosen: Forecast, order: tuple[Method, ...]) -> 
     """Why this method."""
     if chosen.method != order[0]:
         return f"Method {chosen.method}: {order[0]} would lose less to noise, but it does not fit."
+    if chosen.method == "means":
+        return (
+            f"Method means: on {question.inputs} features and classes about alike in number they lose least "
+            "to noise."
+        )
+    if chosen.method == "ridge" and question.expected is not None:
+        return (
+            f"Method ridge: on {question.inputs} features one sum loses least to noise; class means would "
+            "answer the most common class too often."
+        )
     if chosen.method == "ridge":
         return (
             f"Method ridge: on {question.inputs} features one sum loses least to noise; class means do about "
@@ -217,7 +252,28 @@ def _surplus(question: Question, chosen: Forecast) -> str:
     )
 
 
-def _pays(local: Forecast, question: Question) -> tuple[bool, str]:
+def _gains(question: Question, expected: Expectation) -> tuple[bool, str]:
+    """Whether joint pays by what is expected of the first method."""
+    method = question.order[0]
+    joint, local = (
+        expected.accuracy(question.classes, forecast(question, method, mode).load)
+        for mode in ("joint", "local")
+    )
+    gain = joint - local
+    near = " That is near a point: both may do about the same." if _UNSURE[0] <= gain < _UNSURE[1] else ""
+    told = (
+        f"{_SPOKEN[method]} would have about {100 * joint:.1f} per cent right with shares and "
+        f"{100 * local:.1f} with each site's own noise, by the {100 * expected.reachable:.3g} that are "
+        f"expected without any.{near}"
+    )
+    if gain < POINT:
+        return False, f"Joint noise buys nothing that would show. {told} Local trusts nobody."
+    return True, f"Joint noise pays. {told}"
+
+
+def _pays(question: Question) -> tuple[bool, str]:
+    """Whether joint pays by the noise alone."""
+    local = forecast(question, "head", "local")
     ratio = local.noise_factor / question.joint_factor(local.method, surplus=question.surplus)
     near = " That is near where it begins: both may do about the same." if _is_near(local.load) else ""
     if local.load < SHOWS:

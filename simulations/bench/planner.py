@@ -1,7 +1,8 @@
 """``cloister bench planner``: whether the planner's order of accuracies is that of trials, in twenty cases.
 
-Beforehand, from public bands alone, ``simulations.planner`` says whether joint noise will show over each
-site's own, and which method loses least to noise: steps of a head, or one sum for ridge or for class means.
+Beforehand, from public bands and, where one is at hand, a public expectation of accuracy
+(``simulations.expectation``), ``simulations.planner`` says whether joint noise will show over each site's
+own, and which method loses least to noise: steps of a head, or one sum for ridge or for class means.
 Here each method is run in both modes by the engine on cached features, with fifty noise seeds; its steps,
 rate and ridge are those that do best on rows held back from training, in the mean of ten ways to hold some
 back, each with noise of its own: one alone leaves mostly to chance what is chosen. The cases were written
@@ -43,13 +44,12 @@ from cloister.simulations.bench.result import Limit, Result
 from cloister.simulations.engine.holding import Holding, pooled
 from cloister.simulations.engine.plans import Parties, Promise
 from cloister.simulations.engine.ways import OneRound, Setting, Way
-from cloister.simulations.planner import Method, Mode, Proposal, Question, propose
+from cloister.simulations.expectation import Expectation
+from cloister.simulations.planner import POINT, Method, Mode, Proposal, Question, propose
 from cloister.simulations.scenarios import choices
 from cloister.simulations.scenarios.comparison import sides
 from cloister.simulations.scenarios.material import Material
 
-POINT = 0.01
-"""A difference that shows."""
 _LIMITS = {"right": Limit(8, at_least=True)}
 _METHODS: tuple[Method, ...] = ("head", "ridge", "means")
 _MODES: tuple[Mode, ...] = ("local", "joint")
@@ -185,16 +185,19 @@ def judged(case: Case, data: Path, trials: Trials) -> Verdict:
     """One case: the planner's answer, and the trials."""
     material = case.material(data)
     return Verdict.of(
-        propose(question(material, case.epsilon, case.delta)),
+        propose(question(material, case.epsilon, case.delta, case.expected)),
         measured(material, case.epsilon, case.delta, trials),
     )
 
 
-def question(material: Material, epsilon: float, delta: float) -> Question:
-    """What a planner may know of a material: bands, classes, the width of the features."""
+def question(
+    material: Material, epsilon: float, delta: float, expected: Expectation | None = None
+) -> Question:
+    """What a planner may know of a material: bands, classes, the width of the features, an expectation."""
     bands = [held.persons_band(held.most_rows) or held.rows_band for held in material.train.values()]
     units = tuple((band.low, band.high) for band in bands)
-    return Question(units, len(material.labels), material.test.features.shape[1], epsilon, delta)
+    width = material.test.features.shape[1]
+    return Question(units, len(material.labels), width, epsilon, delta, expected=expected)
 
 
 def measured(material: Material, epsilon: float, delta: float, trials: Trials) -> Measured:

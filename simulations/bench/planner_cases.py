@@ -24,6 +24,7 @@ from cloister.privacy.analytic.tabular import Columns
 from cloister.privacy.errors import InputError
 from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import partition
+from cloister.simulations.expectation import Expectation
 from cloister.simulations.scenarios import tables
 from cloister.simulations.scenarios.catalogue import (
     AS_TOLD,
@@ -63,6 +64,11 @@ class Case(Protocol):
     @property
     def delta(self) -> float:
         """Its delta."""
+        ...
+
+    @property
+    def expected(self) -> Expectation | None:
+        """Of accuracy, from public sources, never from the case's own rows; None where none is at hand."""
         ...
 
     def material(self, data: Path) -> Material:
@@ -107,6 +113,11 @@ class Story:
         """See ``Case``."""
         return find(self.scenario).delta
 
+    @property
+    def expected(self) -> Expectation | None:
+        """See ``Case``."""
+        return find(self.scenario).expected
+
     def material(self, data: Path) -> Material:
         """See ``Case``."""
         found = find(self.scenario).material(data, self.seed, self.mix)
@@ -146,6 +157,11 @@ class Sample:
     def needs(self) -> str:
         """See ``Case``."""
         return CORPORA[self.corpus][0]
+
+    @property
+    def expected(self) -> Expectation | None:
+        """See ``Case``."""
+        return _EXPECTED.get(self.corpus)
 
     def material(self, data: Path) -> Material:
         """See ``Case``."""
@@ -190,6 +206,11 @@ class Dealt:
         """See ``Case``."""
         return TABLES[self.table].folder
 
+    @property
+    def expected(self) -> Expectation | None:
+        """See ``Case``."""
+        return find(TABLES[self.table].scenario).expected
+
     def material(self, data: Path) -> Material:
         """See ``Case``."""
         how = TABLES[self.table]
@@ -201,8 +222,9 @@ class Dealt:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A table in the folder of data sets."""
+    """A table in the folder of data sets, and the scenario that is of it, too."""
 
+    scenario: str
     folder: str
     sides: tuple[str, str]
     label: str
@@ -210,8 +232,8 @@ class _Kept:
 
 
 TABLES: Mapping[str, _Kept] = {
-    "credit": _Kept("south_german_credit", ("train", "test"), "credit_risk", tables.CREDIT),
-    "hearts": _Kept("heart_disease", ("flamby_train", "flamby_test"), "label", tables.HEART),
+    "credit": _Kept("credit-risk", "south_german_credit", ("train", "test"), "credit_risk", tables.CREDIT),
+    "hearts": _Kept("heart", "heart_disease", ("flamby_train", "flamby_test"), "label", tables.HEART),
 }
 
 
@@ -276,6 +298,12 @@ CORPORA: Mapping[str, tuple[str, Callable[[Path], Sides]]] = {
     "answers": ("medquad", _answers),
     "mentions": ("ncbi_disease", _mentions),
     "identifiers": ("presidio_pii", _identifiers),
+}
+
+
+_EXPECTED: Mapping[str, Expectation] = {
+    "sentiment": Expectation(0.82, 0.56),  # a head on frozen features; the shares of SST-2's training rows
+    "intents": Expectation(0.93),  # Casanueva et al., 2020
 }
 
 

@@ -14,6 +14,7 @@ from cloister.client.site.records import Records
 from cloister.privacy.errors import InputError, UsageError
 from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import generator, partition
+from cloister.simulations.expectation import Expectation
 from cloister.simulations.generator import GeneratorSettings
 from cloister.simulations.scenarios import diseases, institutes, tables
 from cloister.simulations.scenarios.groups import Groups
@@ -88,6 +89,7 @@ class Scenario:
         beside: files of its own, for a scenario from a file.
         meaning: what its figures mean and do not mean, where that needs saying.
         swept: whether a sweep can run it.
+        expected: of accuracy, for the planner, from what was public before; None where nothing is.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Scenario:
     beside: tuple[Path, ...] = ()
     meaning: str = ""
     swept: bool = True
+    expected: Expectation | None = None
 
     def files(self, data: Path) -> tuple[Path, ...]:
         """Every file that its rows come from."""
@@ -213,6 +216,9 @@ SCENARIOS = {
             1e-5,
             _triage,
             dials=_BOTH,
+            expected=Expectation(
+                0.69
+            ),  # `cloister demo`, all records in one place: other notes, same generator
         ),
         Scenario(
             "clinical-entities",
@@ -261,6 +267,7 @@ SCENARIOS = {
             _intents,
             "banking77",
             _BOTH,
+            expected=Expectation(0.93),  # Casanueva et al., 2020
         ),
         Scenario(
             "credit-risk",
@@ -273,6 +280,7 @@ SCENARIOS = {
             _credit,
             "south_german_credit",
             _BOTH,
+            expected=Expectation(0.76, 0.70),  # logistic regression (West, 2000); 700 of 1,000 are good
         ),
         Scenario(
             "heart",
@@ -284,6 +292,7 @@ SCENARIOS = {
             1e-4,
             heart,
             "heart_disease",
+            expected=Expectation(0.795, 0.54),  # FLamby, all rows pooled; UCI's description
         ),
     )
 }

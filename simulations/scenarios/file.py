@@ -14,6 +14,8 @@
     group = "ward"                # its values are looked at one by one in the test
     split = "dirichlet:0.5"       # or natural:COLUMN, iid, pathological:K, quantity:ALPHA
     sites = 4
+    reachable = 0.85              # for the planner, or left out: accuracy thought reachable without privacy
+    common = 0.4                  # the share of the most common class; left out: classes alike in number
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from cloister.client.site.persons import PersonColumn
 from cloister.privacy.errors import InputError
 from cloister.privacy.model import DEFAULT, describe
 from cloister.simulations import stage
+from cloister.simulations.expectation import Expectation
 from cloister.simulations.scenarios.catalogue import AS_TOLD, Dial, Mix, Scenario
 from cloister.simulations.scenarios.groups import Groups
 from cloister.simulations.scenarios.material import Material, of_texts
@@ -55,6 +58,8 @@ class Description(BaseModel):
     split: str = "dirichlet:0.5"
     sites: int = Field(default=4, ge=3, le=50)
     model: str = DEFAULT
+    reachable: float | None = Field(default=None, gt=0, lt=1)
+    common: float | None = Field(default=None, gt=0, lt=1)
 
 
 def described(path: Path, parse: Callable[[dict[str, Any]], _T], see: str = "docs/simulation.md") -> _T:
@@ -88,6 +93,10 @@ def from_file(path: Path) -> Scenario:
             f"{path}: group: with split {found.split} the groups can only be those of its column.",
             "Leave group out, or name the same column.",
         )
+    if found.common is not None and found.reachable is None:
+        raise InputError(
+            "file_format", f"{path}: common: without reachable it says nothing.", "Give both, or neither."
+        )
     return _scenario(found, path)
 
 
@@ -112,6 +121,7 @@ def _scenario(found: Description, path: Path) -> Scenario:
         material,
         dials=_dials(found.split),
         beside=(path, source),
+        expected=None if found.reachable is None else Expectation(found.reachable, found.common),
     )
 
 

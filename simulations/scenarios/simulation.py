@@ -109,7 +109,7 @@ class Simulation:
 
     @property
     def foreseen(self) -> tuple[str, ...]:
-        """What the planner says beforehand, from public terms alone; it knows classes only."""
+        """What the planner says beforehand, from public terms and expectations; it knows classes only."""
         if self.measure != RIGHT:
             return ()
         units = [size.persons or size.rows for size in self.sites.values()]
@@ -120,6 +120,7 @@ class Simulation:
                 self.inputs,
                 self.epsilon,
                 self.delta,
+                expected=self.scenario.expected,
             )
             return propose(question).why
         except PlanError as error:

@@ -13,6 +13,7 @@ from cloister.privacy.errors import PlanError
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.plans import Course, Parties, Promise
 from cloister.simulations.engine.ways import HeadSteps, OneRound, Setting
+from cloister.simulations.expectation import Expectation
 from cloister.simulations.planner import Question, forecast, propose
 
 BANKING = Question(((2048, 4095),) * 4, 77, 384, 3.0, 1e-5)
@@ -96,6 +97,44 @@ def test_near_the_threshold_it_says_that_both_may_do_about_the_same():
         assert (near in first) == unsure
 
 
+@pytest.mark.parametrize(
+    ("expected", "epsilon", "mode", "method"),
+    [
+        (Expectation(0.8), 0.1, "joint", "means"),
+        (Expectation(0.8), 3.0, "local", "means"),
+        (Expectation(0.8, 0.7), 0.5, "joint", "ridge"),  # where classes alike would gain less
+        (Expectation(0.8, 0.7), 0.03, "local", "ridge"),  # both answer the most common class
+        (Expectation(0.99), 0.3, "local", "means"),  # so far apart that noise does little
+    ],
+)
+def test_with_an_expectation_classes_decide_mode_and_method(expected, epsilon, mode, method):
+    found = propose(replace(HEART, epsilon=epsilon, expected=expected))
+    assert (found.chosen.mode, found.chosen.method) == (mode, method)
+    assert found.why[0].startswith("Joint noise pays." if mode == "joint" else "Joint noise buys nothing")
+    assert f"by the {100 * expected.reachable:.3g} that are expected without any." in found.why[0]
+    assert not any("No accuracy is expected" in line for line in found.why)
+
+
+def test_without_an_expectation_the_answer_says_that_one_would_make_it_firmer():
+    assert "No accuracy is expected" in propose(HEART).why[2]
+    assert propose(replace(BANKING, expected=Expectation(0.93))).chosen.method == "head"
+
+
+def test_joint_is_proposed_from_one_point_on_and_near_it_both_may_do_the_same():
+    """From targets that both keep to those where joint pays."""
+    near = "That is near a point"
+    seen = []
+    for epsilon in (3.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1):
+        question = replace(HEART, epsilon=epsilon, expected=Expectation(0.8))
+        found = propose(question)
+        loads = {mode: forecast(question, "means", mode).load for mode in ("joint", "local")}
+        joint, local = (Expectation(0.8).accuracy(2, loads[mode]) for mode in ("joint", "local"))
+        assert (found.chosen.mode == "joint") == (joint - local >= 0.01)
+        assert (near in found.why[0]) == (0.005 <= joint - local < 0.02)
+        seen.append((found.chosen.mode, near in found.why[0]))
+    assert len(set(seen)) == 4
+
+
 def test_a_limit_of_bytes_is_kept():
     free = propose(BANKING)
     assert free.chosen.bytes_up == 4 * 77 * 385 * 60
@@ -125,6 +164,8 @@ def test_what_no_grid_holds_is_left_out_with_the_reason():
         {"colluding": 3},
         {"classes": 1},
         {"steps": 0},
+        {"expected": Expectation(0.9, common=0.01)},
+        {"expected": Expectation(0.01)},
     ],
 )
 def test_questions_that_make_no_sense_are_refused(change):

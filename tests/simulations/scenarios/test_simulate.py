@@ -234,7 +234,8 @@ class TestFile:
             f"{word} pain since monday {k},{word},{k // 2}" for k in range(260) for word in ("chest", "head")
         ]
         (tmp_path / "notes.csv").write_text("text,label,who\n" + "\n".join(rows) + "\n")
-        (tmp_path / "mine.toml").write_text(OWN.format(model=model))
+        expected = "reachable = 0.9\ncommon = 0.55\n"
+        (tmp_path / "mine.toml").write_text(OWN.format(model=model) + expected)
         assert (
             main(["simulate", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out"), "--seeds", "1"])
             == 0
@@ -243,6 +244,7 @@ class TestFile:
         assert result["target"]["unit"] == "person"
         assert result["simple"] == {"accuracy": 1.0, "model": "TF-IDF and logistic regression"}
         assert result["methods"]["federated_ridge"]["accuracy"] > 0.9
+        assert "by the 90 that are expected without any" in result["planner"][0]
         assert "Words &lt;b&gt;with&lt;/b&gt; markup." in (tmp_path / "out" / "simulation.html").read_text()
 
     @pytest.mark.parametrize(
@@ -253,6 +255,8 @@ class TestFile:
             (('split = "iid"', 'spilt = "iid"'), "spilt"),
             (("delta = 1e-5", 'delta = "small"'), "delta"),
             (('title = "Our wards"', "title = "), "not TOML"),
+            (('split = "iid"', "reachable = 1.2"), "reachable"),
+            (('split = "iid"', "common = 0.6"), "common: without reachable it says nothing"),
         ],
     )
     def test_a_field_that_cannot_be_used_is_named(self, change, word, tmp_path, capsys):
