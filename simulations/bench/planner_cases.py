@@ -2,8 +2,9 @@
 
 ``CASES`` were written down before any was run, and no rule of the planner was set beside them. ``UNSEEN``
 were written down before the rules were, and run once, after that: eight of them are of data sets that no
-other case is of, two of tables dealt out in another way. ``TUNING`` is what the rules were set beside: other
-data sets, other targets, samples, seeds and numbers of sites.
+other case is of, two of tables dealt out in another way. ``TUNING`` is what the rules of thumb were set
+beside, ``GRID`` the constant of ``simulations.expectation``: other data sets or other deals of the same,
+other targets, samples, seeds and numbers of sites.
 """
 
 from __future__ import annotations
@@ -151,7 +152,8 @@ class Sample:
     def name(self) -> str:
         """See ``Case``."""
         few = f"_{self.classes}_classes" if self.classes else ""
-        return f"{self.corpus}_{self.rows}{few}_{self.sites}_sites_eps{self.epsilon:g}"
+        seed = f"_seed{self.seed}" if self.seed else ""
+        return f"{self.corpus}_{self.rows}{few}_{self.sites}_sites{seed}_eps{self.epsilon:g}"
 
     @property
     def needs(self) -> str:
@@ -373,4 +375,16 @@ TUNING: tuple[Case, ...] = (
     Sample("sentiment", 2.0, 4, 2000),
     Sample("intents", 2.0, 4, 1300, classes=10),
     Sample("intents", 8.0, 4, 1300, classes=10),
+)
+
+_OF_TABLES = (0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0)
+_OF_TEXTS = (0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 16.0)
+
+GRID: tuple[Case, ...] = (
+    *(Dealt("hearts", epsilon, sites, 20 + sites) for sites in (3, 4, 6, 8) for epsilon in _OF_TABLES),
+    *(Dealt("credit", epsilon, sites, 30 + sites) for sites in (3, 4, 5, 8) for epsilon in _OF_TABLES),
+    *(Story("hospital-triage", epsilon, seed=seed) for seed in (1, 2) for epsilon in _OF_TEXTS),
+    *(Story("hospital-triage", epsilon, Mix(sites), seed=3) for sites in (4, 8) for epsilon in _OF_TEXTS),
+    *(Sample("sentiment", epsilon, 6, 600, seed=6) for epsilon in _OF_TEXTS),
+    *(Sample("sentiment", epsilon, 4, 2000, seed=4) for epsilon in _OF_TEXTS),
 )

@@ -12,7 +12,16 @@ import pytest
 from cloister.privacy.errors import InputError
 from cloister.simulations.bench import planner
 from cloister.simulations.bench.planner import Score, Trials, Verdict, run
-from cloister.simulations.bench.planner_cases import CASES, CORPORA, TUNING, UNSEEN, Dealt, Sample, Story
+from cloister.simulations.bench.planner_cases import (
+    CASES,
+    CORPORA,
+    GRID,
+    TUNING,
+    UNSEEN,
+    Dealt,
+    Sample,
+    Story,
+)
 from cloister.simulations.scenarios.catalogue import find
 from tests import hearts
 
@@ -61,17 +70,20 @@ def test_a_mode_that_cannot_be_had_gains_nothing():
 
 def test_there_are_ten_cases_and_ten_unseen_and_no_rule_was_set_beside_any_of_them():
     assert len({case.name for case in CASES}) == len({case.name for case in UNSEEN}) == 10
-    tuned = {case.name for case in TUNING}
-    assert len(tuned) == len(TUNING)
-    assert not tuned & {case.name for case in (*CASES, *UNSEEN)}
-    corpora = [{case.corpus for case in cases if isinstance(case, Sample)} for cases in (UNSEEN, TUNING)]
+    for some in (TUNING, GRID):
+        tuned = {case.name for case in some}
+        assert len(tuned) == len(some)
+        assert not tuned & {case.name for case in (*CASES, *UNSEEN)}
+    corpora = [
+        {case.corpus for case in cases if isinstance(case, Sample)} for cases in (UNSEEN, (*TUNING, *GRID))
+    ]
     assert not corpora[0] & corpora[1]
 
 
 def test_expectations_are_public_constants_of_data_sets_and_unseen_texts_have_none():
     assert all(case.expected is None for case in UNSEEN if isinstance(case, Sample))
-    assert all(case.expected is not None for case in (*CASES, *TUNING))
-    dealt = [case for case in (*UNSEEN, *TUNING) if isinstance(case, Dealt)]
+    assert all(case.expected is not None for case in (*CASES, *TUNING, *GRID))
+    dealt = [case for case in (*UNSEEN, *TUNING, *GRID) if isinstance(case, Dealt)]
     assert {case.table: case.expected for case in dealt} == {
         "credit": find("credit-risk").expected,
         "hearts": find("heart").expected,
