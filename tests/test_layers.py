@@ -140,6 +140,7 @@ def test_the_built_wheel_holds_and_imports_everything(tmp_path: Path) -> None:
     ]
     assert {
         "cloister/privacy/evidence/templates/report-1.html",
+        "cloister/privacy/evidence/templates/report-1/01-plain-words.html",
         "cloister/privacy/wire/consortium.proto",
     } <= names
     imports = f"import importlib\nfor name in {modules!r}: importlib.import_module(name)\n"

@@ -112,7 +112,7 @@ def test_every_id_has_words_in_every_language() -> None:
 
 def test_no_words_are_dead() -> None:
     sources = [PACKAGE / name for name in ("render.py", "promises.py", "language.py")]
-    text = "".join(path.read_text() for path in (*sources, PACKAGE / "templates" / "report-1.html"))
+    text = "".join(path.read_text() for path in (*sources, *(PACKAGE / "templates").rglob("*.html")))
     literals = {*re.findall(r"[\"'](\w+)[\"']", text), *re.findall(r"words\.(\w+)", text)}
     starts = {*re.findall(r"[\"'](\w+_)[\"'] ~", text), *re.findall(r"f\"(\w+_){", text)} | {"h"}
     grades = {f"{grade.name.lower()}{end}" for grade in Grade for end in ("", "_means")}
