@@ -39,7 +39,7 @@ from cloister.privacy.errors import (
 from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
-from cloister.privacy.evidence.checks.logs import root_at
+from cloister.privacy.evidence.checks.logs import root_at, told
 from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.lineage import Retired, identities
 from cloister.privacy.evidence.part import Part, statement_place
@@ -138,11 +138,19 @@ class Deposition:
     def _compare(self, bundle: Bundle) -> None:
         """No log of the bundle is another one than the head of it that this site holds."""
         case = Opening(bundle, self.site.name).case()
-        logs = [(name, log) for name, one in (case.writers if case else {}).items() for log in one.logs]
-        for name, log in logs:
+        logs = [] if case is None else [(name, *one) for name in case.writers for one in told(case, name)]
+        for name, log, most in logs:
             held = Witness(self.site.path).newest(log.identity)
-            if held is None or name == self.site.name or held.size > log.newest.size:
+            if held is None or name == self.site.name:
                 continue
+            if held.size > most:
+                raise EvidenceError(
+                    "bundle_incomplete",
+                    f"The log of {name} had {held.size} events when it was countersigned here; the bundle "
+                    f"tells of {most:.0f}.",
+                )
+            if held.size > log.newest.size:
+                continue  # it grew since, or the bundle says that this is lost
             shown = root_at(log, held.size)
             if shown is None:
                 raise EvidenceError(

@@ -6,7 +6,8 @@ the lead has the plans. So, in this order, each step safe to repeat:
 1. ``restored.json`` says that the folder is a copy; nothing else can be done in it until the end;
 2. the newest head of this site's log that others hold, and the plans of the lead, are fetched;
 3. the site gets new keys, signed by the old ones: the old log is not whole, so nothing may be added to it
-   under the old keys, which would contradict the head that others hold. The new log goes on from it;
+   under the old keys, which would contradict the head that others hold. The new log goes on from it, and
+   says so: how much of the old one is here, and how much of it others held (``log.restored``);
 4. every plan that may have been worked on since is charged in full, and the incident is written down; a
    ledger that other folders share is doubted first, for it may be as old (``client.site.sharing``), and gets
    what the copy's own log has of jobs that are over;
@@ -21,7 +22,7 @@ Formal guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from cloister.client.witnessing import Heads
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.consent import Withdrawal
 from cloister.privacy.errors import StateError
+from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.keysource import KeySource
 
 
@@ -122,10 +124,24 @@ def _renew(site: SiteFolder) -> tuple[SiteFolder, dict[str, Any]]:
             facts = {"version": 1, "had": had, "held": held, "keys": own}
             durable.write(path, canonical.encode(facts))
             site = rotation.answered(site, member.succeed(rotation.prepare(site, "restored")))
-    if not any(event.type == "incident.raised" for event in site.log.entries()):
+    said = {event.type for event in site.log.entries()}
+    if "log.restored" not in said:
+        site.log.append("log.restored", **_begun_anew(site, facts))
+    if "incident.raised" not in said:
         reason = "log_rolled_back" if facts["held"] > facts["had"] else "state_restored"
         site.log.append("incident.raised", reason=reason, severity="high", party=site.name)
     return site, facts
+
+
+def _begun_anew(site: SiteFolder, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Which log the new one follows: its keys, the end of the copy, and how much of it others held.
+
+    The old keys sign that end, of which more was seen: evidence of jobs under these keys needs a head.
+    """
+    old: str = facts["keys"]
+    head = EventLog.open(rotation.place(site, old) / "log", site.identity_of(old)).head()
+    root = f"sha256:{head.root.hex()}"
+    return {"previous": old, "size": head.size, "root": root, "held": facts["held"]}
 
 
 def listed(jobs: Jobs, proposals: Iterable[Proposal]) -> tuple[Job, ...]:

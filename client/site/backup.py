@@ -25,7 +25,7 @@ OF_JOBS = tuple(
 )
 LEFT_OUT = (
     *("lock", "*.lock", "vault.json", "fleet/*", "next/*", "restored.json"),
-    *("*-wal", "*-shm", "*-journal", "log/heads/*", "log/events.jsonl"),
+    *("*-wal", "*-shm", "*-journal", "log/events.jsonl"),
 )
 _CONFIG = "config.json"
 _OVER = ("done", "left", "decision.json")
@@ -35,7 +35,8 @@ def write(site: SiteFolder, path: Path, source: KeySource) -> int:
     """Writes a backup of a site's folder, whose agent may run; the number of its files.
 
     What says that a job is over is read first, then the ledger, and the log, in which every row of the ledger
-    was written before, last. The log's heads are left out: its last one is signed anew if it is needed.
+    was written before, last. So none of the log's heads, which are read earlier, is of more events than it.
+    They show what others saw of the log: evidence of a job that is over rests on them.
 
     Raises:
         UsageError: ``folder_in_use``.

@@ -56,6 +56,7 @@ Trouble = Literal[
     "key.rotated",
     "key.revoked",
     "log.rotated",
+    "log.restored",
     "log.recovered",
     "log.gap",
     "clock.stepped",

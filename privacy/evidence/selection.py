@@ -48,7 +48,7 @@ _RENEWED = frozenset({"key.enrolled", "key.rotated", "key.revoked"})
 _CHANNEL = "channel.opened"
 
 
-_ALWAYS = frozenset({"log.opened", "log.rotated", "clock.stepped"})
+_ALWAYS = frozenset({"log.opened", "log.rotated", "log.restored", "clock.stepped"})
 """Which keys a log begins with, and which log goes on from it; and why times in it go back."""
 
 

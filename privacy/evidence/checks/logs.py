@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -13,8 +14,10 @@ from cloister.privacy.evidence.checks.case import Case, Log, Writer
 from cloister.privacy.evidence.checks.findings import Finding, Findings, altered, incomplete, unfounded
 from cloister.privacy.evidence.events import GENESIS
 from cloister.privacy.evidence.heads import refuse_forks
+from cloister.privacy.evidence.lineage import succession_place
 from cloister.privacy.evidence.part import Shown
 from cloister.privacy.evidence.selection import chosen
+from cloister.privacy.wire.succession import Handover
 
 DATED = frozenset({"consent.recorded", "approval.granted", "policy.loaded", "policy.changed"})
 """What permits: a date that is too early is told of as one of a consent."""
@@ -28,7 +31,7 @@ def chains(case: Case) -> Findings:
         for log in writer.logs:
             yield from _chain(name, log)
             yield from _included(log)
-        yield from _linked(name, writer)
+        yield from _linked(case, name, writer)
         yield from _in_time(writer.shown)
         known = set(chosen(writer.events, case.plan))
         for place, one in enumerate(writer.shown):
@@ -36,23 +39,84 @@ def chains(case: Case) -> Findings:
                 yield altered("chain", one.id, "it is no event of this job, nor one that the job rests on")
 
 
-def _linked(name: str, writer: Writer) -> Findings:
-    """Every log but the last was closed, and the next one goes on from its last event."""
+def _linked(case: Case, name: str, writer: Writer) -> Findings:
+    """Every log but the last was closed, and the next one goes on from its last event; or it is a copy that
+    its old keys gave up, and the next one says where it ends.
+    """
     for before, after in pairwise(writer.logs):
-        last, first = before.shown[-1], after.shown[0]
-        if (last.event.type, last.event.seq) != ("log.rotated", before.newest.size - 1):
+        last, said = before.shown[-1], restored(case, before, after)
+        if (last.event.type, last.event.seq) == ("log.rotated", before.newest.size - 1):
+            yield from _goes_on(before, after)
+        elif said is not None:
+            yield from _begun_anew(before, after, said)
+        else:
             yield incomplete(
                 "chain", last.id, f"the log of {name} is not shown to the end that its old keys signed"
             )
-        elif last.event.body["identity"] != after.identity.digest():
-            yield altered(
-                "chain", last.id, "it was closed for other keys than those that the next log is under"
-            )
-        elif first.event.body.get("previous") != canonical.digest(last.line):
-            yield altered("chain", first.id, "the log does not go on from the last event of the one before")
     last = writer.logs[-1].shown[-1]
     if last.event.type == "log.rotated":
         yield incomplete("chain", last.id, f"the log that {name} kept under its later keys is not shown")
+
+
+def _goes_on(before: Log, after: Log) -> Findings:
+    last, first = before.shown[-1], after.shown[0]
+    if last.event.body["identity"] != after.identity.digest():
+        yield altered("chain", last.id, "it was closed for other keys than those that the next log is under")
+    elif first.event.body.get("previous") != canonical.digest(last.line):
+        yield altered("chain", first.id, "the log does not go on from the last event of the one before")
+
+
+def _begun_anew(before: Log, after: Log, said: Shown) -> Findings:
+    """The copy is shown to the end that the new log names. Its last event is often of another matter and not
+    shown, so that the new log follows it is checked by root and size.
+    """
+    last, first, newest = before.shown[-1], after.shown[0], before.newest
+    if (said.event.body["size"], said.event.body["root"]) != (newest.size, f"sha256:{newest.root.hex()}"):
+        yield altered("chain", said.id, "the log before is not the copy that it names")
+    follows = first.event.body.get("previous")
+    if last.event.seq == newest.size - 1 and follows != canonical.digest(last.line):
+        yield altered("chain", first.id, "the log does not go on from the last event of the one before")
+
+
+def restored(case: Case, before: Log, after: Log) -> Shown | None:
+    """Where a log says that it was begun anew because the one before is a copy from a backup.
+
+    None where it does not, or where the old keys did not sign for the new ones for that reason.
+    """
+    place = succession_place(after.identity.name, after.identity.digest())
+    if Handover.from_bytes(case.bundle.files[place]).said.reason != "restored":
+        return None
+    old = before.identity.digest()
+    found = (one for one in after.shown if one.event.type == "log.restored")
+    return next((one for one in found if one.event.body["previous"] == old), None)
+
+
+def told(case: Case, name: str) -> Iterator[tuple[Log, float]]:
+    """Each log of a party, and the most events that it is told to have had: as many as are proven of one that
+    was closed, as many as others held of one that was restored; of the newest, which grows, no number.
+    """
+    logs = case.writers[name].logs
+    for before, after in pairwise(logs):
+        said = restored(case, before, after)
+        yield before, max(before.newest.size, _whole(said.event.body["held"]) if said else 0)
+    yield logs[-1], math.inf
+
+
+def limits(case: Case, name: str) -> Iterator[str]:
+    """What a party's logs cannot show, because it was restored from a backup."""
+    for before, after in pairwise(case.writers[name].logs):
+        said = restored(case, before, after)
+        if said is not None:
+            size, held = before.newest.size, _whole(said.event.body["held"])
+            others = f"others held a head of {held}" if held > size else "others held no later head"
+            yield (
+                f"The log of {name} was begun anew on {said.event.ts[:10]} after a restore ({said.id}): of "
+                f"the one before {size} events are there; by its word {others}. What came after them is lost."
+            )
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _chain(name: str, writer: Log) -> Findings:
@@ -169,8 +233,7 @@ def _seen(case: Case, name: str) -> Iterator[tuple[Shown, int, bytes]]:
             if (one.event.type == "log.witnessed" and body["party"] == name) or (
                 one.event.type == "log.countersigned" and own
             ):
-                size = body["size"]
-                yield one, size if isinstance(size, int) else 0, canonical.raw(str(body["root"]))
+                yield one, _whole(body["size"]), canonical.raw(str(body["root"]))
 
 
 def root_at(writer: Log, size: int) -> bytes | None:

@@ -177,6 +177,7 @@ def _notes(case: Case, trust: Mapping[str, str] | None) -> list[str]:
     for name, writer in case.writers.items():
         if not seen.get(name):
             notes.append(f"No head of the log of {name} is countersigned by another party.")
+        notes += logs.limits(case, name)
         notes += decisions.notes(case, name)
         hidden = sum(log.newest.size for log in writer.logs) - len(writer.shown)
         if hidden:
