@@ -570,8 +570,10 @@ def test_numbers_without_exponents() -> None:
     assert [module.decimal(text) for text in ("1e-05", "0.5", "3e-10")] == ["0.00001", "0.5", "0.0000000003"]
 
 
-def test_the_wheel_would_carry_the_templates() -> None:
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+@pytest.mark.parametrize("project", [ROOT, ROOT / "packaging" / "verify"], ids=["cloister", "verifier"])
+def test_the_wheel_would_carry_the_templates(project: Path) -> None:
+    told = tomllib.loads((project / "pyproject.toml").read_text())
+    patterns = told["tool"]["setuptools"]["package-data"]["*"]
     package = ROOT / "privacy" / "evidence"
     carried = {path for pattern in patterns for path in package.glob(pattern)}
     carried |= {path for pattern in patterns for path in (package / "papers").glob(pattern)}
