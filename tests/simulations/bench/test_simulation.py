@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -94,7 +94,7 @@ class TestFigures:
         assert (found["ours_start_s"], found["x_start_s"], found["difference_x"]) == (2.0, 9.0, 0.5)
 
     def test_without_ray_it_says_what_is_missing(self, monkeypatch):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setitem(sys.modules, "ray", None)
         monkeypatch.setattr(simulation, "alone", lambda work: Pace(1.0, (1.0,), (1.0,), work.clients << 20))
         monkeypatch.setattr(simulation, "growth", lambda work: 1.0 + work.clients / 10_000)
         said = CliRunner().invoke(app, ["simulation"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -205,7 +206,7 @@ class TestFailures:
             grid.push_messages([None])
 
     def test_without_ray_one_line_says_what_to_install(self, tmp_path, capsys, monkeypatch) -> None:
-        monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setitem(sys.modules, "ray", None)
         out = tmp_path / "out"
         assert main(["simulate", "heart", "--engine", "flower", "--out", str(out)]) == 1
         said = capsys.readouterr().err.strip()
