@@ -143,11 +143,11 @@ class Deposition:
             held = Witness(self.site.path).newest(log.identity)
             if held is None or name == self.site.name:
                 continue
-            if held.size > most:
+            if most is not None and held.size > most:
                 raise EvidenceError(
                     "bundle_incomplete",
                     f"The log of {name} had {held.size} events when it was countersigned here; the bundle "
-                    f"tells of {most:.0f}.",
+                    f"tells of {most}.",
                 )
             if held.size > log.newest.size:
                 continue  # it grew since, or the bundle says that this is lost

@@ -39,9 +39,6 @@ class Expectation:
     Attributes:
         reachable: the accuracy thought reachable without privacy, with about as many rows.
         common: the share of the most common class; None where classes are alike in number.
-
-    Raises:
-        PlanError: ``plan_conflict``.
     """
 
     reachable: float

@@ -216,9 +216,8 @@ SCENARIOS = {
             1e-5,
             _triage,
             dials=_BOTH,
-            expected=Expectation(
-                0.69
-            ),  # `cloister demo`, all records in one place: other notes, same generator
+            # `cloister demo`, all records in one place: other notes of the same generator
+            expected=Expectation(0.69),
         ),
         Scenario(
             "clinical-entities",

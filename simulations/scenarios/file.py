@@ -97,6 +97,12 @@ def from_file(path: Path) -> Scenario:
         raise InputError(
             "file_format", f"{path}: common: without reachable it says nothing.", "Give both, or neither."
         )
+    if found.common is not None and found.reachable is not None and found.reachable <= found.common:
+        raise InputError(
+            "file_format",
+            f"{path}: reachable: whoever always answers the most common class has {found.common:g} right.",
+            "Give a larger one, or leave both out.",
+        )
     return _scenario(found, path)
 
 

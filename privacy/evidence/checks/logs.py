@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -91,15 +90,15 @@ def restored(case: Case, before: Log, after: Log) -> Shown | None:
     return next((one for one in found if one.event.body["previous"] == old), None)
 
 
-def told(case: Case, name: str) -> Iterator[tuple[Log, float]]:
+def told(case: Case, name: str) -> Iterator[tuple[Log, int | None]]:
     """Each log of a party, and the most events that it is told to have had: as many as are proven of one that
-    was closed, as many as others held of one that was restored; of the newest, which grows, no number.
+    was closed, as many as others held of one that was restored; None for the newest, which grows.
     """
     logs = case.writers[name].logs
     for before, after in pairwise(logs):
         said = restored(case, before, after)
         yield before, max(before.newest.size, _whole(said.event.body["held"]) if said else 0)
-    yield logs[-1], math.inf
+    yield logs[-1], None
 
 
 def limits(case: Case, name: str) -> Iterator[str]:

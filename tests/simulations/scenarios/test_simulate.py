@@ -257,6 +257,7 @@ class TestFile:
             (('title = "Our wards"', "title = "), "not TOML"),
             (('split = "iid"', "reachable = 1.2"), "reachable"),
             (('split = "iid"', "common = 0.6"), "common: without reachable it says nothing"),
+            (('split = "iid"', "common = 0.6\nreachable = 0.6"), "reachable: whoever always answers"),
         ],
     )
     def test_a_field_that_cannot_be_used_is_named(self, change, word, tmp_path, capsys):
