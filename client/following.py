@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cloister.privacy.descent import Steps, follows
+from cloister.privacy.descent import Memory, Steps, follows
 from cloister.privacy.errors import AggregationError
 from cloister.privacy.update import Vector
 from cloister.privacy.wire.messages import Taken, Task
@@ -19,11 +19,11 @@ from cloister.privacy.wire.messages import Taken, Task
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """The model that a round started from, and the change that led to it; None where that is not known."""
+    """The model that a round started from, and what the steps to it left; None where that is not known."""
 
     round: int
     model: Vector
-    change: Vector | None
+    memory: Memory | None
 
 
 @dataclass
@@ -49,8 +49,9 @@ class Following:
 
         Returns:
             Whether the model was checked. A site that missed a round (a lead can make it miss one), or was
-            started again, has to see two models before it can follow; until then the others' signatures of
-            the same model stand in.
+            started again, has to see two models before it can follow descent, and takes what Adam remembers
+            from the lead; until then the others' signatures of the same model stand in. A lead that makes up
+            what Adam remembers is found out, or makes this site refuse a model that is right.
 
         Raises:
             AggregationError: ``step_differs``.
@@ -61,24 +62,24 @@ class Following:
         if round == 1 and not np.array_equal(task.model, self.start):
             raise _differs(round, "it is not the plan's start")
         if seen is None or seen.round < round - 1:
-            known = np.zeros_like(task.model) if round == 1 else None
-            self._seen = _Seen(round, task.model, known)
+            told = task.memory if self.descent.plan.remembered else None
+            self._seen = _Seen(round, task.model, () if round == 1 else told)
             return round == 1
         if seen.round != round - 1 or taken is None:  # the same round again, or one that was given up
             if seen.round > round or not np.array_equal(task.model, seen.model):
                 raise _differs(round, "no step has led to it")
-            self._seen = _Seen(round, seen.model, seen.change)
+            self._seen = _Seen(round, seen.model, seen.memory)
             return True
-        if seen.change is None:
-            self._seen = _Seen(round, task.model, task.model - seen.model)
+        if seen.memory is None:
+            self._seen = _Seen(round, task.model, (task.model - seen.model,))
             return False
         step = self.descent.at(seen.round)
         if step is None:
             raise _differs(round, "the plan has no step there")
-        change = step.change(seen.change, taken.words, taken.survivors)
+        change, memory = step.take(seen.memory, taken.words, taken.survivors)
         if not follows(seen.model + change, task.model):
             raise _differs(round, "the step from the opened sum leads elsewhere")
-        self._seen = _Seen(round, task.model, step.kept(change))
+        self._seen = _Seen(round, task.model, memory)
         return True
 
     def _check_survivors(self, taken: Taken, signed: tuple[str, ...]) -> None:

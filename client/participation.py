@@ -200,8 +200,9 @@ class Participant:
         sites = [site.name for site in self.plan.sites] if self.plan.joint else []
         d, down = self.plan.adapter.parameters, self.plan.aggregation.down
         if down is None:
-            summed = self.plan.summands(max(1, opened.header.round - 1))  # in the round before
-            task = messages.Task.from_bytes(opened.content, d, sites, summed)
+            before = max(1, opened.header.round - 1)
+            summed, remembered = self.plan.summands(before), self.plan.remembered_after(before)
+            task = messages.Task.from_bytes(opened.content, d, sites, summed, remembered)
         else:
             task = broadcast.opened(opened.content, down, d, self.replies.held.find)
         if messages.model_digest(task.model) != opened.header.model:

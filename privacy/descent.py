@@ -1,14 +1,15 @@
-"""The step of a global model that every party can take: gradient descent with momentum, in float32 numpy.
+"""The step of a global model that every party can take: descent with momentum, or Adam, in float32 numpy.
 
 In joint mode the server takes it, and every site takes it again: the same function of the same public
-numbers. What it needs of the past is the last change of the model, so whoever saw two models in a row can
-follow.
+numbers, which are noised already, so a step costs no privacy whatever it does with them. Of the past it needs
+what it remembers. Of descent that is the last change of the model, so whoever saw two models in a row can
+follow; Adam's two means cannot be told from models, and a task brings them along.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,18 @@ from cloister.privacy.layout import Layout
 from cloister.privacy.plan import Plan
 from cloister.privacy.update import Vector
 
-ADAM_DECAYS = (0.9, 0.999)
-"""How fast Adam, which a job without privacy trains by, forgets gradients and their squares."""
+ADAM_DECAYS: Final = (0.9, 0.999)
+"""How fast Adam forgets gradients and their squares in the local steps of a round."""
+
+SQUARES: Final = 0.9
+"""How fast it forgets squares in joint mode, whose jobs have tens of steps and not thousands; gradients are
+forgotten by the plan's momentum."""
+
+_FLOOR: Final = np.float32(1e-8)
+
+Memory: TypeAlias = tuple[Vector, ...]
+"""What an optimizer remembers of the steps before: one vector or two, float32, shape (d,); none at the
+start."""
 
 TOLERANCE = 1e-5
 """Two parties' models of the same step differ by at most this, absolute and relative: float32 on two
@@ -34,17 +45,43 @@ def learning_rates(layout: Layout, head: float, adapter: float) -> Vector:
     return rates
 
 
-def change(before: Vector, gradient: Vector, rates: Vector, momentum: float) -> Vector:
-    """What a step changes: momentum times the change before, less the rates times the mean gradient.
+def momentum(memory: Memory, gradient: Vector, rates: Vector, keep: float) -> Vector:
+    """What a step of descent changes, and all that the next one needs of it: momentum times the change
+    before, less the rates times the mean gradient.
 
     Args:
-        before: the change of the step before, float32, shape (d,); zeros at the start.
+        memory: the change of the step before.
         gradient: the mean gradient, float32, shape (d,).
         rates: of each parameter.
-        momentum: in [0, 1).
+        keep: the momentum, in [0, 1).
     """
-    changed: Vector = np.float32(momentum) * before - rates * gradient
+    pull = rates * gradient
+    changed: Vector = np.float32(keep) * memory[0] - pull if memory else -pull
     return changed
+
+
+def adam(
+    memory: Memory, gradient: Vector, rates: Vector, decays: tuple[float, float], number: int
+) -> tuple[Vector, Memory]:
+    """What a step of Adam changes, and both its means after it.
+
+    Kingma and Ba 2015 (arXiv 1412.6980), with the bias correction.
+
+    Args:
+        memory: the means of gradients and of their squares.
+        gradient: the mean gradient, float32, shape (d,).
+        rates: of each parameter.
+        decays: how much of either mean stays, each in [0, 1).
+        number: of the step, from 1.
+    """
+    zero = np.zeros_like(gradient)
+    first, second = memory or (zero, zero)
+    keep, squares = decays
+    first = np.float32(keep) * first + np.float32(1 - keep) * gradient
+    second = np.float32(squares) * second + np.float32(1 - squares) * gradient**2
+    corrected = np.sqrt(second / np.float32(1 - squares**number)) + _FLOOR
+    changed: Vector = -rates * (first / np.float32(1 - keep**number)) / corrected
+    return changed, (first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +91,12 @@ class Descent:
     Attributes:
         plan: the plan; its mode is ``joint``.
         rates: of each parameter.
+        number: of the step, from 1. A round whose sum was lost counts, though no step was taken in it.
     """
 
     plan: Plan
     rates: Vector
+    number: int = 1
 
     @classmethod
     def of(cls, plan: Plan, layout: Layout) -> Descent:
@@ -65,41 +104,40 @@ class Descent:
         training = plan.training
         return cls(plan, learning_rates(layout, training.head_rate, training.adapter_rate))
 
-    def at(self, round: int) -> Descent:  # noqa: ARG002
-        """The step of a round: of each the same."""
-        return self
+    def at(self, round: int) -> Descent:
+        """The step of a round, counted from the first that is one."""
+        return replace(self, number=round)
 
-    def kept(self, change: Vector) -> Vector:
-        """What of a change is carried into the next one: all of it."""
-        return change
-
-    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:
-        """What the step after an opened sum changes, float32, shape (d,).
+    def take(
+        self, memory: Memory, words: NDArray[np.uint32], survivors: tuple[str, ...]
+    ) -> tuple[Vector, Memory]:
+        """What the step after an opened sum changes, float32, shape (d,), and what is remembered after it.
 
         The sum is divided by the number of units that the survivors' bands promise at the plan's rate: a
         public number, never the true one.
 
         Args:
-            before: the change of the step before, float32, shape (d,); zeros at the start.
+            memory: of the steps before.
             words: the opened sum modulo 2^32, shape (d,).
             survivors: over whom it is.
         """
-        plan = self.plan
+        plan, training = self.plan, self.plan.training
         units = sum(plan.site(name).units.low for name in survivors)
-        scale = plan.grid.step / (plan.training.rate * units)
+        scale = plan.grid.step / (training.rate * units)
         gradient = (words.view(np.int32) * scale).astype(np.float32)
-        return change(before, gradient, self.rates, plan.training.momentum)
+        if training.optimizer == "adam":
+            return adam(memory, gradient, self.rates, (training.momentum, SQUARES), self.number)
+        change = momentum(memory, gradient, self.rates, training.momentum)
+        return change, (change,)
 
 
 class Step(Protocol):
     """What makes a model of an opened sum."""
 
-    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:
-        """What the step after an opened sum changes; see ``Descent.change``."""
-        ...
-
-    def kept(self, change: Vector) -> Vector:
-        """What of a change the next step takes as that before it."""
+    def take(
+        self, memory: Memory, words: NDArray[np.uint32], survivors: tuple[str, ...]
+    ) -> tuple[Vector, Memory]:
+        """What the step after an opened sum changes, and what is remembered; see ``Descent.take``."""
         ...
 
 
@@ -135,7 +173,9 @@ class Started:
 
     def at(self, round: int) -> Step | None:
         """See ``Steps``."""
-        return self.first if round == 1 else self.others
+        if round == 1:
+            return self.first
+        return self.others.at(round - 1) if self.others else None
 
 
 def steps_of(plan: Plan, layout: Layout) -> Steps | None:

@@ -140,8 +140,8 @@ class Plan(Part):
         """A joint job opens one noisy sum a round, and nothing else ever."""
         if not self.aggregation.secure:
             raise ValueError("joint privacy needs secure aggregation: a share protects nobody by itself")
-        if self.training.steps != 1 or self.training.optimizer != "sgd":
-            raise ValueError("in joint mode a round is one step, taken by sgd")
+        if self.training.steps != 1:
+            raise ValueError("in joint mode a round is one step")
         if self.training.server:
             raise ValueError(
                 "joint privacy and a server optimizer do not go together: every site takes each step again"
@@ -353,6 +353,15 @@ class Plan(Part):
     def joint(self) -> bool:
         """Whether the sites take every step together, each with a share of the noise."""
         return self.privacy.mode == "joint"
+
+    @property
+    def remembered(self) -> int:
+        """How many vectors of length d a joint step leaves that models do not tell: the two of Adam."""
+        return 2 if self.joint and self.training.optimizer == "adam" else 0
+
+    def remembered_after(self, round: int) -> int:
+        """The same of a round's step: an analytic one leaves nothing."""
+        return 0 if self.release_in(round) else self.remembered
 
     @property
     def stepped(self) -> bool:

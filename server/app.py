@@ -240,13 +240,13 @@ class Federation:
             self.save(replace(state, survivors=survivors, pending=pending))
             words = self._without_surplus(adding, current, survivors, words)
         try:
-            change = step.change(state.change_before(), words, survivors)
+            change, moments = step.take(state.moments, words, survivors)
         except UpdateError as error:  # no noisy sum of joint steps is one, but an analytic sum may be
             self._give_up(after, error.id, **_outcome(current))
             raise
         # Sites take a joint step again; without shared noise the sums of all sites stay with the lead.
         taken = messages.Taken(words, survivors) if self.plan.joint else None
-        return after.stepped(change, step.kept(change), taken)
+        return after.stepped(change, moments, taken)
 
     def _without_surplus(
         self, adding: Adding, current: Round, survivors: tuple[str, ...], words: NDArray[np.uint32]
@@ -333,12 +333,13 @@ class Federation:
 
     def _task(self, kind: str, answer: str, state: Checkpoint) -> Ask:
         """The global model, or what changed of it, with what of each site arrived last."""
+        memory = state.moments if self.plan.remembered else ()
 
         def content(site: str) -> bytes:
             known = state.acknowledged.get(site, "")
             if state.sent is not None and site in state.holders:
                 return broadcast.changed(known, state.sent)
-            task = messages.Task(state.model, known, state.taken)
+            task = messages.Task(state.model, known, state.taken, memory)
             return task.to_bytes() if self.plan.aggregation.down is None else broadcast.full(task)
 
         return Ask(kind, answer, content, patience=None)

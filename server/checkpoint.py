@@ -51,9 +51,9 @@ class Checkpoint:
         excluded: site name -> id of the reason why it is not asked again.
         survivors: whose masked updates of the next round are to be added up, once that was fixed.
         agreed: whether all sites have agreed on keys for secure aggregation.
-        change: in joint mode, what the next step takes as the change before; None before the first.
         taken: the step that the last round took; None if it took none, or there are no joint steps.
-        moments: what the server's optimizer remembers (``server.optimizers``); none before its first step.
+        moments: what the optimizer remembers, of the server (``server.optimizers``) or of joint steps
+            (``privacy.descent``); none before its first step.
         sent: what the last round changed, coded, where the plan codes it and the round moved the model.
         holders: the sites that have the model before that change.
         rest: what the codings of changes left out so far; None before the first.
@@ -68,7 +68,6 @@ class Checkpoint:
     excluded: dict[str, str]
     survivors: tuple[str, ...] = ()
     agreed: bool = False
-    change: Vector | None = None
     taken: Taken | None = None
     moments: tuple[Vector, ...] = ()
     sent: Change | None = None
@@ -76,18 +75,13 @@ class Checkpoint:
     rest: Vector | None = None
     pending: Pending | None = None
 
-    def change_before(self) -> Vector:
-        """The change of the step before, zeros at the start."""
-        return np.zeros_like(self.model) if self.change is None else self.change
-
-    def stepped(self, change: Vector, kept: Vector, taken: Taken | None) -> Checkpoint:
-        """The state after a joint step, or an analytic one; ``kept`` is what the next takes of its change."""
-        return replace(self, model=self.model + change, change=kept, taken=taken)
+    def stepped(self, change: Vector, moments: tuple[Vector, ...], taken: Taken | None) -> Checkpoint:
+        """The state after a joint step, or an analytic one."""
+        return replace(self, model=self.model + change, moments=moments, taken=taken)
 
     def save(self, path: Path, vault: Vault = CLEAR) -> None:
         """Writes the checkpoint: a line of canonical JSON, the bytes of its vectors, and the coded change."""
-        vectors = [self.model, *([] if self.change is None else [self.change]), *self.moments]
-        vectors += [] if self.rest is None else [self.rest]
+        vectors = [self.model, *self.moments, *([] if self.rest is None else [self.rest])]
         words = [one.words for one in (self.taken, self.pending) if one is not None]
         parts = [np.ascontiguousarray(vector, _WIRE).data for vector in vectors]
         parts += [np.ascontiguousarray(one, _WORD).data for one in words]
@@ -97,7 +91,6 @@ class Checkpoint:
             "round": self.round,
             "body": canonical.digest(body),
             "parameters": self.model.size,
-            "change": self.change is not None,
             "moments": len(self.moments),
             "rest": self.rest is not None,
             "taken": None if self.taken is None else list(self.taken.survivors),
@@ -140,8 +133,9 @@ class Checkpoint:
     @classmethod
     def _of(cls, head: dict[str, Any], body: bytes) -> Checkpoint:
         """The checkpoint of a whole file. One of an earlier release lacks what there was not then."""
-        moments, rest = head.get("moments", 0), bool(head.get("rest", False))
-        held, floats = head.get("pending"), 1 + bool(head["change"]) + moments + rest
+        moments = head.get("moments", 0) + bool(head.get("change", False))  # of a joint step, earlier
+        rest, held = bool(head.get("rest", False)), head.get("pending")
+        floats = 1 + moments + rest
         sums = (head["taken"] is not None) + (held is not None)
         d = head.get("parameters", len(body) // ((floats + sums) * _WIRE.itemsize))
         said = head.get("summands", d)  # one number for all of them, or of each its own
@@ -155,7 +149,6 @@ class Checkpoint:
             plan=head["plan"],
             round=int(head["round"]),
             model=next(vectors),
-            change=next(vectors) if head["change"] else None,
             moments=tuple(next(vectors) for _ in range(moments)),
             rest=next(vectors) if rest else None,
             taken=None if head["taken"] is None else Taken(next(words), tuple(head["taken"])),

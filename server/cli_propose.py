@@ -30,20 +30,28 @@ from cloister.server.options import (
     TASK,
     TRAINING,
     WIRE,
+    AdapterRate,
+    Alpha,
     Bits,
+    Bound,
     Canaries,
     Colluding,
     Columned,
     Delta,
     Directory,
     Epsilon,
+    HeadRate,
     Hidden,
     Licensed,
     Minimum,
     Model,
+    Momentum,
     MostBytes,
+    Optimizer,
+    Rank,
     TakeBack,
     analytic_choice,
+    rates_of,
     start_choice,
     with_table,
 )
@@ -111,9 +119,16 @@ def propose(
     ] = None,
     epsilon: Epsilon = 8.0,
     delta: Delta = 1e-5,
+    bound: Bound = None,
     top_layers: Annotated[
         int | None, typer.Option(min=0, help="Layers with LoRA, from the top.", rich_help_panel=TRAINING)
     ] = None,
+    rank: Rank = None,
+    alpha: Alpha = None,
+    optimizer: Optimizer = None,
+    head_rate: HeadRate = None,
+    adapter_rate: AdapterRate = None,
+    momentum: Momentum = None,
     minimum: Minimum = 0,
     secure: Annotated[
         bool,
@@ -250,11 +265,12 @@ def propose(
         precision=precision,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
+        rates=rates_of(privacy, optimizer, head_rate, adapter_rate),
         analytic=analytic_choice(method, cosines, None if start else ridge, top_layers),
         start=start_choice(start, ridge, top_layers),
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
-    chosen["max_tokens"] = max_tokens
+    chosen |= {"max_tokens": max_tokens, "bound": bound, "momentum": momentum, "rank": rank, "alpha": alpha}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
     terms, base = with_table(terms, columns, hidden, model)
     _check_labels(terms)

@@ -147,7 +147,7 @@ def _check_joint(terms: Terms) -> None:
         raise PlanError(
             "plan_conflict",
             "Joint privacy and a server optimizer do not go together: every site takes each step again.",
-            "Leave out --server-optimizer; the plan's momentum does the same.",
+            "Leave out --server-optimizer; --momentum or --optimizer adam does the same.",
         )
     if terms.down:
         raise PlanError(
@@ -226,6 +226,7 @@ def _strangers(terms: Terms) -> Mapping[str, object]:
         "--server-optimizer": terms.server,
         "--proximal": terms.proximal,
         "--factors": terms.factors,
+        "--optimizer or a learning rate": terms.rates,
         "--centred": terms.centred,
         "--precision": terms.precision,
         "--robust": terms.robust,

@@ -18,7 +18,7 @@ from cloister.privacy.model import DEFAULT, BaseModel, Columns, describe
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import FEWEST_BITS
 from cloister.server.analytic import Choice
-from cloister.server.terms import Terms
+from cloister.server.terms import ADAM_JOINT, RATES, Rates, Terms
 
 TASK: Final = "What is learnt"
 PRIVACY: Final = "Privacy"
@@ -101,7 +101,73 @@ Licensed = Annotated[
         rich_help_panel=TASK,
     ),
 ]
+Optimizer = Annotated[
+    Literal["sgd", "adam"] | None,
+    typer.Option(help="What takes the steps; else what suits --privacy.", rich_help_panel=TRAINING),
+]
+HeadRate = Annotated[
+    float | None,
+    typer.Option(min=1e-9, help="Learning rate of the head, if not the usual one.", rich_help_panel=TRAINING),
+]
+AdapterRate = Annotated[
+    float | None,
+    typer.Option(min=1e-9, help="Learning rate of LoRA, if not the usual one.", rich_help_panel=TRAINING),
+]
+Momentum = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.999,
+        help="How much of a step of sgd stays in the next, and how slowly Adam forgets gradients in a joint "
+        "job; 0.9 without it.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Rank = Annotated[
+    int | None, typer.Option(min=1, help="Rank of LoRA; 8 without it.", rich_help_panel=TRAINING)
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-3,
+        help="LoRA's output is multiplied with alpha / rank; 16 without it.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Bound = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6, help="Clipping bound of one unit's gradient; 1 without it.", rich_help_panel=PRIVACY
+    ),
+]
 HERE: Final = Path()
+
+
+def rates_of(
+    mode: Literal["local", "joint", "off"],
+    optimizer: Literal["sgd", "adam"] | None,
+    head: float | None,
+    adapter: float | None,
+) -> Rates | None:
+    """An optimizer with its learning rates, the usual ones where one is not given; None where nothing is.
+
+    Raises:
+        UsageError: ``option_invalid``, nobody measured usual rates for this optimizer in this mode.
+    """
+    if (optimizer, head, adapter) == (None, None, None):
+        return None
+    usual: Rates | None = RATES[mode]
+    if optimizer and optimizer != RATES[mode].optimizer:
+        usual = ADAM_JOINT if mode == "joint" else None
+    if usual:
+        return Rates(usual.optimizer, head or usual.head, adapter or usual.adapter)
+    if optimizer is None or head is None or adapter is None:
+        raise UsageError(
+            "option_invalid",
+            f"There are no usual learning rates of {optimizer} with --privacy {mode}.",
+            "Add --head-rate and --adapter-rate.",
+        )
+    return Rates(optimizer, head, adapter)
 
 
 def with_table(terms: Terms, file: Path | None, hidden: int | None, model: str) -> tuple[Terms, BaseModel]:

@@ -35,8 +35,6 @@ from cloister.privacy.step.coverage import engine_for
 from cloister.privacy.step.interface import NO_PHANTOMS, Engine, MicroBatch
 from cloister.privacy.update import Delta, Noised, Share, Surplus, Vector
 
-_ADAM_FLOOR = 1e-8
-
 Rule: TypeAlias = Callable[[Vector], Vector]
 """An optimizer: the mean gradient of a step to the change of the parameters, both float32, shape (d,)."""
 
@@ -355,30 +353,26 @@ def _rule(settings: Settings, layout: Layout) -> Rule:
 
 
 def _sgd(rates: Vector, momentum: float) -> Rule:
-    """Stochastic gradient descent with momentum (``privacy.descent``)."""
-    before = np.zeros_like(rates)
+    """Stochastic gradient descent with momentum."""
+    memory: descent.Memory = ()
 
     def change(gradient: Vector) -> Vector:
-        nonlocal before
-        before = descent.change(before, gradient, rates, momentum)
-        return before
+        nonlocal memory
+        memory = (descent.momentum(memory, gradient, rates, momentum),)
+        return memory[0]
 
     return change
 
 
 def _adam(rates: Vector) -> Rule:
-    """Adam, Kingma and Ba 2015 (arXiv 1412.6980), with the bias correction."""
-    first, second = np.zeros_like(rates), np.zeros_like(rates)
-    step = 0
-    (beta1, beta2), floor = descent.ADAM_DECAYS, np.float32(_ADAM_FLOOR)
+    """Adam, whose means start anew."""
+    memory: descent.Memory = ()
+    number = 0
 
     def change(gradient: Vector) -> Vector:
-        nonlocal first, second, step
-        step += 1
-        first = np.float32(beta1) * first + np.float32(1 - beta1) * gradient
-        second = np.float32(beta2) * second + np.float32(1 - beta2) * gradient**2
-        corrected = np.sqrt(second / np.float32(1 - beta2**step)) + floor
-        changed: Vector = -rates * (first / np.float32(1 - beta1**step)) / corrected
+        nonlocal memory, number
+        number += 1
+        changed, memory = descent.adam(memory, gradient, rates, descent.ADAM_DECAYS, number)
         return changed
 
     return change

@@ -55,22 +55,25 @@ class Solution:
         """The step of a round; None of any after the first."""
         return self if round == 1 else None
 
-    def change(self, before: Vector, words: NDArray[np.uint32], survivors: tuple[str, ...]) -> Vector:  # noqa: ARG002
+    def take(
+        self,
+        memory: tuple[Vector, ...],  # noqa: ARG002
+        words: NDArray[np.uint32],
+        survivors: tuple[str, ...],  # noqa: ARG002
+    ) -> tuple[Vector, tuple[Vector, ...]]:
         """The head that an opened sum leads to, float32, in the order of the plan's layout.
 
+        Nothing of it is remembered by a step that follows: it starts with no momentum.
+
         Args:
-            before: zeros, as there was no step before.
+            memory: empty, as there was no step before.
             words: the sum modulo 2^32, shape (plan.summands(1),).
             survivors: over whom it is; the solution is the same function of any sum.
 
         Raises:
             UpdateError: ``update_shape``, ``update_not_finite``.
         """
-        return np.float32(self.gain) * head(self.analytic.lift(cut=False), self.solved(words))
-
-    def kept(self, change: Vector) -> Vector:
-        """Nothing of it is momentum of a step that follows: zeros, shape (d,)."""
-        return np.zeros_like(change)
+        return np.float32(self.gain) * head(self.analytic.lift(cut=False), self.solved(words)), ()
 
     def solved(self, words: NDArray[np.uint32]) -> Linear:
         """The linear model of lifted rows; see ``ridge.solve`` for what is raised."""

@@ -11,7 +11,8 @@ kind        from -> to          content
 ==========  ==================  ==============================================================
 
 With secure aggregation an update goes as ``masked``, and there are more kinds (``sums``). In joint mode a
-task and the end also hold the opened sum that led to their model (``Taken``).
+task and the end also hold the opened sum that led to their model (``Taken``), and what the plan's optimizer
+remembers, where no site could tell that from models.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def largest_of(plan: Plan) -> int:
     """The same for a plan."""
     sites = len(plan.sites) if plan.aggregation.secure else 0
     model, vector = plan.adapter.parameters, max(plan.summands(1), plan.summands(plan.training.rounds))
-    return largest(model + vector if plan.joint else max(model, vector), sites)
+    told = (1 + plan.remembered) * model + vector
+    return largest(told if plan.joint else max(model, vector), sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +77,20 @@ class Task:
         model: float32, shape (d,).
         acknowledged: digest of this site's last envelope that the lead accepted, or "".
         taken: in joint mode, the step that led to the model; None where none was taken since the last task.
+        memory: what earlier steps left with the optimizer, ``Plan.remembered`` vectors; none before
+            its first step.
     """
 
     model: Vector
     acknowledged: str = ""
     taken: Taken | None = None
+    memory: tuple[Vector, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """71 bytes of digest (or spaces), then little-endian float32; then the opened sum as little-endian
-        uint32, and the survivors as canonical JSON."""
-        parts = [self.acknowledged.ljust(_DIGEST).encode(), self.model.astype(_WIRE).tobytes()]
+        """71 bytes of digest (or spaces); the model and what is remembered as little-endian float32; then the
+        opened sum as little-endian uint32, and the survivors as canonical JSON."""
+        vectors = [one.astype(_WIRE).tobytes() for one in (self.model, *self.memory)]
+        parts = [self.acknowledged.ljust(_DIGEST).encode(), *vectors]
         if self.taken is not None:
             parts += [
                 self.taken.words.astype(_WORD).tobytes(),
@@ -94,7 +100,12 @@ class Task:
 
     @classmethod
     def from_bytes(
-        cls, content: bytes | bytearray, parameters: int, sites: Sequence[str] = (), words: int | None = None
+        cls,
+        content: bytes | bytearray,
+        parameters: int,
+        sites: Sequence[str] = (),
+        words: int | None = None,
+        remembered: int = 0,
     ) -> Task:
         """The task of a content of the plan's size.
 
@@ -103,26 +114,29 @@ class Task:
             parameters: d.
             sites: the plan's sites in joint mode; none where a task holds no step.
             words: the length of an opened sum; d where this is None.
+            remembered: how many vectors a step leaves with the optimizer, if it took one.
 
         Raises:
             UpdateError: ``update_shape``, ``update_not_finite``.
             ChannelError: ``envelope_malformed``.
         """
-        summed = parameters if words is None else words
-        end = _DIGEST + parameters * _WIRE.itemsize
-        size = summed * _WORD.itemsize
-        if len(content) != end and not (sites and len(content) > end + size):
+        summed = (parameters if words is None else words) * _WORD.itemsize
+        start = _DIGEST + parameters * _WIRE.itemsize
+        end = start + (remembered * parameters * _WIRE.itemsize if len(content) > start else 0)
+        if len(content) not in (start, end) and not (sites and len(content) > end + summed):
             raise UpdateError("update_shape", "The global model does not have the size that the plan names.")
         acknowledged = bytes(content[:_DIGEST]).decode("ascii", "replace").removesuffix(" " * _DIGEST)
         if acknowledged and not canonical.is_digest(acknowledged):
             raise ChannelError("envelope_malformed", "A task holds something else than a digest.")
-        model = np.frombuffer(content, _WIRE, parameters, _DIGEST).astype(np.float32)
-        if not np.isfinite(model).all():
+        vectors = np.frombuffer(content, _WIRE, (end - _DIGEST) // _WIRE.itemsize, _DIGEST)
+        if not np.isfinite(vectors).all():
             raise UpdateError("update_not_finite", "The global model holds NaN or infinity.")
+        model, *memory = vectors.astype(np.float32).reshape(-1, parameters)
         if len(content) == end:
-            return cls(model, acknowledged)
-        taken = np.frombuffer(content, _WORD, summed, end).astype(np.uint32)
-        return cls(model, acknowledged, Taken(taken, _survivors(content[end + size :], sites)))
+            return cls(model, acknowledged, None, tuple(memory))
+        taken = np.frombuffer(content, _WORD, summed // _WORD.itemsize, end).astype(np.uint32)
+        survivors = _survivors(content[end + summed :], sites)
+        return cls(model, acknowledged, Taken(taken, survivors), tuple(memory))
 
 
 def _survivors(content: bytes | bytearray, sites: Sequence[str]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ from cloister.privacy.dp import accounting
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.layout import initial
+from cloister.privacy.methods import Precision
 from cloister.privacy.model import DEFAULT, BaseModel, describe
 from cloister.privacy.update import Vector
 from cloister.privacy.wire import messages
@@ -81,15 +82,16 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Course:
-    """How LoRA and head are trained: with momentum in joint mode, by Adam without privacy.
+    """How LoRA and head are trained, by steps of Adam.
 
     Attributes:
         steps: how many; in joint mode each is a round.
         rate: the sampling rate.
-        head, adapter: learning rates, on the mean gradient.
+        head, adapter: learning rates.
         alpha: of LoRA: its output is multiplied with alpha / rank.
         bound: C of one record's gradient in joint mode.
         momentum: in joint mode.
+        precision: what the products of a training pass are taken in; None for float32.
         averaged: in joint mode, the mean of so many last models is the result, which costs no privacy.
     """
 
@@ -99,11 +101,12 @@ class Course:
     adapter: float
     alpha: float = 16.0
     bound: float = 2.4
-    momentum: float = 0.3
+    momentum: float = 0.8
+    precision: Precision | None = None
     averaged: int = 1
 
 
-JOINT = Course(40, 0.01, 1.0, 0.1, 64.0, 4.0, 0.5, averaged=16)
+JOINT = Course(34, 0.1, 0.01, 0.003, 32.0, 4.0, precision="bf16", averaged=2)
 PLAIN = Course(400, 64 / 67_349, 5e-3, 1e-3)
 
 
@@ -281,11 +284,12 @@ def _terms(told: Sentences, course: Course) -> Terms:
         bound=course.bound,
         rounds=course.steps,
         rate=course.rate,
-        rates=Rates("sgd", course.head, course.adapter),
+        rates=Rates("adam", course.head, course.adapter),
         momentum=course.momentum,
         rank=RANK,
         alpha=course.alpha,
         top_layers=told.layers,
+        precision=course.precision,
         secure=True,
         surplus=True,
     )

@@ -113,7 +113,7 @@ class Head:
             UpdateError: ``update_not_finite``.
         """
         parameters = np.array(start, dtype=np.float32)
-        change = np.zeros_like(parameters)
+        memory: descent.Memory = ()
         rates = np.full(parameters.shape, how.learning_rate, dtype=np.float32)
         mechanisms: list[GaussianSteps] = []
         for step in range(1, how.steps + 1):
@@ -130,8 +130,8 @@ class Head:
             else:
                 total = self._sum(parameters, rows, None).astype(np.float32)
             mean = total / np.float32(how.rate * how.expected_units)
-            change = descent.change(change, mean, rates, how.momentum)
-            parameters += change
+            change = descent.momentum(memory, mean, rates, how.momentum)
+            memory, parameters = (change,), parameters + change
         if not np.isfinite(parameters).all():
             raise UpdateError("update_not_finite", "Training diverged.", "Lower the learning rates.")
         return Delta(parameters - start, accounting.merged(mechanisms))

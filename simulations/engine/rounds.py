@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from cloister.client.centring import centred
 from cloister.privacy.analytic.solution import Solution
-from cloister.privacy.descent import steps_of
+from cloister.privacy.descent import Memory, steps_of
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.entropy import Entropy
 from cloister.privacy.errors import PlanError
@@ -127,7 +125,8 @@ def joint(
     Raises:
         UpdateError, AggregationError, BudgetError: as each part does.
     """
-    model, before, sent, opens, rate = start, np.zeros_like(start), 0, 0, plan.training.rate
+    model, sent, opens, rate = start, 0, 0, plan.training.rate
+    memory: Memory = ()
     steps = steps_of(plan, layout)
     for number in range(1, plan.training.rounds + 1):
         at, grid = At(number, 0, ATTEMPT, messages.model_digest(model)), plan.grid_in(number)
@@ -144,8 +143,8 @@ def joint(
             seats[name].account.settle(number, known)
         if grid.unneeded(len(opened.survivors)):
             opened, vectors = _without_surplus(seats, sums, at, opened), 2
-        change = step.change(before, opened.words, opened.survivors)
-        before, model = step.kept(change), model + change
+        change, memory = step.take(memory, opened.words, opened.survivors)
+        model = model + change
         sent, opens = sent + vectors * opened.words.nbytes, opens + vectors
         watch(opens, sent, model)
     return Trained(model, sent, opens)
@@ -230,7 +229,8 @@ def _begun(plan: Plan, seats: Seats, sums: Sums, zero: Vector) -> tuple[Vector, 
     if mechanism:
         for name in opened.survivors:
             seats[name].account.settle(1, mechanism)
-    return zero + Solution.of(plan).change(zero, opened.words, opened.survivors), opened.words.nbytes
+    head, _ = Solution.of(plan).take((), opened.words, opened.survivors)
+    return zero + head, opened.words.nbytes
 
 
 def _sums(seats: Seats, at: At, reserved: GaussianSteps | None) -> Iterator[tuple[str, bytes]]:

@@ -200,11 +200,12 @@ PARSERS: dict[str, Parser] = {
         envelope.seal_together([envelope.Letter(HEADER, b"content", NORTH.public)] * 3, LEAD)[2],
     ),
     "Task.from_bytes": Parser(
-        lambda data: messages.Task.from_bytes(data, 5, ["north", "south"]),
+        lambda data: messages.Task.from_bytes(data, 5, ["north", "south"], remembered=2),
         messages.Task(
             np.zeros(5, dtype=np.float32),
             DIGEST,
             messages.Taken(np.zeros(5, dtype=np.uint32), ("north", "south")),
+            (np.ones(5, dtype=np.float32), np.ones(5, dtype=np.float32)),
         ).to_bytes(),
     ),
     "refusal_reason": Parser(messages.refusal_reason, messages.refusal("model_fell")),

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cloister.privacy import canonical
 from cloister.privacy.errors import StateError
 from cloister.server.checkpoint import Checkpoint
 from tests.plans import DIGEST
@@ -38,6 +41,17 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage) -> None:
     with pytest.raises(StateError) as caught:
         Checkpoint.load(path, DIGEST)
     assert caught.value.id == "state_damaged"
+
+
+def test_the_change_that_an_earlier_release_kept_by_itself_is_what_descent_remembers(tmp_path: Path) -> None:
+    change = np.array([0.5, 0.25, -1.0], dtype=np.float32)
+    replace(STATE, moments=(change,)).save(tmp_path / "checkpoint")
+    line, _, body = (tmp_path / "checkpoint").read_bytes().partition(b"\n")
+    head = json.loads(line) | {"change": True, "moments": 0}
+    (tmp_path / "checkpoint").write_bytes(canonical.encode(head) + b"\n" + body)
+    found = Checkpoint.load(tmp_path / "checkpoint", DIGEST)
+    assert found.model.tobytes() == STATE.model.tobytes()
+    assert np.array_equal(found.moments, (change,))
 
 
 def test_a_checkpoint_of_another_plan_or_none_is_refused(tmp_path: Path) -> None:

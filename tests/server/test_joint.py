@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from cloister.client import cli_work
+from cloister.privacy.descent import Memory
 from cloister.privacy.dp import joint
 from cloister.privacy.dp.events import GaussianSteps
 from cloister.privacy.dp.grid import Grid
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.job
 
 JOINT = plan_json()["privacy"] | {"mode": "joint"}
 TRAINING = plan_json()["training"] | {"rounds": 4, "steps": 1}
+ADAM = {"optimizer": "adam", "head_rate": 0.02, "adapter_rate": 0.02, "momentum": 0.8}
+by_both = pytest.mark.parametrize("steps_by", [{}, ADAM], ids=["sgd", "adam"])
 
 
 def changes(**more: Any) -> dict[str, Any]:
@@ -64,7 +67,6 @@ class TestPlan:
         [
             ({"aggregation": {"secure": False, "minimum_sites": 3, "range": 4.0}}, "secure aggregation"),
             ({"training": TRAINING | {"steps": 2}}, "one step"),
-            ({"training": TRAINING | {"optimizer": "adam"}}, "sgd"),
             ({"privacy": JOINT | {"noise_multiplier": 0.001}}, "grid units of noise"),
             ({"privacy": JOINT | {"noise_multiplier": 0.0}}, "noise_multiplier"),
         ],
@@ -82,9 +84,12 @@ class TestPlan:
 class TestDescent:
     """The steps of a whole job."""
 
-    def test_sites_follow_the_server_and_move_towards_what_they_have_in_common(self, tmp_path: Path) -> None:
+    @by_both
+    def test_sites_follow_the_server_and_move_towards_what_they_have_in_common(
+        self, tmp_path: Path, steps_by: dict[str, Any]
+    ) -> None:
         found = consortium(
-            tmp_path, training=TRAINING | {"rounds": 12}, privacy=JOINT | {"noise_multiplier": 0.5}
+            tmp_path, training=TRAINING | {"rounds": 12} | steps_by, privacy=JOINT | {"noise_multiplier": 0.5}
         )
         said: list[str] = []
         for site in found.sites.values():
@@ -97,16 +102,19 @@ class TestDescent:
             assert site.learner.trained == 12
             np.testing.assert_array_equal(site.learner.released[0], end.model)
 
-    def test_the_model_is_that_of_the_opened_sums(self, tmp_path: Path) -> None:
-        found = consortium(tmp_path)
+    @by_both
+    def test_the_model_is_that_of_the_opened_sums(self, tmp_path: Path, steps_by: dict[str, Any]) -> None:
+        found = consortium(tmp_path, training=TRAINING | steps_by)
         run(found, Weather())
         before: Vector = np.zeros(5, dtype=np.float32)
-        change = np.zeros_like(before)
+        memory: Memory = ()
         for state in found.saved:
             if state.taken is None or state.survivors:
                 continue
             assert found.descent is not None
-            change = found.descent.change(change, state.taken.words, state.taken.survivors)
+            step = found.descent.at(state.round)
+            assert step is not None
+            change, memory = step.take(memory, state.taken.words, state.taken.survivors)
             before = before + change
             np.testing.assert_array_equal(state.model, before)
         assert np.abs(before).max() > 0
@@ -133,10 +141,13 @@ class TestDescent:
         assert spent[-1].reservation.mechanism.noise_multiplier == pytest.approx(1.5), "two unknown shares"
         assert len(found.sites["west"].ledger.rows("notes")) == 0
 
+    @pytest.mark.parametrize(
+        ("steps_by", "unchecked"), [({}, ["Round 3", "Round 4"]), (ADAM, ["Round 3"])], ids=["sgd", "adam"]
+    )
     def test_a_site_that_comes_back_takes_part_again_and_says_what_it_could_not_check(
-        self, tmp_path: Path
+        self, tmp_path: Path, steps_by: dict[str, Any], unchecked: list[str]
     ) -> None:
-        found = consortium(tmp_path, training=TRAINING | {"rounds": 5})
+        found = consortium(tmp_path, training=TRAINING | {"rounds": 5} | steps_by)
         said: list[str] = []
         found.sites["west"].complain = said.append
         weather = Away("west", rounds={2})
@@ -145,7 +156,7 @@ class TestDescent:
         assert [row.reservation.round for row in rows if row.kind == "spent"] == [1, 3, 4, 5]
         assert end.taken is not None
         assert end.taken.survivors == FOUR
-        assert [line.split(":")[0] for line in said] == ["Round 3", "Round 4"], "then it can follow again"
+        assert [line.split(":")[0] for line in said] == unchecked, "then it can follow again"
 
     def test_a_site_that_the_service_does_not_reach_is_not_waited_for_like_one_that_trains(
         self, tmp_path: Path
@@ -189,16 +200,17 @@ class TestDescent:
         assert not bodies(found, "north", "sum.signed")
         assert all(row.kind != "spent" for row in found.sites["north"].ledger.rows("notes"))
 
+    @by_both
     def test_a_sum_that_cannot_be_opened_stays_charged_and_the_next_round_goes_on(
-        self, tmp_path: Path
+        self, tmp_path: Path, steps_by: dict[str, Any]
     ) -> None:
-        found = consortium(tmp_path)
+        found = consortium(tmp_path, training=TRAINING | steps_by)
         weather = Weather(("west", messages.TASK), ("south", sums.OPEN), back=sums.ADOPT)
         with pytest.raises(AggregationError) as caught:
             run(found, weather)
         assert caught.value.id == "sum_lost"
         after = found.saved[-1]
-        assert (after.round, after.taken, after.change) == (1, None, None)
+        assert (after.round, after.taken, after.moments) == (1, None, ())
         weather.away.clear()
         end = found.federation(resume=after).run(found.grid())
         assert end.round == 4
@@ -228,8 +240,11 @@ class TestDescent:
         ]
         assert reserved == [1, 2, 3, 4], "what was given up stays charged"
 
-    def test_a_restarted_lead_goes_on_from_any_checkpoint_to_the_same_model(self, tmp_path: Path) -> None:
-        found = consortium(tmp_path)
+    @by_both
+    def test_a_restarted_lead_goes_on_from_any_checkpoint_to_the_same_model(
+        self, tmp_path: Path, steps_by: dict[str, Any]
+    ) -> None:
+        found = consortium(tmp_path, training=TRAINING | steps_by)
         end = run(found, Weather())
         state = next(state for state in found.saved if state.round == 2)
         path = tmp_path / "checkpoint"
@@ -238,7 +253,8 @@ class TestDescent:
         assert again.taken is not None
         assert state.taken is not None
         np.testing.assert_array_equal(again.taken.words, state.taken.words)
-        np.testing.assert_array_equal(again.change_before(), state.change_before())
+        np.testing.assert_array_equal(again.moments, state.moments)
+        assert len(again.moments) == (2 if steps_by else 1)
         assert (again.taken.survivors, again.round) == (state.taken.survivors, 2)
         assert end.round == 4
 

@@ -55,7 +55,7 @@ def test_the_second_round_starts_from_the_solution_of_the_first(tmp_path: Path, 
         assert after.taken is not None
         assert after.taken.words.size == found.plan.summands(1)
         solved = Solution.of(found.plan)
-        expected = solved.change(np.zeros_like(after.model), after.taken.words, FOUR)
+        expected, _ = solved.take((), after.taken.words, FOUR)
         assert np.array_equal(after.model, expected)
     features, labels = (
         np.concatenate(each) for each in zip(*(learner(found, n).rows() for n in FOUR), strict=True)
@@ -64,8 +64,22 @@ def test_the_second_round_starts_from_the_solution_of_the_first(tmp_path: Path, 
     scores = features @ weights.T + after.model[:CLASSES] / 8
     assert (scores.argmax(axis=1) == labels).mean() > (0.9 if mode == "off" else 0.6)
     # The change of a start is no momentum of the first step after it.
-    assert after.change is None or not after.change.any()
+    assert after.moments == ()
     assert [learner(found, name).trained for name in FOUR] == [ROUNDS] * 4
+
+
+def test_steps_of_adam_after_a_start_are_followed_and_count_from_their_first(tmp_path: Path) -> None:
+    value = started_json("joint", rounds=ROUNDS)
+    found = Consortium(tmp_path, FOUR, **value | {"training": value["training"] | {"optimizer": "adam"}})
+    said: list[str] = []
+    for site in found.sites.values():
+        site.complain = said.append
+    end = found.federation().run(found.grid())
+    states = {state.round: state for state in found.saved if not state.survivors}
+    assert [len(states[number].moments) for number in (1, 2, 3)] == [0, 2, 2]
+    first = states[2].model - states[1].model
+    np.testing.assert_allclose(np.abs(first), found.plan.training.head_rate, rtol=0.01)
+    assert (said, end.round) == ([], ROUNDS)
 
 
 @pytest.mark.parametrize("taken_back", [False, True])

@@ -67,6 +67,44 @@ def test_a_step_over_other_sites_than_the_plan_s_is_refused(tail: bytes, id: str
         Task.from_bytes(content, 3)
 
 
+MEMORY = (np.array([0.5, 0.0, -1.0], dtype=np.float32), np.array([4.0, 0.25, 1.0], dtype=np.float32))
+REMEMBERED = struct.pack("<6f", 0.5, 0.0, -1.0, 4.0, 0.25, 1.0)
+
+
+def test_what_an_optimizer_remembers_stands_behind_the_model() -> None:
+    taken = messages.Taken(np.array([1, 2, 7], dtype=np.uint32), SITES)
+    content = Task(MODEL, DIGEST, taken, MEMORY).to_bytes()
+    words = struct.pack("<3I", 1, 2, 7)
+    assert content == DIGEST.encode() + FLOATS + REMEMBERED + words + b'["north","south","west"]'
+    read = Task.from_bytes(content, 3, SITES, remembered=2)
+    assert read.model.tobytes() == MODEL.tobytes()
+    assert np.array_equal(read.memory, MEMORY)
+    assert read.taken is not None
+    assert read.taken.words.tolist() == [1, 2, 7]
+    after_a_lost_round = Task.from_bytes(Task(MODEL, "", None, MEMORY).to_bytes(), 3, SITES, remembered=2)
+    assert after_a_lost_round.taken is None
+    assert np.array_equal(after_a_lost_round.memory, MEMORY)
+    before_the_first_step = Task.from_bytes(Task(MODEL).to_bytes(), 3, SITES, remembered=2)
+    assert (before_the_first_step.memory, before_the_first_step.taken) == ((), None)
+
+
+@pytest.mark.parametrize("size", [1, 4, 12, 20, 23, 25, 24 + 11, 24 + 12])
+def test_a_memory_of_another_size_is_refused(size: int) -> None:
+    content = b" " * 71 + FLOATS + (REMEMBERED + bytes(12))[:size]
+    with pytest.raises(UpdateError) as caught:
+        Task.from_bytes(content, 3, SITES, remembered=2)
+    assert caught.value.id == "update_shape"
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_memory_that_is_not_finite_is_refused(place: int) -> None:
+    memory = np.concatenate(MEMORY)
+    memory[place] = np.inf
+    with pytest.raises(UpdateError) as caught:
+        Task.from_bytes(Task(MODEL, "", None, (memory,)).to_bytes(), 3, SITES, remembered=2)
+    assert caught.value.id == "update_not_finite"
+
+
 def test_a_task_is_the_callers_own() -> None:
     content = bytearray(Task(MODEL).to_bytes())
     read = Task.from_bytes(content, 3)

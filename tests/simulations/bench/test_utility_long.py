@@ -18,7 +18,7 @@ from cloister.simulations.bench.utility_long import Course, Sentences
 from tests import models
 
 _WORDS = {"0": ("pain", "head", "headache"), "1": ("chest", "card", "since")}
-QUICK = Course(3, 0.3, 1.0, 0.1, averaged=2)
+QUICK = Course(3, 0.3, 0.05, 0.02, averaged=2)
 
 
 def records(seed: int, rows: int) -> Records:
