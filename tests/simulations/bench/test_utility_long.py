@@ -15,6 +15,8 @@ from cloister.privacy.model import describe
 from cloister.simulations.bench import utility_long
 from cloister.simulations.bench.kept import Kept
 from cloister.simulations.bench.utility_long import Course, Sentences
+from cloister.simulations.engine.plans import Course as Steps
+from cloister.simulations.engine.ways import HeadSteps
 from tests import models
 
 _WORDS = {"0": ("pain", "head", "headache"), "1": ("chest", "card", "since")}
@@ -71,6 +73,17 @@ def test_pooling_without_privacy_learns(told: Sentences) -> None:
     assert utility_long.pooled(told, Course(40, 0.3, 0.03, 0.01), 0) > 0.8
 
 
+def test_a_head_alone_has_the_noise_of_the_same_promise(
+    told: Sentences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = HeadSteps(Steps(20, 1, 4.0))
+    noisy = utility_long.heads(told, way, 2)
+    monkeypatch.setattr(utility_long, "EPSILON", 1000.0)
+    hardly = utility_long.heads(told, way, 2)
+    assert min(hardly) > 0.7
+    assert max(hardly) - min(hardly) < (max(noisy) - min(noisy)) / 2, "seeds differ by noise alone"
+
+
 def test_rows_to_choose_on_come_from_training(told: Sentences) -> None:
     part = told.for_choosing(20, seed=2)
     assert len(part.test) == 20
@@ -95,6 +108,7 @@ def test_figures_are_of_five_seeds_and_go_on_after_a_stop(
 
     monkeypatch.setattr(utility_long, "joint", canned)
     monkeypatch.setattr(utility_long, "pooled", lambda *_: 0.85)
+    monkeypatch.setattr(utility_long, "heads", lambda *_: [0.79, 0.8, 0.81])
     monkeypatch.setattr(utility_long.baselines, "tfidf", lambda *_: 0.81)
     kept = Kept(tmp_path / "out")
     with kept.held({}):
@@ -105,6 +119,7 @@ def test_figures_are_of_five_seeds_and_go_on_after_a_stop(
     assert found["long_accuracy"] == pytest.approx(0.82)
     assert found["long_accuracy_low"] == pytest.approx(0.82 - 0.0196, abs=1e-4)
     assert found["long_over_tfidf"] == pytest.approx(1.0)
+    assert found["long_over_head"] == pytest.approx(2.0)
     assert found["long_gap_pooled"] == pytest.approx(3.0)
     assert (found["long_worst"], found["long_best"]) == (0.8, pytest.approx(0.84))
     assert found["long_bytes_site"] == 9
