@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cloister.privacy.clauses import Adapter, Dense
@@ -161,8 +161,21 @@ def options(terms: Terms, more: tuple[str, ...] = ()) -> str:
     given += ["--rate", str(course.rate)]
     given += [] if terms.table else ["--top-layers", str(terms.top_layers)]
     given += ["--hidden", str(terms.hidden)] if terms.hidden else []
+    given += _steps(terms)
     given += ["--unit", terms.unit] if terms.unit else []
     given += ["--colluding", str(terms.colluding)] if terms.colluding != 1 else []
     given += ["--minimum", str(terms.minimum_sites)] if terms.minimum_sites else []
     given += ["--take-back"] if terms.surplus else []
     return shlex.join(["cloister", "lead", "propose", *given, *more])
+
+
+def _steps(terms: Terms) -> Iterator[str]:
+    """How steps are taken, where not as usual."""
+    if terms.rates:
+        yield from ("--optimizer", terms.rates.optimizer)
+        yield from ("--head-rate", str(terms.rates.head), "--adapter-rate", str(terms.rates.adapter))
+    usual = Terms(terms.purpose)
+    for name in ("momentum", "bound", "rank", "alpha"):
+        value = getattr(terms, name)
+        if value != getattr(usual, name):
+            yield from (f"--{name}", str(value))

@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from cloister.privacy.dp.calibration import noise_multiplier
 from cloister.privacy.errors import BudgetError, PlanError
 from cloister.server.outline import Ground, Outline, options, outline
-from cloister.server.terms import Terms
+from cloister.server.terms import ADAM_JOINT, Terms
 
 SHOWS = 0.3
 """The load of ``local`` from which on joint noise was seen to pay."""
@@ -30,6 +31,15 @@ MANY_UNITS = 30_000
 FEWEST_ROUNDS = 5
 """No plan with fewer is proposed unless it is asked for: nothing of the kind was measured."""
 _HEAD_ROUNDS = 30
+_LORA_JOINT: Final[dict[str, Any]] = {
+    "rounds": 34,
+    "rate": 0.1,
+    "rates": ADAM_JOINT,
+    "momentum": 0.8,
+    "bound": 4.0,
+    "alpha": 32.0,
+}
+"""The course of LoRA on sst2 (``cloister bench utility-long``): thousands of units a step, by Adam."""
 
 
 def load(factor: float, parameters: int, classes: int, once: float, units: int) -> float:
@@ -191,21 +201,24 @@ def _fault(found: Outline, limits: Limits) -> str:
 
 def _candidates(wish: Wish, ground: Ground) -> Iterator[Terms]:
     """Every way that is asked or left open, the best by the rules first."""
-    layers = ground.layers()
-    adapters = (layers, 1, 0) if layers and _units(ground) >= MANY_UNITS else (0,)
+    layers, many = ground.layers(), _units(ground) >= MANY_UNITS
+    adapters = (layers, 1, 0) if layers and many else (0,)
     modes = ("joint", "local") if _pays(wish, ground) else ("local", "joint")
     for top in adapters if wish.top_layers is None else (min(wish.top_layers, layers),):
         for mode in modes if wish.mode is None else (wish.mode,):
-            yield _terms(wish, mode, top)
+            yield _terms(wish, mode, top, many=many)
 
 
-def _terms(wish: Wish, mode: str, top_layers: int) -> Terms:
-    """A head is cheap a step and takes many on all units; LoRA the usual course of a proposal."""
+def _terms(wish: Wish, mode: str, top_layers: int, *, many: bool) -> Terms:
+    """A head is cheap a step and takes many on all units; LoRA over many units the course that was measured,
+    else the usual one of a proposal."""
     terms = replace(wish.terms, mode=mode, top_layers=top_layers, secure=True)  # type: ignore[arg-type]
     if mode != "joint":
         terms = replace(terms, surplus=False)
     if top_layers == 0 and mode != "off":
         terms = replace(terms, rounds=_HEAD_ROUNDS, steps=1, rate=1.0)
+    if top_layers and mode == "joint" and many:
+        terms = replace(terms, **_LORA_JOINT)
     given = {"rounds": wish.rounds, "rate": wish.rate}
     return replace(terms, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 

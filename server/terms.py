@@ -29,7 +29,7 @@ RATES = {
 }
 """Chosen on synthetic notes (docs/benchmarks.md): clipped and noised sums bear a far larger step."""
 
-ADAM_JOINT = Rates("adam", 0.01, 0.004)
+ADAM_JOINT = Rates("adam", 0.01, 0.003)
 """Chosen on SST-2 for samples of thousands of rows (docs/benchmarks.md)."""
 
 

@@ -122,16 +122,17 @@ class Task:
         """
         summed = (parameters if words is None else words) * _WORD.itemsize
         start = _DIGEST + parameters * _WIRE.itemsize
-        end = start + (remembered * parameters * _WIRE.itemsize if len(content) > start else 0)
+        told = 1 + (remembered if len(content) > start else 0)
+        end = _DIGEST + told * parameters * _WIRE.itemsize
         if len(content) not in (start, end) and not (sites and len(content) > end + summed):
             raise UpdateError("update_shape", "The global model does not have the size that the plan names.")
         acknowledged = bytes(content[:_DIGEST]).decode("ascii", "replace").removesuffix(" " * _DIGEST)
         if acknowledged and not canonical.is_digest(acknowledged):
             raise ChannelError("envelope_malformed", "A task holds something else than a digest.")
-        vectors = np.frombuffer(content, _WIRE, (end - _DIGEST) // _WIRE.itemsize, _DIGEST)
+        vectors = np.frombuffer(content, _WIRE, told * parameters, _DIGEST)
         if not np.isfinite(vectors).all():
             raise UpdateError("update_not_finite", "The global model holds NaN or infinity.")
-        model, *memory = vectors.astype(np.float32).reshape(-1, parameters)
+        model, *memory = vectors.astype(np.float32).reshape(told, parameters)
         if len(content) == end:
             return cls(model, acknowledged, None, tuple(memory))
         taken = np.frombuffer(content, _WORD, summed // _WORD.itemsize, end).astype(np.uint32)

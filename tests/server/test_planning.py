@@ -78,6 +78,25 @@ class TestChoice:
         )
         assert found.why[1] == "The mode joint was asked for all the same."
 
+    def test_lora_over_many_units_with_joint_noise_takes_the_course_that_was_measured(
+        self, base: BaseModel
+    ) -> None:
+        found = plan_for(replace(WISH, mode="joint"), ground(base, 8192))
+        plan = found.chosen.plan
+        training = plan.training
+        assert (training.optimizer, training.rounds, training.rate, training.momentum) == (
+            "adam",
+            34,
+            0.1,
+            0.8,
+        )
+        assert (training.head_rate, training.adapter_rate) == (0.01, 0.003)
+        assert (plan.privacy.bound, plan.lora.alpha) == (4.0, 32.0)
+        assert "--optimizer adam --head-rate 0.01 --adapter-rate 0.003 --momentum 0.8" in found.command
+        assert "--bound 4.0 --alpha 32.0" in found.command
+        for other in (replace(WISH, mode="local"), replace(WISH, mode="joint", top_layers=0)):
+            assert plan_for(other, ground(base, 8192)).chosen.plan.training.optimizer == "sgd"
+
     def test_more_layers_than_there_are_mean_all_of_them(self, base: BaseModel) -> None:
         found = plan_for(replace(WISH, top_layers=99), ground(base))
         assert found.chosen.plan.adapter.top_layers == ground(base).layers()
@@ -178,9 +197,11 @@ class TestLimits:
             plan_for(replace(WISH, terms=replace(WISH.terms, epsilon=1e-9, delta=1e-15)), ground(base))
 
 
-def listening(lead: tuple[str, ...], base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+def listening(
+    lead: tuple[str, ...], base: BaseModel, monkeypatch: pytest.MonkeyPatch, low: int = 128
+) -> list[Plan]:
     """A lead's folder whose sites have offered, and the plans that are then proposed from it."""
-    known, proposed = ground(base), []
+    known, proposed = ground(base, low), []
 
     def drafted(terms: Terms, *_: object) -> tuple[Plan, Any]:
         plan, start = draft(terms, known.roster, known.offers, base, CODE)
@@ -262,13 +283,14 @@ class TestSession:
         return main([*self.COMMON, "--model", str(base.path), *options])
 
     @pytest.mark.parametrize(
-        "options",
+        ("options", "low"),
         [
-            "--epsilon 2.5",
-            "--privacy joint --take-back",
-            "--privacy local --top-layers 1 --rounds 6 --rate 0.35",
-            "--privacy off",
-            "--colluding 1 --minimum 4 --most-bytes 4000",
+            ("--epsilon 2.5", 128),
+            ("--privacy joint --take-back", 128),
+            ("--privacy joint --take-back", 8192),
+            ("--privacy local --top-layers 1 --rounds 6 --rate 0.35", 128),
+            ("--privacy off", 128),
+            ("--colluding 1 --minimum 4 --most-bytes 4000", 128),
         ],
     )
     def test_the_line_that_it_ends_with_proposes_just_that(
@@ -278,9 +300,10 @@ class TestSession:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
         options: str,
+        low: int,
     ) -> None:
         lead = ("--dir", str(tmp_path / "lead"))
-        proposed = listening(lead, base, monkeypatch)
+        proposed = listening(lead, base, monkeypatch, low)
         capsys.readouterr()
         assert self.ask(base, *lead, *options.split(), "--json") == 0
         told = json.loads(capsys.readouterr().out)
@@ -296,6 +319,9 @@ class TestSession:
         assert plan.adapter.parameters == told["adapter"]["parameters"]
         course = (plan.training.rounds, plan.training.steps, plan.training.rate)
         assert course == (told["rounds"], told["steps"], told["rate"])
+        training, rates = plan.training, told["learning_rates"]
+        assert (training.optimizer, plan.privacy.bound) == (told["optimizer"], told["bound"])
+        assert (training.head_rate, training.adapter_rate) == (rates["head"], rates["adapter"])
         assert plan.purpose == "it's notes"
         assert bool(plan.aggregation.surplus) == ("--take-back" in options)
 
