@@ -9,7 +9,7 @@ from cloister.privacy.errors import PlanError
 from cloister.privacy.plan import FEWEST_CANARIES, MOST_CANARIES
 from cloister.privacy.secagg.quantisation import MOST_BITS
 from cloister.privacy.secagg.ring import fewest_bits
-from cloister.server.terms import Terms
+from cloister.server.terms import RATES, Terms
 
 
 def check(terms: Terms) -> None:
@@ -74,6 +74,7 @@ def _check_methods(terms: Terms) -> None:
         )
     if terms.mode == "joint":
         _check_joint(terms)
+    _check_steps(terms)
     if terms.centred and (terms.server or terms.factors == "alternate"):
         raise PlanError(
             "plan_conflict",
@@ -139,6 +140,24 @@ def _check_table(terms: Terms) -> None:
             "plan_conflict",
             "A table needs no base model, so there is no LoRA to train factors of.",
             "Leave out --factors.",
+        )
+
+
+def _check_steps(terms: Terms) -> None:
+    """What would change nothing is refused, not left out."""
+    optimizer = (terms.rates or RATES[terms.mode]).optimizer
+    if optimizer == "adam" and terms.mode != "joint" and terms.momentum != Terms.momentum:
+        raise PlanError(
+            "plan_conflict",
+            "In local steps Adam forgets as its authors have it: no momentum is left to choose.",
+            "Leave out --momentum, or take --optimizer sgd with learning rates of your own.",
+        )
+    head = not terms.top_layers or terms.table or terms.analytic or terms.start
+    if head and (terms.rank, terms.alpha) != (Terms.rank, Terms.alpha):
+        raise PlanError(
+            "plan_conflict",
+            "No layer carries LoRA, so that it has neither rank nor alpha.",
+            "Leave out --rank and --alpha, or train LoRA on --top-layers 1 or more.",
         )
 
 
@@ -227,6 +246,7 @@ def _strangers(terms: Terms) -> Mapping[str, object]:
         "--proximal": terms.proximal,
         "--factors": terms.factors,
         "--optimizer or a learning rate": terms.rates,
+        "--momentum": terms.momentum != Terms.momentum,
         "--centred": terms.centred,
         "--precision": terms.precision,
         "--robust": terms.robust,
