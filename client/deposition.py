@@ -24,7 +24,6 @@ from typing import Literal, TypeAlias
 from cloister.client.consortium import Consortium
 from cloister.client.jobs import REFUSED, WAITING, Job, Jobs
 from cloister.client.rulings import Rulings
-from cloister.client.site import rotation
 from cloister.client.site.canaries import opened
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import durable
@@ -36,6 +35,7 @@ from cloister.privacy.errors import (
     PlanError,
     TransportError,
 )
+from cloister.privacy.evidence import lineage
 from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
@@ -45,17 +45,15 @@ from cloister.privacy.evidence.lineage import Retired, identities
 from cloister.privacy.evidence.part import Part, statement_place
 from cloister.privacy.evidence.rulings import Shows
 from cloister.privacy.evidence.witnessing import Witness
-from cloister.privacy.identity import PublicIdentity, Signature
+from cloister.privacy.identity import Signature
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.portions import Wish, Word
-from cloister.privacy.wire.succession import Handover
 
 Willing: TypeAlias = Literal["sign", "part", "none"]
 """What a site's agent says by itself: its part and its signature, its part only, or nothing."""
 
 _HANDED = "handed"
 _MOST_HANDED = 64
-_MOST_KEYS = 100
 _AGAIN_S = 15.0
 
 
@@ -164,25 +162,9 @@ class Deposition:
 
 
 def retired(site: SiteFolder, plan: Plan) -> tuple[Retired, ...]:
-    """The logs of a site under keys that it had before, from those of a plan on.
-
-    Raises:
-        EvidenceError: ``bundle_incomplete``, how one of its keys followed another is not kept here.
-    """
-    at, found = plan.site(site.name).identity, list[Retired]()
-    while at != site.identity.public.digest():
-        place = rotation.place(site, at)
-        statement = place / rotation.HANDOVER
-        if not statement.exists() or len(found) > _MOST_KEYS:
-            raise EvidenceError(
-                "bundle_incomplete",
-                "How the keys of this site followed those of the plan is not kept here.",
-                "The part of the job cannot be made.",
-            )
-        handover = Handover.from_bytes(statement.read_bytes())
-        found.append(Retired(place / "log", site.known.identity(at), handover))
-        at = PublicIdentity.from_json(handover.said.identity).digest()
-    return tuple(found)
+    """The logs of a site under keys that it had before, from those of a plan on; raises as there."""
+    first, last = plan.site(site.name).identity, site.identity.public.digest()
+    return lineage.retired(site.path, first, last, site.known.identity)
 
 
 _REASONS = {

@@ -1,10 +1,12 @@
 """Backups of the lead's folder, and what becomes of a copy.
 
 The log of a copy lacks what happened since, and sites hold later heads of it. So a restored lead has new
-keys, signed by the old ones, and a new log that goes on from the last event of the copy: sites take both on
-at their next contact (``privacy.wire.succession``). Jobs that were open name the old keys, so they end: what
-sites had charged for them stays charged. Members that joined, or changed their keys, after the backup are not
-known to it; one that was revoked after it is refused by every other site until it is revoked again.
+keys, signed by the old ones, and a new log that goes on from the last event of the copy and says where that
+is (``log.restored``): sites take both on at their next contact (``privacy.wire.succession``). The copy stays
+with the heads that others saw of it, for the evidence of jobs from before. Jobs that were open name the old
+keys, so they end: what sites had charged for them stays charged. Members that joined, or changed their keys,
+after the backup are not known to it; one that was revoked after it is refused by every other site until it is
+revoked again.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from cloister.privacy import archive, canonical, durable, folder, keyring, snapshot
 from cloister.privacy.channel import certificates
+from cloister.privacy.evidence import lineage
 from cloister.privacy.evidence.log import EventLog, events_of
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.keysource import KeySource
@@ -22,7 +25,7 @@ from cloister.server.jobs import FAILED, FINISHED, REFUSED, Jobs
 
 LEFT_OUT = (
     *("lock", "*.lock", "vault.json", "flower/*"),
-    *("*-wal", "*-shm", "*-journal", "log/heads/*", "log/events.jsonl"),
+    *("*-wal", "*-shm", "*-journal", "log/events.jsonl"),
 )
 OF_JOBS = ("jobs/*",)
 
@@ -63,10 +66,11 @@ def restore(path: Path, root: Path, source: KeySource | None) -> LeadFolder:
     snapshot.unpack(root, files, SECRETS, vault)
     old = PrivateIdentity.load(root / "identity", vault)
     new = PrivateIdentity.generate(old.public.name, "lead")
-    away = root / "retired" / old.public.digest().removeprefix("sha256:")[:16]
+    away = lineage.place(root, old.public.digest())
     durable.private_folder(away)
     (root / "log").rename(away / "log")
     (root / "identity").rename(away / "identity")
+    head = EventLog.open(away / "log", old).head()
     (away / "identity" / "identity.key").unlink()
     new.save(root / "identity", vault)
     *_, last = events_of(away / "log")
@@ -81,7 +85,11 @@ def restore(path: Path, root: Path, source: KeySource | None) -> LeadFolder:
         csr=certificates.signing_request(certificates.new_tls_key(), new.public.name).decode(),
         reason="restored",
     )
-    lead.enrolment.become(old.public, Handover.make(said, old, new))
+    handover = Handover.make(said, old, new)
+    durable.write(away / lineage.HANDOVER, handover.to_bytes())
+    lead.enrolment.become(old.public, handover)
+    root_of_copy = f"sha256:{head.root.hex()}"
+    lead.log.append("log.restored", previous=old.public.digest(), size=head.size, root=root_of_copy)
     lead.log.append("incident.raised", reason="state_restored", severity="high", party=new.public.name)
     for job in Jobs(lead.jobs, vault):
         if job.state not in (FINISHED, REFUSED):

@@ -13,15 +13,18 @@ from datetime import datetime
 from typing import Literal
 
 from cloister.privacy.errors import EvidenceError
+from cloister.privacy.evidence import lineage
 from cloister.privacy.evidence.bundle import Bundle, Contents, keys_of
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.derive import Said, composed, derived
 from cloister.privacy.evidence.events import Event
 from cloister.privacy.evidence.kinds import Audience
+from cloister.privacy.evidence.lineage import Retired
 from cloister.privacy.evidence.log import now
 from cloister.privacy.evidence.part import Part
 from cloister.privacy.evidence.printing import printed
+from cloister.privacy.plan import Plan
 from cloister.privacy.wire.signed import Signed
 from cloister.server.folder import LeadFolder
 from cloister.server.gathering import Gathering, signed_by
@@ -67,7 +70,8 @@ def contents(
         )
     if others := sorted(parts.keys() - set(names)):
         raise EvidenceError("bundle_altered", f"{', '.join(others)} is not in the plan.")
-    own = Part.make(folder.log, folder.identity, plan, Policies(folder.path, folder.log).all())
+    policies = Policies(folder.path, folder.log).all()
+    own = Part.make(folder.log, folder.identity, plan, policies, retired(folder, plan))
     everybody = (own, *(parts[name] for name in names))
     keys = keys_of(plan, folder.enrolment.roster_of(plan).members)
     logs = {part.writer: part.events for part in everybody}
@@ -81,6 +85,12 @@ def contents(
         evidence=composed(fields, said or _plain(logs[plan.lead.name]), audience),
         audience=audience,
     )
+
+
+def retired(folder: LeadFolder, plan: Plan) -> tuple[Retired, ...]:
+    """The logs of a lead that was restored, from the keys of a plan on; raises as ``lineage.retired``."""
+    now = folder.identity.public.digest()
+    return lineage.retired(folder.path, plan.lead.identity, now, folder.enrolment.former_lead)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ class Enrolment:
         """
         members = self._file.read()
         state = members.state
-        old = [former.identity for former in state.former.values()] + list(state.revoked.values())
+        old = [former.identity for former in state.former.values()]
+        old += [*state.revoked.values(), *state.leads.values()]
         known = {
             party.digest(): party for party in (*map(PublicIdentity.from_json, old), *members.roster.members)
         }
@@ -131,6 +132,10 @@ class Enrolment:
         if not set(wanted) <= set(known):
             raise IdentityError("roster_mismatch", "A plan names keys that no member has had.")
         return Roster(members.roster.consortium, tuple(known[digest] for digest in wanted))
+
+    def former_lead(self, digest: str) -> PublicIdentity:
+        """Keys that the lead had before it was restored; ``KeyError`` if it never had these."""
+        return PublicIdentity.from_json(self._file.read().state.leads[digest])
 
     @property
     def handovers(self) -> tuple[Handover, ...]:
@@ -206,7 +211,8 @@ class Enrolment:
                 self._log.append("key.rotated", party=new.name, identity=new.digest(), previous=old.digest())
                 self._changed(roster)
             handovers = [*members.state.handovers, handover.to_json()]
-            self._file.write(members.state, roster=roster.to_json(), handovers=handovers)
+            leads = {**members.state.leads, old.digest(): old.to_json()}
+            self._file.write(members.state, roster=roster.to_json(), handovers=handovers, leads=leads)
 
     def revoke(self, name: str, reason: str = "") -> PublicIdentity:
         """Takes a site out of the roster, and its certificates with it; at once at both listeners.

@@ -62,6 +62,7 @@ class State(Part):
         tickets: every invite.
         certificates: the members' newest.
         former: digest of an identity that was replaced -> what was known of it.
+        leads: digest of an identity that the lead had before -> the identity.
         handovers: every change of keys, oldest first (``privacy.wire.succession``).
         revoked: digest of a revoked identity -> the identity.
     """
@@ -71,6 +72,7 @@ class State(Part):
     tickets: dict[InviteId, Ticket]
     certificates: dict[Name, Issued]
     former: dict[Digest, Former] = Field(default_factory=dict)
+    leads: dict[Digest, dict[str, str]] = Field(default_factory=dict)
     handovers: list[dict[str, Any]] = Field(default_factory=list)
     revoked: dict[Digest, dict[str, str]] = Field(default_factory=dict)
 

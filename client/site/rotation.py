@@ -27,23 +27,23 @@ from typing import Any, Literal
 from cloister.client.site.folder import RESTORED, SiteFolder, Stored
 from cloister.privacy import canonical, durable, folder
 from cloister.privacy.channel import certificates
+from cloister.privacy.evidence import lineage
 from cloister.privacy.evidence.events import Event
+from cloister.privacy.evidence.lineage import HANDOVER, RETIRED
 from cloister.privacy.evidence.log import EventLog, events_of
 from cloister.privacy.identity import PrivateIdentity, PublicIdentity
 from cloister.privacy.wire.joining import Membership
 from cloister.privacy.wire.signed import Signed
 from cloister.privacy.wire.succession import Handover, Succession
 
-NEXT, RETIRED = "next", "retired"
-HANDOVER = "handover.json"
-"""The statement about the keys that come next; kept with the log of the ones before."""
+NEXT = "next"
 _COMMITTED = ("audit.committed", "audit.planted")
 _KEYS, _POLICIES = ("key.confirmed", "key.rotated"), ("policy.loaded", "policy.changed")
 
 
 def place(site: SiteFolder, digest: str) -> Path:
     """Where keys and log of an old identity are kept."""
-    return site.path / RETIRED / digest.removeprefix("sha256:")[:16]
+    return lineage.place(site.path, digest)
 
 
 def prepare(site: SiteFolder, reason: Literal["rotated", "restored"]) -> Handover:

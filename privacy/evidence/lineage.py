@@ -9,14 +9,20 @@ keys have the party's name, those of a later one ``<name>@<16 hex>``, from the d
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cloister.privacy.errors import CloisterError, EvidenceError
 from cloister.privacy.identity import PublicIdentity
 from cloister.privacy.plan import Plan
 from cloister.privacy.wire.succession import Handover
+
+RETIRED: Final = "retired"
+HANDOVER: Final = "handover.json"
+"""The statement about the keys that come next; kept with the log of the ones before."""
+_MOST_KEYS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,38 @@ class Retired:
     folder: Path
     public: PublicIdentity
     handover: Handover
+
+
+def place(root: Path, digest: str) -> Path:
+    """Where a party's folder keeps what belongs to keys that it had before."""
+    return root / RETIRED / digest.removeprefix("sha256:")[:16]
+
+
+def retired(root: Path, first: str, last: str, known: Callable[[str], PublicIdentity]) -> tuple[Retired, ...]:
+    """The logs of a party under keys that it had before.
+
+    Args:
+        root: its folder.
+        first: the digest of the keys that a plan names.
+        last: that of its keys of now.
+        known: digest -> keys of the party.
+
+    Raises:
+        EvidenceError: ``bundle_incomplete``, how one of its keys followed another is not kept here.
+    """
+    at, found = first, list[Retired]()
+    while at != last:
+        statement = place(root, at) / HANDOVER
+        if not statement.exists() or len(found) > _MOST_KEYS:
+            raise EvidenceError(
+                "bundle_incomplete",
+                "How the keys of now followed those of the plan is not kept here.",
+                "The part of the job cannot be made.",
+            )
+        handover = Handover.from_bytes(statement.read_bytes())
+        found.append(Retired(place(root, at) / "log", known(at), handover))
+        at = PublicIdentity.from_json(handover.said.identity).digest()
+    return tuple(found)
 
 
 def label(digest: str) -> str:

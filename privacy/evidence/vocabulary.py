@@ -237,8 +237,9 @@ FAMILIES: Mapping[str, Family] = {
     "log.gap": _party({"lasted": SPAN, "reason": one_of("restart", "unclean", "paused", "unwritable")}),
     "log.rotated": _party({"identity": DIGEST}),
     # The log before, under the keys `previous`, is a copy that ends at `size`: begun anew after a restore.
-    # `held` is the size of the newest head of it that others held; what was written after `size` is lost.
-    "log.restored": _party({"previous": DIGEST, "size": COUNT, "root": DIGEST, "held": COUNT}),
+    # What was written after `size` is lost. `held` is the size of the newest head of it that others held; a
+    # lead, which can ask nobody, leaves it out.
+    "log.restored": _party({"previous": DIGEST, "size": COUNT, "root": DIGEST, "held?": COUNT}),
     "log.reviewed": _party({"size": COUNT, "root": DIGEST, "role": PERSON}),
     "log.witnessed": _any({"party": NAME, "size": COUNT, "root": DIGEST}),
     "log.countersigned": _any({"witness": NAME, "size": COUNT, "root": DIGEST}),

@@ -13,6 +13,7 @@ from cloister.client.site import rotation
 from cloister.client.site.folder import SiteFolder
 from cloister.client.site.ledger import Ledger
 from cloister.privacy.errors import CloisterError
+from cloister.privacy.evidence import lineage
 from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
@@ -222,7 +223,7 @@ def test_the_lead_takes_no_part_under_keys_that_follow_from_nothing(changed: Cha
 
 
 def test_without_the_kept_statement_there_is_no_part(changed: Changed) -> None:
-    place = rotation.place(changed.north, changed.plan.site("north").identity) / rotation.HANDOVER
+    place = rotation.place(changed.north, changed.plan.site("north").identity) / lineage.HANDOVER
     place.rename(place.with_suffix(".away"))
     try:
         with pytest.raises(CloisterError) as caught:

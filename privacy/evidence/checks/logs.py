@@ -48,6 +48,8 @@ def _linked(case: Case, name: str, writer: Writer) -> Findings:
             yield from _goes_on(before, after)
         elif said is not None:
             yield from _begun_anew(before, after, said)
+            if "held" not in said.event.body and name != case.plan.lead.name:
+                yield altered("chain", said.id, f"it does not say how much of the log of {name} others held")
         else:
             yield incomplete(
                 "chain", last.id, f"the log of {name} is not shown to the end that its old keys signed"
@@ -92,12 +94,14 @@ def restored(case: Case, before: Log, after: Log) -> Shown | None:
 
 def told(case: Case, name: str) -> Iterator[tuple[Log, int | None]]:
     """Each log of a party, and the most events that it is told to have had: as many as are proven of one that
-    was closed, as many as others held of one that was restored; None for the newest, which grows.
+    was closed, as many as others held of one that was restored; None where nobody says: for the newest, which
+    grows, and for a restored one of the lead, which can ask nobody.
     """
     logs = case.writers[name].logs
     for before, after in pairwise(logs):
         said = restored(case, before, after)
-        yield before, max(before.newest.size, _whole(said.event.body["held"]) if said else 0)
+        held = said.event.body.get("held") if said else 0
+        yield before, None if held is None else max(before.newest.size, _whole(held))
     yield logs[-1], None
 
 
@@ -106,12 +110,18 @@ def limits(case: Case, name: str) -> Iterator[str]:
     for before, after in pairwise(case.writers[name].logs):
         said = restored(case, before, after)
         if said is not None:
-            size, held = before.newest.size, _whole(said.event.body["held"])
-            others = f"others held a head of {held}" if held > size else "others held no later head"
+            size, held = before.newest.size, _held(before, said)
             yield (
                 f"The log of {name} was begun anew on {said.event.ts[:10]} after a restore ({said.id}): of "
-                f"the one before {size} events are there; by its word {others}. What came after them is lost."
+                f"the one before {size} events are there; {held}. What came after them is lost."
             )
+
+
+def _held(before: Log, said: Shown) -> str:
+    if "held" not in said.event.body:
+        return "whether others held a later head it could not ask"
+    held = _whole(said.event.body["held"])
+    return f"by its word others held {f'a head of {held}' if held > before.newest.size else 'no later head'}"
 
 
 def _whole(value: object) -> int:
@@ -212,8 +222,9 @@ def _witnessed(case: Case, name: str) -> Findings:
         shown = max(log.newest.size for log in writer.logs)
         if size > shown:
             reason = f"the log of {name} had {size} events then; the one that is shown ends at {shown}"
-            lead = name == case.plan.lead.name  # it made its part last; a site may have made its own before
-            yield (altered if lead else incomplete)("heads", one.id, reason)
+            # A lead made its part last, if it is not a copy; a site may have made its own before.
+            whole = name == case.plan.lead.name and len(writer.logs) == 1
+            yield (altered if whole else incomplete)("heads", one.id, reason)
             continue
         known = {root_at(log, size) for log in writer.logs if size <= log.newest.size}
         if root in known:
