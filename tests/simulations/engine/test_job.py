@@ -13,6 +13,7 @@ from cloister.privacy.entropy import FixedEntropy
 from cloister.privacy.errors import PlanError
 from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.derive import Said
+from cloister.privacy.plan import Plan
 from cloister.simulations.engine import job, methods
 from cloister.simulations.engine.holding import Holding
 from cloister.simulations.engine.plans import Course, Parties, Promise
@@ -80,6 +81,28 @@ def test_its_model_is_that_of_the_engine(parties: Parties, tmp_path: Path, mode:
     expected = engine(plan, members, OpenSums(SITES)).model
     ran = job.run(plan, seats(parties, tmp_path))
     np.testing.assert_array_equal(ran.model, expected)
+
+
+def test_joint_steps_by_adam_are_the_same_in_the_engine_and_their_evidence_verifies(
+    parties: Parties, tmp_path: Path
+) -> None:
+    value = planned(TRAINED, parties, Promise("joint", 8.0, 1e-5), "a try").model_dump(
+        mode="json", exclude_none=True
+    )
+    value["training"] |= {"optimizer": "adam", "head_rate": 0.1, "momentum": 0.8}
+    plan = Plan.from_bytes(canonical.encode(value))
+    members = {
+        name: methods.Member(held, entropy)
+        for (name, held), entropy in zip(parties.holdings.items(), entropies().values(), strict=True)
+    }
+    expected = methods.joint(plan, members, OpenSums(SITES)).model
+    assert np.abs(expected).max() > 0.1
+    ran = job.run(plan, seats(parties, tmp_path))
+    np.testing.assert_array_equal(ran.model, expected)
+    bundle = ran.job.bundle(Said("2026-12-01T00:00:00Z", "1.0", scores=ran.accuracies))
+    verdict = verify(bundle, ran.job.trust)
+    assert [finding.line() for finding in verdict.findings] == []
+    assert b"optimiser adam" in bundle.files["report.html"]
 
 
 def test_a_plan_without_privacy_has_nothing_to_charge(parties: Parties, tmp_path: Path) -> None:
