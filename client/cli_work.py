@@ -285,6 +285,7 @@ def _terms(plan: Plan) -> str:
     """What a plan asks and promises, in a line, for whoever approves it."""
     privacy, training, how = plan.privacy, plan.training, plan.aggregation
     steps = f"{training.steps} step{'' if training.steps == 1 else 's'}"
+    steps += " by Adam" if plan.joint and training.optimizer == "adam" else ""
     cost = "NO privacy" if privacy.mode == "off" else f"epsilon {privacy.epsilon:g} per {privacy.unit}"
     if privacy.unit == "person":
         cost += f" (rows of one person: at most {plan.most_rows} count)"

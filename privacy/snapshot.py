@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from fnmatch import fnmatch
 from pathlib import Path
@@ -62,6 +62,14 @@ def whole_lines(path: Path) -> bytes:
     with path.open("rb") as file:
         data = file.read(files.written(path.parent))
     return data[: data.rfind(b"\n") + 1]
+
+
+def late_heads(root: Path, found: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Heads of the log that were signed while the files were read, of no more events than its copy has."""
+    size, heads = found[LOG].count(b"\n"), (root / LOG).parent / files.HEADS
+    late = (path for path in sorted(heads.glob("*")) if path.stem.isdigit() and int(path.stem) <= size)
+    named = ((path.relative_to(root).as_posix(), path) for path in late)
+    return {name: path.read_bytes() for name, path in named if name not in found}
 
 
 def _database(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from cloister.privacy.evidence.log import EventLog, events_of
 from cloister.privacy.identity import PrivateIdentity
 from cloister.privacy.keysource import KeySource
 from cloister.privacy.wire.succession import Handover, Succession
-from cloister.server.folder import SECRETS, LeadFolder
+from cloister.server.folder import SECRETS, LeadFolder, Settings
 from cloister.server.jobs import FAILED, FINISHED, REFUSED, Jobs
 
 LEFT_OUT = (
@@ -42,6 +42,7 @@ def write(lead: LeadFolder, path: Path, source: KeySource) -> int:
         for name in snapshot.names(lead.path, LEFT_OUT, OF_JOBS)
     }
     files[snapshot.LOG] = snapshot.whole_lines(lead.path / snapshot.LOG)
+    files |= snapshot.late_heads(lead.path, files)
     archive.write(path, "lead", lead.identity.public.name, files, source)
     return len(files)
 
@@ -75,11 +76,9 @@ def restore(path: Path, root: Path, source: KeySource | None) -> LeadFolder:
     new.save(root / "identity", vault)
     *_, last = events_of(away / "log")
     EventLog.open(root / "log", new, previous=canonical.digest(last.encode()))
-    durable.write(root / "config.json", config)
     lead = LeadFolder(root)
-    consortium = lead.settings.consortium
     said = Succession(
-        consortium=consortium,
+        consortium=Settings.model_validate_json(config).consortium,
         previous=old.public.digest(),
         identity=new.public.to_json(),
         csr=certificates.signing_request(certificates.new_tls_key(), new.public.name).decode(),
@@ -94,4 +93,5 @@ def restore(path: Path, root: Path, source: KeySource | None) -> LeadFolder:
     for job in Jobs(lead.jobs, vault):
         if job.state not in (FINISHED, REFUSED):
             job.move(FAILED, "The lead was restored from a backup; propose the plan anew.")
-    return lead
+    durable.write(root / "config.json", config)
+    return LeadFolder(root)

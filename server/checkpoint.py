@@ -133,9 +133,9 @@ class Checkpoint:
     @classmethod
     def _of(cls, head: dict[str, Any], body: bytes) -> Checkpoint:
         """The checkpoint of a whole file. One of an earlier release lacks what there was not then."""
-        moments = head.get("moments", 0) + bool(head.get("change", False))  # of a joint step, earlier
+        moments, earlier = head.get("moments", 0), bool(head.get("change", False))
         rest, held = bool(head.get("rest", False)), head.get("pending")
-        floats = 1 + moments + rest
+        floats = 1 + earlier + moments + rest
         sums = (head["taken"] is not None) + (held is not None)
         d = head.get("parameters", len(body) // ((floats + sums) * _WIRE.itemsize))
         said = head.get("summands", d)  # one number for all of them, or of each its own
@@ -144,12 +144,14 @@ class Checkpoint:
         end = floats * d + sum(lengths)
         whole = np.frombuffer(body, _WORD, end)[floats * d :].astype(np.uint32)
         words = iter(np.split(whole, np.cumsum(lengths, dtype=np.int64)[:-1]))
-        sent = head.get("sent")
+        sent, model = head.get("sent"), next(vectors)
+        # Once a change stood by itself: of a joint step, or zeros, which say nothing, of an analytic one.
+        changes = [next(vectors)] if earlier else []
         return cls(
             plan=head["plan"],
             round=int(head["round"]),
-            model=next(vectors),
-            moments=tuple(next(vectors) for _ in range(moments)),
+            model=model,
+            moments=(*(one for one in changes if one.any()), *(next(vectors) for _ in range(moments))),
             rest=next(vectors) if rest else None,
             taken=None if head["taken"] is None else Taken(next(words), tuple(head["taken"])),
             pending=None

@@ -265,7 +265,6 @@ def propose(
         precision=precision,
         robust=Robust(kind=robust, liars=liars) if robust else None,
         policy=shared.digest if shared else None,
-        rates=rates_of(privacy, optimizer, head_rate, adapter_rate),
         analytic=analytic_choice(method, cosines, None if start else ridge, top_layers),
         start=start_choice(start, ridge, top_layers),
     )
@@ -273,6 +272,7 @@ def propose(
     chosen |= {"max_tokens": max_tokens, "bound": bound, "momentum": momentum, "rank": rank, "alpha": alpha}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
     terms, base = with_table(terms, columns, hidden, model)
+    terms = replace(terms, rates=rates_of(terms, optimizer, head_rate, adapter_rate))
     _check_labels(terms)
     ground = Ground(folder.enrolment.roster, desk.offers(), base, code.installed())
     if shared or most_bytes:

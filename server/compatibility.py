@@ -152,8 +152,13 @@ def _check_steps(terms: Terms) -> None:
             "In local steps Adam forgets as its authors have it: no momentum is left to choose.",
             "Leave out --momentum, or take --optimizer sgd with learning rates of your own.",
         )
-    head = not terms.top_layers or terms.table or terms.analytic or terms.start
-    if head and (terms.rank, terms.alpha) != (Terms.rank, Terms.alpha):
+    if terms.mode == "off" and terms.bound != Terms.bound:
+        raise PlanError(
+            "plan_conflict",
+            "Without privacy nothing is clipped.",
+            "Leave out --bound, or train with --privacy local or joint.",
+        )
+    if (terms.table or not terms.adapts) and (terms.rank, terms.alpha) != (Terms.rank, Terms.alpha):
         raise PlanError(
             "plan_conflict",
             "No layer carries LoRA, so that it has neither rank nor alpha.",

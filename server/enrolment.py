@@ -134,8 +134,15 @@ class Enrolment:
         return Roster(members.roster.consortium, tuple(known[digest] for digest in wanted))
 
     def former_lead(self, digest: str) -> PublicIdentity:
-        """Keys that the lead had before it was restored; ``KeyError`` if it never had these."""
-        return PublicIdentity.from_json(self._file.read().state.leads[digest])
+        """Keys that the lead had before it was restored.
+
+        Raises:
+            IdentityError: ``roster_mismatch``, it never had these.
+        """
+        found = self._file.read().state.leads.get(digest)
+        if found is None:
+            raise IdentityError("roster_mismatch", "A plan names keys that no member has had.")
+        return PublicIdentity.from_json(found)
 
     @property
     def handovers(self) -> tuple[Handover, ...]:

@@ -111,7 +111,11 @@ HeadRate = Annotated[
 ]
 AdapterRate = Annotated[
     float | None,
-    typer.Option(min=1e-9, help="Learning rate of LoRA, if not the usual one.", rich_help_panel=TRAINING),
+    typer.Option(
+        min=1e-9,
+        help="Learning rate of LoRA or of a hidden layer, if not the usual one.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 Momentum = Annotated[
     float | None,
@@ -144,30 +148,41 @@ HERE: Final = Path()
 
 
 def rates_of(
-    mode: Literal["local", "joint", "off"],
-    optimizer: Literal["sgd", "adam"] | None,
-    head: float | None,
-    adapter: float | None,
+    terms: Terms, optimizer: Literal["sgd", "adam"] | None, head: float | None, adapter: float | None
 ) -> Rates | None:
     """An optimizer with its learning rates, the usual ones where one is not given; None where nothing is.
 
+    Args:
+        terms: for which they are.
+        optimizer: what was asked for.
+        head: learning rate of the head that was asked for.
+        adapter: that of what is trained below it.
+
     Raises:
-        UsageError: ``option_invalid``, nobody measured usual rates for this optimizer in this mode.
+        UsageError: ``option_invalid``, nothing has such a rate, or nobody measured usual ones for this
+            optimizer in this mode.
     """
+    if adapter is not None and not terms.adapts:
+        raise UsageError("option_invalid", "Nothing but a head is trained.", "Leave out --adapter-rate.")
+    if head is not None and terms.task == "causal-lm":
+        raise UsageError("option_invalid", "Answers are learnt without a head.", "Leave out --head-rate.")
     if (optimizer, head, adapter) == (None, None, None):
         return None
-    usual: Rates | None = RATES[mode]
-    if optimizer and optimizer != RATES[mode].optimizer:
-        usual = ADAM_JOINT if mode == "joint" else None
+    usual: Rates | None = RATES[terms.mode]
+    if optimizer and optimizer != RATES[terms.mode].optimizer:
+        usual = ADAM_JOINT if terms.mode == "joint" else None
     if usual:
         return Rates(usual.optimizer, head or usual.head, adapter or usual.adapter)
-    if optimizer is None or head is None or adapter is None:
+    missing = {"--head-rate": head is None and terms.task != "causal-lm"}
+    missing["--adapter-rate"] = adapter is None and terms.adapts
+    if optimizer is None or any(missing.values()):
         raise UsageError(
             "option_invalid",
-            f"There are no usual learning rates of {optimizer} with --privacy {mode}.",
-            "Add --head-rate and --adapter-rate.",
+            f"There are no usual learning rates of {optimizer} with --privacy {terms.mode}.",
+            f"Add {' and '.join(option for option, lacks in missing.items() if lacks)}.",
         )
-    return Rates(optimizer, head, adapter)
+    one = head or adapter or 0.0
+    return Rates(optimizer, head or one, adapter or one)
 
 
 def with_table(terms: Terms, file: Path | None, hidden: int | None, model: str) -> tuple[Terms, BaseModel]:

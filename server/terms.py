@@ -135,6 +135,13 @@ class Terms:
     hidden: int | None = None
 
     @property
+    def adapts(self) -> bool:
+        """Whether anything is trained below the head: LoRA, or a hidden layer."""
+        if self.table is not None:
+            return self.hidden is not None
+        return bool(self.top_layers) and self.analytic is None and self.start is None
+
+    @property
     def course(self) -> Course:
         """Rounds, steps and rate."""
         if self.analytic:

@@ -35,7 +35,7 @@ def write(site: SiteFolder, path: Path, source: KeySource) -> int:
     """Writes a backup of a site's folder, whose agent may run; the number of its files.
 
     What says that a job is over is read first, then the ledger, and the log, in which every row of the ledger
-    was written before, last. So none of the log's heads, which are read earlier, is of more events than it.
+    was written before, last; then heads of the log that were signed meanwhile, of no more events than it has.
     They show what others saw of the log: evidence of a job that is over rests on them.
 
     Raises:
@@ -46,6 +46,7 @@ def write(site: SiteFolder, path: Path, source: KeySource) -> int:
     names = sorted(found, key=lambda name: (Path(name).name not in _OVER, name.endswith(".sqlite"), name))
     files = {name: snapshot.content(site.path, name, SECRETS, site.vault) for name in names}
     files[snapshot.LOG] = snapshot.whole_lines(site.path / snapshot.LOG)
+    files |= snapshot.late_heads(site.path, files)
     archive.write(path, "site", site.name, files, source)
     return len(files)
 

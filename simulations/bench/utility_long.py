@@ -266,7 +266,11 @@ def pooled(told: Sentences, course: Course, seed: int) -> float:
     """The accuracy of the same model, trained on all rows in one place without privacy."""
     played = Consortium(told.base, told.train, seed)
     shared = played.model(
-        played.draft(replace(_terms(told, course), mode="off", surplus=False, momentum=Terms.momentum))[0]
+        played.draft(
+            replace(
+                _terms(told, course), mode="off", surplus=False, momentum=Terms.momentum, bound=Terms.bound
+            )
+        )[0]
     )
     rows: Documents = shared.documents(told.pooled)
     start = initial(shared.layout, _seed_of_a(seed))

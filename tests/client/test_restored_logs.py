@@ -18,6 +18,8 @@ from cloister.privacy import keyring
 from cloister.privacy.errors import EvidenceError
 from cloister.privacy.evidence import selection
 from cloister.privacy.evidence.bundle import Bundle
+from cloister.privacy.evidence.checks import logs
+from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.keysource import KeySource
@@ -153,6 +155,33 @@ def test_a_restore_hides_nothing_of_a_log_that_others_have_seen_more_of(
     assert verdict.result is Result.INCOMPLETE
     assert {finding.check for finding in verdict.findings} == {"heads"}
     assert any(reason in line for line in lines(verdict))
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_copy_that_was_closed_for_other_keys_is_a_copy_all_the_same(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """It must say how much of it others held, or a site could lose events and be asked for none of them."""
+    lost.work()
+    lost.exchange("north", "south", "east")
+    lost.sites["north"].log.append("log.rotated", identity=made_up("key"))
+    lost.back_up()
+    if not told:
+        real = restoration._begun_anew
+        monkeypatch.setattr(
+            restoration, "_begun_anew", lambda *given: {k: v for k, v in real(*given).items() if k != "held"}
+        )
+    lost.restore()
+    verdict = lost.check()
+    if told:
+        assert lines(verdict) == []
+        return
+    assert verdict.result is Result.ALTERED
+    assert any("does not say how much of the log of north others held" in line for line in lines(verdict))
+    case = Opening(lost.bundle()).case()
+    assert case is not None
+    (old, most), _ = logs.told(case, "north")
+    assert most == old.newest.size, "who holds a later head than that does not sign"
 
 
 def test_a_restore_to_the_middle_of_a_job_hides_no_round(lost: Lost) -> None:

@@ -54,6 +54,16 @@ def test_the_change_that_an_earlier_release_kept_by_itself_is_what_descent_remem
     assert np.array_equal(found.moments, (change,))
 
 
+def test_zeros_that_an_earlier_release_kept_of_an_analytic_round_are_no_momentum(tmp_path: Path) -> None:
+    zeros = np.zeros(3, dtype=np.float32)
+    means = (STATE.model, STATE.model**2)
+    replace(STATE, moments=(zeros, *means)).save(tmp_path / "checkpoint")
+    line, _, body = (tmp_path / "checkpoint").read_bytes().partition(b"\n")
+    head = json.loads(line) | {"change": True, "moments": 2}
+    (tmp_path / "checkpoint").write_bytes(canonical.encode(head) + b"\n" + body)
+    assert np.array_equal(Checkpoint.load(tmp_path / "checkpoint", DIGEST).moments, means)
+
+
 def test_a_checkpoint_of_another_plan_or_none_is_refused(tmp_path: Path) -> None:
     STATE.save(tmp_path / "checkpoint")
     with pytest.raises(StateError):

@@ -13,7 +13,7 @@ from cloister.client.consortium import Consortium
 from cloister.client.deposition import Deposition
 from cloister.client.witnessing import Heads
 from cloister.privacy import canonical, keyring
-from cloister.privacy.errors import EvidenceError, IdentityError
+from cloister.privacy.errors import EvidenceError, IdentityError, StateError
 from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks import logs
 from cloister.privacy.evidence.checks.case import Opening
@@ -137,6 +137,34 @@ def test_a_restore_hides_nothing_of_a_log_that_sites_have_seen_more_of(lost: Los
         assert verdict.result is result
         assert {finding.check for finding in verdict.findings} == {"heads"}
         assert any("had 10000 events then; the one that is shown ends at" in line for line in lines(verdict))
+
+
+def test_a_head_that_the_copy_lacks_is_not_held_against_the_log_that_came_after(lost: Lost) -> None:
+    """The new log has grown beyond it, and shows another root at its size."""
+    lost.work(seen=400)
+    lost.back_up()
+    assert sum(1 for _ in lost.lead.log.entries()) < 400
+    lead = lost.restore()
+    for size in (400, 401):
+        with lead.log.batch():
+            for _ in range(size - sum(1 for _ in lead.log.entries())):
+                lead.log.append("log.heartbeat")
+        lead.log.head()
+    verdict = lost.check(lost.bundle(lead))
+    assert verdict.result is Result.INCOMPLETE
+    assert all("nothing shows that the log of lead began with this head" in line for line in lines(verdict))
+
+
+def test_a_restore_that_is_cut_off_leaves_no_folder_of_a_lead(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost.back_up()
+    monkeypatch.setattr(Jobs, "__iter__", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        backup.restore(lost.copy, lost.service.path / "lead-again", None)
+    with pytest.raises(StateError) as caught:
+        LeadFolder.open(lost.service.path / "lead-again")
+    assert caught.value.id == "state_missing"
 
 
 def test_of_a_job_that_went_on_after_the_backup_there_is_no_evidence(lost: Lost) -> None:

@@ -44,12 +44,12 @@ def _linked(case: Case, name: str, writer: Writer) -> Findings:
     """
     for before, after in pairwise(writer.logs):
         last, said = before.shown[-1], restored(case, before, after)
-        if (last.event.type, last.event.seq) == ("log.rotated", before.newest.size - 1):
-            yield from _goes_on(before, after)
-        elif said is not None:
+        if said is not None:
             yield from _begun_anew(before, after, said)
             if "held" not in said.event.body and name != case.plan.lead.name:
                 yield altered("chain", said.id, f"it does not say how much of the log of {name} others held")
+        elif (last.event.type, last.event.seq) == ("log.rotated", before.newest.size - 1):
+            yield from _goes_on(before, after)
         else:
             yield incomplete(
                 "chain", last.id, f"the log of {name} is not shown to the end that its old keys signed"
@@ -100,8 +100,9 @@ def told(case: Case, name: str) -> Iterator[tuple[Log, int | None]]:
     logs = case.writers[name].logs
     for before, after in pairwise(logs):
         said = restored(case, before, after)
-        held = said.event.body.get("held") if said else 0
-        yield before, None if held is None else max(before.newest.size, _whole(held))
+        unknown = said is not None and "held" not in said.event.body and name == case.plan.lead.name
+        held = _whole(said.event.body.get("held")) if said else 0
+        yield before, None if unknown else max(before.newest.size, held)
     yield logs[-1], None
 
 
@@ -227,12 +228,21 @@ def _witnessed(case: Case, name: str) -> Findings:
             yield (altered if whole else incomplete)("heads", one.id, reason)
             continue
         known = {root_at(log, size) for log in writer.logs if size <= log.newest.size}
+        if any(size > end for end in _cut(case, writer)):
+            known.add(None)  # it may be of what a copy lacks
         if root in known:
             continue
         if None in known:
             yield incomplete("heads", one.id, f"nothing shows that the log of {name} began with this head")
         else:
             yield altered("heads", one.id, f"the log of {name} was another one at size {size}")
+
+
+def _cut(case: Case, writer: Writer) -> Iterator[int]:
+    """Where the copies end that a party went on from after a restore."""
+    for before, after in pairwise(writer.logs):
+        if restored(case, before, after) is not None:
+            yield before.newest.size
 
 
 def _seen(case: Case, name: str) -> Iterator[tuple[Shown, int, bytes]]:
