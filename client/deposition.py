@@ -164,7 +164,7 @@ class Deposition:
 def retired(site: SiteFolder, plan: Plan) -> tuple[Retired, ...]:
     """The logs of a site under keys that it had before, from those of a plan on; raises as there."""
     first, last = plan.site(site.name).identity, site.identity.public.digest()
-    return lineage.retired(site.path, first, last, site.known.identity)
+    return lineage.retired(site.path, first, last, lambda digest: site.known.identity(digest))
 
 
 _REASONS = {

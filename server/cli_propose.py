@@ -51,6 +51,7 @@ from cloister.server.options import (
     Rank,
     TakeBack,
     analytic_choice,
+    lora_of,
     rates_of,
     start_choice,
     with_table,
@@ -269,9 +270,10 @@ def propose(
         start=start_choice(start, ridge, top_layers),
     )
     chosen: dict[str, Any] = {"rounds": rounds, "steps": steps, "rate": rate, "top_layers": top_layers}
-    chosen |= {"max_tokens": max_tokens, "bound": bound, "momentum": momentum, "rank": rank, "alpha": alpha}
+    chosen |= {"max_tokens": max_tokens, "bound": bound, "momentum": momentum}
     terms = replace(terms, **{name: value for name, value in chosen.items() if value is not None})
     terms, base = with_table(terms, columns, hidden, model)
+    terms = lora_of(terms, rank, alpha)
     terms = replace(terms, rates=rates_of(terms, optimizer, head_rate, adapter_rate))
     _check_labels(terms)
     ground = Ground(folder.enrolment.roster, desk.offers(), base, code.installed())

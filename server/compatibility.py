@@ -158,12 +158,6 @@ def _check_steps(terms: Terms) -> None:
             "Without privacy nothing is clipped.",
             "Leave out --bound, or train with --privacy local or joint.",
         )
-    if (terms.table or not terms.adapts) and (terms.rank, terms.alpha) != (Terms.rank, Terms.alpha):
-        raise PlanError(
-            "plan_conflict",
-            "No layer carries LoRA, so that it has neither rank nor alpha.",
-            "Leave out --rank and --alpha, or train LoRA on --top-layers 1 or more.",
-        )
 
 
 def _check_joint(terms: Terms) -> None:

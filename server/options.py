@@ -185,6 +185,21 @@ def rates_of(
     return Rates(optimizer, head or one, adapter or one)
 
 
+def lora_of(terms: Terms, rank: int | None, alpha: float | None) -> Terms:
+    """Terms with the rank and the alpha of LoRA that were asked for.
+
+    Raises:
+        UsageError: ``option_invalid``, no layer carries LoRA.
+    """
+    if (rank is not None or alpha is not None) and (terms.table is not None or not terms.adapts):
+        raise UsageError(
+            "option_invalid",
+            "No layer carries LoRA, so that it has neither rank nor alpha.",
+            "Leave out --rank and --alpha, or train LoRA on --top-layers 1 or more.",
+        )
+    return replace(terms, rank=rank or terms.rank, alpha=alpha or terms.alpha)
+
+
 def with_table(terms: Terms, file: Path | None, hidden: int | None, model: str) -> tuple[Terms, BaseModel]:
     """Terms with the columns of a table, where a file of them is named; and what is trained on.
 

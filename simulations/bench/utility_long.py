@@ -75,7 +75,7 @@ SITES: Final = 4
 EPSILON, DELTA = 8.0, 4.9e-6
 """Delta is the training rows to the power of -1.1."""
 RANK: Final = 8
-HELD: Final = 400
+HELD: Final = 1500
 """Whole sentences that courses are chosen on."""
 
 _ACCURACY = ("accuracy",)
