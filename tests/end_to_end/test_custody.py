@@ -19,7 +19,7 @@ from cloister.privacy.evidence.heads import origin_of
 from cloister.privacy.evidence.log import verify_log
 from cloister.privacy.evidence.witnessing import Witness
 from cloister.privacy.plan import Plan
-from cloister.server.jobs import Jobs
+from cloister.server.jobs import FINISHED, Jobs
 from cloister.server.terms import Terms
 from cloister.simulations.demo import DATASET
 from tests.ensemble import Ensemble, Stand, stand
@@ -132,6 +132,33 @@ def test_a_restored_site_has_charged_everything_and_takes_part_again(
     old = person.run("site", "up", "--dir", str(west.path))  # the folder that was restored elsewhere
     assert old.code == 1
     assert "Traceback" not in old.err
+
+
+def test_a_restored_lead_reports_a_job_from_before(standing: Stand, actors: Ensemble) -> None:
+    person, lead, sites = actors._person, standing.cast.lead, standing.cast.sites
+    now = {name: site.identity.public.digest() for name, site in sites.items()}
+    (plan,) = (
+        job.plan
+        for job in Jobs(lead.jobs, lead.vault)
+        if job.state == FINISHED and {site.name: site.identity for site in job.plan.sites} == now
+    )
+    file, again, key = person.place / "lead.backup", person.place / "lead-again", person.place / "pass"
+    person.do(
+        "lead", "backup", "--dir", str(lead.path), "--out", str(file), "--key", f"passphrase-file:{key}"
+    )
+    person.do("lead", "restore", str(file), "--dir", str(again))
+    parts: list[str] = []
+    for name, site in sites.items():
+        parts += ["--part", str(person.place / f"{name}.part")]
+        person.do("site", "evidence", plan.digest[7:], "--dir", str(site.path), "--out", parts[-1])
+    parties = (plan.lead, *plan.sites)
+    bundle, trust = person.place / "bundle", person.place / "trust.json"
+    person.do("report", plan.digest[7:], "--dir", str(again), "--out", str(bundle), *parts)
+    named = [{"name": one.name, "identity": one.identity, "confirmed": True} for one in parties]
+    trust.write_text(json.dumps({"members": named}))
+    said = person.do("verify", str(bundle), "--trust", str(trust))
+    assert "was begun anew" in said
+    assert "What came after them is lost." in " ".join(said.split())
 
 
 def test_every_party_holds_heads_of_every_other(standing: Stand, actors: Ensemble) -> None:
