@@ -164,6 +164,7 @@ class Deposition:
 def retired(site: SiteFolder, plan: Plan) -> tuple[Retired, ...]:
     """The logs of a site under keys that it had before, from those of a plan on; raises as there."""
     first, last = plan.site(site.name).identity, site.identity.public.digest()
+    # Asked for former keys only: a site that never changed its own needs no roster to make a part.
     return lineage.retired(site.path, first, last, lambda digest: site.known.identity(digest))
 
 

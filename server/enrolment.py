@@ -130,7 +130,7 @@ class Enrolment:
         }
         wanted = [party.identity for party in (plan.lead, *plan.sites)]
         if not set(wanted) <= set(known):
-            raise IdentityError("roster_mismatch", "A plan names keys that no member has had.")
+            raise _never_had()
         return Roster(members.roster.consortium, tuple(known[digest] for digest in wanted))
 
     def former_lead(self, digest: str) -> PublicIdentity:
@@ -141,7 +141,7 @@ class Enrolment:
         """
         found = self._file.read().state.leads.get(digest)
         if found is None:
-            raise IdentityError("roster_mismatch", "A plan names keys that no member has had.")
+            raise _never_had()
         return PublicIdentity.from_json(found)
 
     @property
@@ -387,3 +387,7 @@ def _same_key(csr: str, certificate: str) -> bool:
 def _named(invite: str) -> str:
     """An invite in the log: by the digest of its id."""
     return canonical.digest(invite.encode())
+
+
+def _never_had() -> IdentityError:
+    return IdentityError("roster_mismatch", "A plan names keys that no member has had.")

@@ -181,8 +181,8 @@ def rates_of(
             f"There are no usual learning rates of {optimizer} with --privacy {terms.mode}.",
             f"Add {' and '.join(option for option, lacks in missing.items() if lacks)}.",
         )
-    one = head or adapter or 0.0
-    return Rates(optimizer, head or one, adapter or one)
+    given = head or adapter or 0.0  # a plan has both rates, also where only one trains anything
+    return Rates(optimizer, head or given, adapter or given)
 
 
 def lora_of(terms: Terms, rank: int | None, alpha: float | None) -> Terms:

@@ -6,6 +6,8 @@ what a round would have written is written by ``simulations.bench.staged``.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cloister.client.consortium import Consortium
 from cloister.client.jobs import Job as SiteJob
 from cloister.client.jobs import Jobs as SiteJobs
@@ -13,7 +15,10 @@ from cloister.client.rulings import job_folder
 from cloister.client.site.folder import SiteFolder
 from cloister.privacy import canonical, durable
 from cloister.privacy.consent import PLAN_CONTEXT, Decision, approval
+from cloister.privacy.evidence.bundle import Bundle
+from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.identity import Signature
+from cloister.privacy.keysource import KeySource
 from cloister.privacy.wire.signed import Signed
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import APPROVED, FINISHED, Job
@@ -77,6 +82,10 @@ class Dossiers:
     def lead(self) -> LeadFolder:
         return self.service.lead
 
+    def check(self, bundle: Bundle) -> Verdict:
+        """What a stranger finds who trusts the keys of the plan."""
+        return verify(bundle, {party.name: party.identity for party in (self.plan.lead, *self.plan.sites)})
+
     def site_job(self, name: str) -> SiteJob:
         return SiteJobs(self.sites[name]).find(self.plan.digest)
 
@@ -108,6 +117,19 @@ class Dossiers:
 
 def _signature(site: SiteFolder, word: Decision) -> Signature:
     return Signed.make(word.to_bytes(), site.identity, "cloister/decision/1").signature
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """What does not hold, a line each."""
+    return [finding.line() for finding in verdict.findings]
+
+
+def passphrase(place: Path) -> KeySource:
+    """A key for backups, in a file."""
+    file = place / "pass"
+    file.write_text("a passphrase of some length\n")
+    file.chmod(0o600)
+    return KeySource.parse(f"passphrase-file:{file}")
 
 
 def finished(service: Service) -> Dossiers:

@@ -265,13 +265,9 @@ def heads(told: Sentences, way: HeadSteps, seeds: int = SEEDS) -> list[float]:
 def pooled(told: Sentences, course: Course, seed: int) -> float:
     """The accuracy of the same model, trained on all rows in one place without privacy."""
     played = Consortium(told.base, told.train, seed)
-    shared = played.model(
-        played.draft(
-            replace(
-                _terms(told, course), mode="off", surplus=False, momentum=Terms.momentum, bound=Terms.bound
-            )
-        )[0]
-    )
+    usual = {"momentum": Terms.momentum, "bound": Terms.bound}  # nothing is clipped, and Adam has its own
+    terms = replace(_terms(told, course), mode="off", surplus=False, **usual)  # type: ignore[arg-type]
+    shared = played.model(played.draft(terms)[0])
     rows: Documents = shared.documents(told.pooled)
     start = initial(shared.layout, _seed_of_a(seed))
     how = Settings(course.steps, course.rate, len(told.pooled), "adam", course.head, course.adapter)

@@ -21,11 +21,10 @@ from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks import logs
 from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
-from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.keysource import KeySource
 from cloister.server.dossier import contents
 from cloister.simulations.bench.staged import made_up
-from tests.dossiers import Dossiers
+from tests.dossiers import Dossiers, lines, passphrase
 from tests.service import Service
 
 pytestmark = pytest.mark.job
@@ -70,10 +69,6 @@ class Lost(Dossiers):
         parts = [Deposition(site).part(self.site_job(name)) for name, site in self.sites.items()]
         return contents(self.lead, self.job, parts).bundle(self.lead.identity)
 
-    def check(self, bundle: Bundle | None = None) -> Verdict:
-        trust = {party.name: party.identity for party in (self.plan.lead, *self.plan.sites)}
-        return verify(bundle or self.bundle(), trust)
-
     def sign(self, bundle: Bundle, name: str) -> None:
         Deposition(self.sites[name]).signature(self.site_job(name), bundle.for_party(name))
 
@@ -81,14 +76,8 @@ class Lost(Dossiers):
 @pytest.fixture
 def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(keyring, "_COST", 1 << 14)
-    (tmp_path / "pass").write_text("a passphrase of some length\n")
-    (tmp_path / "pass").chmod(0o600)
     with Service(tmp_path) as service:
-        yield Lost(service, KeySource.parse(f"passphrase-file:{tmp_path / 'pass'}"))
-
-
-def lines(verdict: Verdict) -> list[str]:
-    return [finding.line() for finding in verdict.findings]
+        yield Lost(service, passphrase(tmp_path))
 
 
 def seen_and_backed_up(lost: Lost) -> None:
@@ -151,7 +140,7 @@ def test_a_restore_hides_nothing_of_a_log_that_others_have_seen_more_of(
     lost.restore()
     for _ in range(grown):  # until the new log is longer than the head of the old one
         lost.sites["north"].log.append("log.heartbeat")
-    verdict = lost.check()
+    verdict = lost.check(lost.bundle())
     assert verdict.result is Result.INCOMPLETE
     assert {finding.check for finding in verdict.findings} == {"heads"}
     assert any(reason in line for line in lines(verdict))
@@ -172,7 +161,7 @@ def test_a_copy_that_was_closed_for_other_keys_is_a_copy_all_the_same(
             restoration, "_begun_anew", lambda *given: {k: v for k, v in real(*given).items() if k != "held"}
         )
     lost.restore()
-    verdict = lost.check()
+    verdict = lost.check(lost.bundle())
     if told:
         assert lines(verdict) == []
         return
@@ -188,7 +177,7 @@ def test_a_restore_to_the_middle_of_a_job_hides_no_round(lost: Lost) -> None:
     lost.work(backed_up_after=2)
     lost.exchange("north")
     lost.restore()
-    verdict = lost.check()
+    verdict = lost.check(lost.bundle())
     assert verdict.result is not Result.VERIFIED
     assert {"heads", "updates"} <= {finding.check for finding in verdict.findings}
 

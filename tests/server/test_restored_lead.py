@@ -19,7 +19,6 @@ from cloister.privacy.evidence.checks import logs
 from cloister.privacy.evidence.checks.case import Opening
 from cloister.privacy.evidence.checks.findings import Result
 from cloister.privacy.evidence.checks.logs import told
-from cloister.privacy.evidence.checks.run import Verdict, verify
 from cloister.privacy.evidence.log import EventLog
 from cloister.privacy.keysource import KeySource
 from cloister.server import backup
@@ -28,7 +27,7 @@ from cloister.server.dossier import contents
 from cloister.server.folder import LeadFolder
 from cloister.server.jobs import Jobs
 from cloister.simulations.bench.staged import made_up
-from tests.dossiers import Dossiers
+from tests.dossiers import Dossiers, lines, passphrase
 from tests.service import Service
 
 pytestmark = pytest.mark.job
@@ -84,22 +83,12 @@ class Lost(Dossiers):
         (job,) = Jobs(lead.jobs, lead.vault)
         return contents(lead, job, parts).bundle(lead.identity)
 
-    def check(self, bundle: Bundle) -> Verdict:
-        trust = {party.name: party.identity for party in (self.plan.lead, *self.plan.sites)}
-        return verify(bundle, trust)
-
 
 @pytest.fixture
 def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lost]:
     monkeypatch.setattr(keyring, "_COST", 1 << 14)
-    (tmp_path / "pass").write_text("a passphrase of some length\n")
-    (tmp_path / "pass").chmod(0o600)
     with Service(tmp_path) as service:
-        yield Lost(service, KeySource.parse(f"passphrase-file:{tmp_path / 'pass'}"))
-
-
-def lines(verdict: Verdict) -> list[str]:
-    return [finding.line() for finding in verdict.findings]
+        yield Lost(service, passphrase(tmp_path))
 
 
 def test_a_lead_restored_after_a_job_has_evidence_of_it_that_says_what_is_lost(lost: Lost) -> None:
