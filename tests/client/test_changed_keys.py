@@ -16,7 +16,7 @@ from cloister.privacy.errors import CloisterError
 from cloister.privacy.evidence import lineage
 from cloister.privacy.evidence.bundle import Bundle
 from cloister.privacy.evidence.checks.findings import Result
-from cloister.privacy.evidence.checks.run import Verdict, verify
+from cloister.privacy.evidence.checks.run import verify
 from cloister.privacy.evidence.dsse import Envelope, Statement
 from cloister.privacy.evidence.part import PART, Part, statement_place
 from cloister.privacy.identity import PrivateIdentity
@@ -62,9 +62,6 @@ class Changed(Dossiers):
     def bundle(self, north: Part | None = None) -> Bundle:
         parts = self.parts | ({"north": north} if north else {})
         return contents(self.lead, self.job, parts.values()).bundle(self.lead.identity)
-
-    def check(self, bundle: Bundle) -> Verdict:
-        return verify(bundle, {party.name: party.identity for party in (self.plan.lead, *self.plan.sites)})
 
     def resigned(self, files: Mapping[str, bytes], signer: PrivateIdentity | None = None) -> Part:
         """Files as a part that north signs, whatever they hold."""
